@@ -15,7 +15,13 @@ pub(crate) enum Column {
     /// Every value is this one.
     Constant(u64),
     /// See the module.
-    Packed { base: u64, step: u64, width: u8, patches: Vec<Patch>, bits: Vec<u8> },
+    Packed {
+        base: u64,
+        step: u64,
+        width: u8,
+        patches: Vec<Patch>,
+        bits: Vec<u8>,
+    },
 }
 
 /// The upper bits of one `q` that is wider than the packing.
@@ -66,7 +72,13 @@ impl Column {
             }
         }
         #[expect(clippy::cast_possible_truncation, reason = "a width is at most 56")]
-        Self::Packed { base, step, width: width as u8, patches, bits: writer.finish() }
+        Self::Packed {
+            base,
+            step,
+            width: width as u8,
+            patches,
+            bits: writer.finish(),
+        }
     }
 
     /// Unpacks `count` values, each at most `max`, into `values` (cleared first).
@@ -83,14 +95,23 @@ impl Column {
                 values.resize(count, *value);
                 Ok(())
             }
-            Self::Packed { base, step, width, patches, bits } => {
+            Self::Packed {
+                base,
+                step,
+                width,
+                patches,
+                bits,
+            } => {
                 let width_bits = u32::from(*width);
                 if width_bits > WIDTH_MAX {
                     return Err(ColumnError::Width(*width));
                 }
                 let wanted = packed_len(count, width_bits);
                 if bits.len() != wanted {
-                    return Err(ColumnError::Length { found: bits.len(), wanted });
+                    return Err(ColumnError::Length {
+                        found: bits.len(),
+                        wanted,
+                    });
                 }
                 unpack_bits(bits, width_bits, count, values);
                 apply_patches(patches, width_bits, values)?;
@@ -126,7 +147,9 @@ fn cheapest_width(quotients: impl Iterator<Item = u64>, count: usize) -> u32 {
             .sum();
         packed_len(count, width) + patches
     };
-    (0..=WIDTH_MAX).min_by_key(|width| cost(*width)).unwrap_or(WIDTH_MAX)
+    (0..=WIDTH_MAX)
+        .min_by_key(|width| cost(*width))
+        .unwrap_or(WIDTH_MAX)
 }
 
 fn unpack_bits(bits: &[u8], width: u32, count: usize, values: &mut Vec<u64>) {
@@ -170,11 +193,16 @@ fn apply_patches(patches: &[Patch], width: u32, values: &mut [u64]) -> Result<()
 
 fn scale(base: u64, step: u64, max: u64, values: &mut [u64]) -> Result<(), ColumnError> {
     let top = values.iter().copied().max().unwrap_or(0);
-    let fits = top.checked_mul(step).and_then(|top| top.checked_add(base)).is_some_and(|t| t <= max);
+    let fits = top
+        .checked_mul(step)
+        .and_then(|top| top.checked_add(base))
+        .is_some_and(|t| t <= max);
     if !fits {
         return Err(ColumnError::Value(max));
     }
-    values.iter_mut().for_each(|value| *value = base + *value * step);
+    values
+        .iter_mut()
+        .for_each(|value| *value = base + *value * step);
     Ok(())
 }
 
@@ -186,7 +214,11 @@ struct BitWriter {
 
 impl BitWriter {
     fn with_capacity(bytes: usize) -> Self {
-        Self { bytes: Vec::with_capacity(bytes + 8), pending: 0, pending_bits: 0 }
+        Self {
+            bytes: Vec::with_capacity(bytes + 8),
+            pending: 0,
+            pending_bits: 0,
+        }
     }
 
     fn write(&mut self, value: u64, width: u32) {

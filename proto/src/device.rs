@@ -33,7 +33,10 @@ impl DeviceId {
             let shown = name.chars().take(DEVICE_ID_BYTES_MAX).collect();
             return Err(DeviceIdError::Length(shown, name.len()));
         }
-        match name.chars().find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))) {
+        match name
+            .chars()
+            .find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '-')))
+        {
             Some(c) => Err(DeviceIdError::Character(name.to_owned(), c)),
             None => Ok(Self(name.into())),
         }
@@ -129,7 +132,17 @@ mod tests {
 
     #[test]
     fn names_that_a_topic_could_misread_are_refused() {
-        for bad in ["", "a/b", "a+b", "#", "$SYS", "é", "a b", "a\0", &"x".repeat(65)] {
+        for bad in [
+            "",
+            "a/b",
+            "a+b",
+            "#",
+            "$SYS",
+            "é",
+            "a b",
+            "a\0",
+            &"x".repeat(65),
+        ] {
             assert!(DeviceId::new(bad).is_err(), "{bad:?}");
         }
         for good in ["KV12345", "dvrpc-165367", "_", &"x".repeat(64)] {

@@ -80,7 +80,11 @@ impl Speed {
     /// From 0.01 km/h; none above 400 km/h.
     #[must_use]
     pub const fn from_centi_kmh(centi_kmh: u16) -> Option<Self> {
-        if centi_kmh <= SPEED_CENTI_KMH_MAX { Some(Self(centi_kmh)) } else { None }
+        if centi_kmh <= SPEED_CENTI_KMH_MAX {
+            Some(Self(centi_kmh))
+        } else {
+            None
+        }
     }
 
     /// In 0.01 km/h.
@@ -201,7 +205,9 @@ impl Direction {
     /// The direction of a code on the wire.
     #[must_use]
     pub fn from_code(code: u8) -> Option<Self> {
-        Self::ALL.get(usize::from(code)).map(|(direction, _)| *direction)
+        Self::ALL
+            .get(usize::from(code))
+            .map(|(direction, _)| *direction)
     }
 
     /// Its code on the wire.
@@ -213,7 +219,10 @@ impl Direction {
     /// The direction of a word.
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {
-        Self::ALL.iter().find(|(_, known)| *known == word).map(|(direction, _)| *direction)
+        Self::ALL
+            .iter()
+            .find(|(_, known)| *known == word)
+            .map(|(direction, _)| *direction)
     }
 
     /// The word for it.
@@ -299,7 +308,9 @@ mod extra {
         }
         match value {
             Value::String(text) if text.contains('\0') => Err(ExtraError::Nul),
-            Value::Array(items) => items.iter().try_for_each(|item| check_value(item, depth + 1)),
+            Value::Array(items) => items
+                .iter()
+                .try_for_each(|item| check_value(item, depth + 1)),
             Value::Object(fields) => fields.iter().try_for_each(|(name, item)| {
                 if name.contains('\0') {
                     return Err(ExtraError::Nul);
@@ -320,9 +331,18 @@ mod tests {
         assert_eq!(Speed::from_kmh(85.2).unwrap().centi_kmh(), 8_520);
         assert_eq!(Speed::from_kmh(0.0).unwrap().centi_kmh(), 0);
         assert_eq!(Speed::from_kmh(400.0).unwrap().centi_kmh(), 40_000);
-        assert_eq!(Speed::from_kmh(400.01).unwrap_err(), SpeedError::TooHigh(400.01));
-        assert_eq!(Speed::from_kmh(-0.1).unwrap_err(), SpeedError::Negative(-0.1));
-        assert_eq!(Speed::from_kmh(f64::NAN).unwrap_err(), SpeedError::NotANumber);
+        assert_eq!(
+            Speed::from_kmh(400.01).unwrap_err(),
+            SpeedError::TooHigh(400.01)
+        );
+        assert_eq!(
+            Speed::from_kmh(-0.1).unwrap_err(),
+            SpeedError::Negative(-0.1)
+        );
+        assert_eq!(
+            Speed::from_kmh(f64::NAN).unwrap_err(),
+            SpeedError::NotANumber
+        );
     }
 
     #[test]
@@ -340,8 +360,14 @@ mod tests {
         assert_eq!(check_extra(r#"{"a":"\u0000"}"#), Err(ExtraError::Nul));
         assert_eq!(check_extra(r#"{"\u0000":1}"#), Err(ExtraError::Nul));
         assert_eq!(check_extra("[1]"), Err(ExtraError::NotAnObject));
-        assert!(matches!(check_extra(r#"{"a":1e999}"#), Err(ExtraError::NotJson(_))));
-        assert!(matches!(check_extra(r#"{"a":"\ud800"}"#), Err(ExtraError::NotJson(_))));
+        assert!(matches!(
+            check_extra(r#"{"a":1e999}"#),
+            Err(ExtraError::NotJson(_))
+        ));
+        assert!(matches!(
+            check_extra(r#"{"a":"\ud800"}"#),
+            Err(ExtraError::NotJson(_))
+        ));
         let deep = format!("{{\"a\":{}1{}}}", "[".repeat(20), "]".repeat(20));
         assert_eq!(check_extra(&deep), Err(ExtraError::TooDeep));
         let long = format!("{{\"a\":\"{}\"}}", "x".repeat(EXTRA_LONG));

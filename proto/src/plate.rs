@@ -39,8 +39,14 @@ impl PlateText {
         }
         let mut bytes = [0; PLATE_BYTES_MAX];
         bytes[..text.len()].copy_from_slice(text.as_bytes());
-        #[expect(clippy::cast_possible_truncation, reason = "at most 31 by the check above")]
-        Ok(Self { len: text.len() as u8, bytes })
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "at most 31 by the check above"
+        )]
+        Ok(Self {
+            len: text.len() as u8,
+            bytes,
+        })
     }
 
     /// The text.
@@ -119,7 +125,11 @@ impl Civil {
         if self.body >= Self::BODIES || self.region >= Self::REGIONS {
             return None;
         }
-        let letters = if self.body < BODIES_PER_SCRIPT { &CYRILLIC } else { &LATIN };
+        let letters = if self.body < BODIES_PER_SCRIPT {
+            &CYRILLIC
+        } else {
+            &LATIN
+        };
         let mut rest = self.body % BODIES_PER_SCRIPT;
         let mut take = |base: u32| {
             let digit = rest % base;
@@ -129,17 +139,26 @@ impl Civil {
         let (third, second) = (take(12), take(12));
         let (units, tens, hundreds) = (take(10), take(10), take(10));
         let first = take(12);
-        let mut text = PlateText { len: 0, bytes: [0; PLATE_BYTES_MAX] };
+        let mut text = PlateText {
+            len: 0,
+            bytes: [0; PLATE_BYTES_MAX],
+        };
         text.push(letters[first as usize]);
         for digit in [hundreds, tens, units] {
             text.push(char::from_digit(digit, 10)?);
         }
         text.push(letters[second as usize]);
         text.push(letters[third as usize]);
-        let (region, digits) =
-            if self.region < 100 { (self.region, 2) } else { (self.region - 100, 3) };
+        let (region, digits) = if self.region < 100 {
+            (self.region, 2)
+        } else {
+            (self.region - 100, 3)
+        };
         for place in (0..digits).rev() {
-            text.push(char::from_digit(u32::from(region) / 10_u32.pow(place) % 10, 10)?);
+            text.push(char::from_digit(
+                u32::from(region) / 10_u32.pow(place) % 10,
+                10,
+            )?);
         }
         Some(text)
     }
@@ -150,7 +169,10 @@ impl PlateText {
     fn push(&mut self, c: char) {
         let start = usize::from(self.len);
         let written = c.encode_utf8(&mut self.bytes[start..]).len();
-        #[expect(clippy::cast_possible_truncation, reason = "a character has at most 4 bytes")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "a character has at most 4 bytes"
+        )]
         let written = written as u8;
         self.len += written;
     }
@@ -162,7 +184,14 @@ mod tests {
 
     #[test]
     fn civil_plates_survive_being_numbers() {
-        for text in ["А123ВС68", "Х999ХХ199", "A000AA00", "X999XX999", "М001КУ077", "B500YT750"] {
+        for text in [
+            "А123ВС68",
+            "Х999ХХ199",
+            "A000AA00",
+            "X999XX999",
+            "М001КУ077",
+            "B500YT750",
+        ] {
             let civil = Civil::from_text(text).unwrap();
             assert!(civil.body < Civil::BODIES && civil.region < Civil::REGIONS);
             assert_eq!(civil.to_text().unwrap().as_str(), text);
@@ -171,7 +200,15 @@ mod tests {
 
     #[test]
     fn other_texts_are_not_taken_for_civil_plates() {
-        for text in ["A123БВ68", "А123BС68", "123", "А12ВС68", "А123ВС6", "А123ВС6800", "а123вс68"] {
+        for text in [
+            "A123БВ68",
+            "А123BС68",
+            "123",
+            "А12ВС68",
+            "А123ВС6",
+            "А123ВС6800",
+            "а123вс68",
+        ] {
             assert_eq!(Civil::from_text(text), None, "{text}");
         }
     }

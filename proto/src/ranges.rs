@@ -28,7 +28,11 @@ impl Seq {
     /// # Errors
     /// When it is 0 or above 2⁶³ − 2.
     pub const fn new(number: u64) -> Result<Self, SeqError> {
-        if 1 <= number && number <= SEQ_MAX { Ok(Self(number)) } else { Err(SeqError(number)) }
+        if 1 <= number && number <= SEQ_MAX {
+            Ok(Self(number))
+        } else {
+            Err(SeqError(number))
+        }
     }
 
     /// The plain number.
@@ -40,7 +44,11 @@ impl Seq {
     /// The number that comes after; none after the last.
     #[must_use]
     pub const fn next(self) -> Option<Self> {
-        if self.0 < SEQ_MAX { Some(Self(self.0 + 1)) } else { None }
+        if self.0 < SEQ_MAX {
+            Some(Self(self.0 + 1))
+        } else {
+            None
+        }
     }
 }
 
@@ -222,20 +230,27 @@ impl SeqSet {
     /// How far the set reaches from 1 without a gap: 0 when 1 is not in it.
     #[must_use]
     pub fn contiguous_to(&self) -> u64 {
-        self.ranges.first().filter(|range| range.first == Seq::FIRST).map_or(0, |r| r.last.get())
+        self.ranges
+            .first()
+            .filter(|range| range.first == Seq::FIRST)
+            .map_or(0, |r| r.last.get())
     }
 
     /// Whether the number is in it.
     #[must_use]
     pub fn contains(&self, seq: Seq) -> bool {
         let place = self.ranges.partition_point(|range| range.last < seq);
-        self.ranges.get(place).is_some_and(|range| range.contains(seq))
+        self.ranges
+            .get(place)
+            .is_some_and(|range| range.contains(seq))
     }
 
     /// Whether the whole range is in it.
     #[must_use]
     pub fn contains_range(&self, wanted: SeqRange) -> bool {
-        let place = self.ranges.partition_point(|range| range.last < wanted.first);
+        let place = self
+            .ranges
+            .partition_point(|range| range.last < wanted.first);
         self.ranges
             .get(place)
             .is_some_and(|range| range.first <= wanted.first && wanted.last <= range.last)
@@ -244,15 +259,23 @@ impl SeqSet {
     /// Whether it shares a number with the range.
     #[must_use]
     pub fn overlaps_range(&self, wanted: SeqRange) -> bool {
-        let place = self.ranges.partition_point(|range| range.last < wanted.first);
-        self.ranges.get(place).is_some_and(|range| range.overlaps(wanted))
+        let place = self
+            .ranges
+            .partition_point(|range| range.last < wanted.first);
+        self.ranges
+            .get(place)
+            .is_some_and(|range| range.overlaps(wanted))
     }
 
     /// Adds a range.
     pub fn insert(&mut self, added: SeqRange) {
         // Everything from `from` to `to` touches the new range and melts into it.
-        let from = self.ranges.partition_point(|r| r.last.get() + 1 < added.first.get());
-        let to = self.ranges.partition_point(|r| r.first.get() <= added.last.get() + 1);
+        let from = self
+            .ranges
+            .partition_point(|r| r.last.get() + 1 < added.first.get());
+        let to = self
+            .ranges
+            .partition_point(|r| r.first.get() <= added.last.get() + 1);
         let mut merged = added;
         if from < to {
             merged.first = merged.first.min(self.ranges[from].first);
@@ -271,8 +294,10 @@ impl SeqSet {
         let left = Seq::new(gone.first.get() - 1)
             .ok()
             .and_then(|before| SeqRange::new(self.ranges[from].first, before));
-        let right =
-            gone.last.next().and_then(|after| SeqRange::new(after, self.ranges[to - 1].last));
+        let right = gone
+            .last
+            .next()
+            .and_then(|after| SeqRange::new(after, self.ranges[to - 1].last));
         self.ranges.splice(from..to, left.into_iter().chain(right));
     }
 
@@ -316,13 +341,17 @@ impl SeqSet {
 
     /// Every number in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = Seq> + '_ {
-        self.ranges.iter().flat_map(|range| (range.first.get()..=range.last.get()).map(Seq))
+        self.ranges
+            .iter()
+            .flat_map(|range| (range.first.get()..=range.last.get()).map(Seq))
     }
 }
 
 impl From<SeqRange> for SeqSet {
     fn from(range: SeqRange) -> Self {
-        Self { ranges: vec![range] }
+        Self {
+            ranges: vec![range],
+        }
     }
 }
 

@@ -29,7 +29,11 @@ impl Shard {
     /// The shard of a number; none from 64 on.
     #[must_use]
     pub const fn new(number: u8) -> Option<Self> {
-        if number < Self::COUNT { Some(Self(number)) } else { None }
+        if number < Self::COUNT {
+            Some(Self(number))
+        } else {
+            None
+        }
     }
 
     /// 0 to 63.
@@ -97,7 +101,9 @@ impl Topic {
             return Some(Self::Beacon(shard));
         }
         let (device, way) = rest.split_once('/')?;
-        let device = DeviceId::new(device).ok().filter(|device| Shard::of(device) == shard)?;
+        let device = DeviceId::new(device)
+            .ok()
+            .filter(|device| Shard::of(device) == shard)?;
         match way {
             "up" => Some(Self::Up(device)),
             "down" => Some(Self::Down(device)),

@@ -1,0 +1,482 @@
+//! Statistics of the passages of one device in one window of event time.
+//!
+//! One piece of code makes them, on the unit (summaries) and at the centre (batches). Every sum is
+//! a whole number, so any split and any order of the same passages merges to the same bits.
+//!
+//! Words of traffic engineering: the *time-mean speed* is the mean of the speeds that a point
+//! measures; the *space-mean speed* is the harmonic mean, the speed of the stream over a stretch of
+//! road; V85 is the speed that 85 % of the vehicles do not exceed.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::batch::{NONE_U16, PassageBatch};
+use crate::limits::{CLASSES, LANES, WINDOW_PASSAGES_MAX};
+use crate::passage::{EventTime, Speed};
+
+/// Length of the base window.
+pub const BUCKET_MS: i64 = 300_000;
+
+/// Bins of the histogram: 1 km/h each, the last one open (it holds 400.00 km/h).
+pub const BINS: usize = 401;
+
+/// From this speed on a passage has a pace: 1 km/h. Below, its time per km would drown the others.
+const MOVING_CENTI_KMH: u16 = 100;
+
+/// Milliseconds that a kilometre takes at 0.01 km/h.
+const MS_PER_KM_AT_ONE_CENTI_KMH: u32 = 360_000_000;
+
+/// A 5-minute window of event time, UTC: `[index × 5 min, (index + 1) × 5 min)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Bucket(i64);
+
+impl Bucket {
+    /// The window in which an event time lies.
+    #[must_use]
+    pub const fn of(time: EventTime) -> Self {
+        Self(time.as_millis().div_euclid(BUCKET_MS))
+    }
+
+    /// Its first instant.
+    #[must_use]
+    pub const fn start(self) -> EventTime {
+        EventTime::from_millis(self.0 * BUCKET_MS)
+    }
+
+    /// The first instant after it.
+    #[must_use]
+    pub const fn end(self) -> EventTime {
+        EventTime::from_millis((self.0 + 1) * BUCKET_MS)
+    }
+
+    /// Its place on the axis of time.
+    #[must_use]
+    pub const fn index(self) -> i64 {
+        self.0
+    }
+
+    fn is_plausible(self) -> bool {
+        self.0
+            .checked_mul(BUCKET_MS)
+            .is_some_and(|ms| EventTime::from_millis(ms).is_plausible())
+    }
+}
+
+/// Speeds in bins of 1 km/h, trimmed to the bins in use, so that equal histograms are equal values.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Histogram {
+    lowest_kmh: u16,
+    counts: Vec<u32>,
+}
+
+impl Histogram {
+    /// From the lowest bin in use and the counts from there on, as the database keeps them.
+    /// None when they are not trimmed or reach beyond the last bin.
+    #[must_use]
+    pub fn from_parts(lowest_kmh: u16, counts: Vec<u32>) -> Option<Self> {
+        let trimmed = match (counts.first(), counts.last()) {
+            (Some(first), Some(last)) => *first > 0 && *last > 0,
+            _ => lowest_kmh == 0,
+        };
+        let inside = usize::from(lowest_kmh) + counts.len() <= BINS;
+        (trimmed && inside).then_some(Self { lowest_kmh, counts })
+    }
+
+    fn from_dense(dense: &[u32; BINS]) -> Self {
+        let used = |count: &u32| *count > 0;
+        match (dense.iter().position(used), dense.iter().rposition(used)) {
+            (Some(low), Some(high)) => Self {
+                lowest_kmh: u16::try_from(low).unwrap_or(0),
+                counts: dense[low..=high].to_vec(),
+            },
+            _ => Self::default(),
+        }
+    }
+
+    /// The lowest bin in use, in km/h; 0 when there is none.
+    #[must_use]
+    pub const fn lowest_kmh(&self) -> u16 {
+        self.lowest_kmh
+    }
+
+    /// The counts from the lowest to the highest bin in use.
+    #[must_use]
+    pub fn counts(&self) -> &[u32] {
+        &self.counts
+    }
+
+    fn total(&self) -> u64 {
+        self.counts.iter().map(|count| u64::from(*count)).sum()
+    }
+
+    fn merge(&mut self, other: &Self) {
+        if other.counts.is_empty() {
+            return;
+        }
+        if self.counts.is_empty() {
+            self.clone_from(other);
+            return;
+        }
+        let low = self.lowest_kmh.min(other.lowest_kmh);
+        let end = |h: &Self| usize::from(h.lowest_kmh) + h.counts.len();
+        let len = end(self).max(end(other)) - usize::from(low);
+        if low < self.lowest_kmh {
+            let shift = usize::from(self.lowest_kmh - low);
+            self.counts.splice(0..0, std::iter::repeat_n(0, shift));
+            self.lowest_kmh = low;
+        }
+        self.counts.resize(len, 0);
+        let at = usize::from(other.lowest_kmh - low);
+        self.counts[at..]
+            .iter_mut()
+            .zip(&other.counts)
+            .for_each(|(sum, more)| *sum += more);
+    }
+}
+
+/// Statistics of some passages. Deltas and absolute values have the same form.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpeedStats {
+    /// Passages.
+    pub n: u32,
+    /// Passages with a speed.
+    pub n_speed: u32,
+    /// Passages of at least 1 km/h, those that have a pace.
+    pub n_moving: u32,
+    /// Passages reported as violations.
+    pub violations: u32,
+    /// Sum of the speeds, 0.01 km/h.
+    pub sum_ckmh: u64,
+    /// Sum of the squares of the speeds, (0.01 km/h)².
+    pub sumsq_ckmh2: u64,
+    /// Sum of the paces, whole milliseconds per km.
+    pub pace_sum_ms_per_km: u64,
+    /// The lowest speed.
+    pub min: Option<Speed>,
+    /// The highest speed.
+    pub max: Option<Speed>,
+    /// The speeds in bins of 1 km/h.
+    pub histogram: Histogram,
+    /// Passages by class; those without a class are in `n` only.
+    pub class_n: [u32; CLASSES],
+    /// Passages by lane; those without a lane are in `n` only.
+    pub lane_n: [u32; LANES],
+    /// Passages with a speed, by lane.
+    pub lane_n_speed: [u32; LANES],
+    /// Sum of the speeds by lane, 0.01 km/h.
+    pub lane_sum_ckmh: [u64; LANES],
+}
+
+/// Statistics that contradict themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum StatsError {
+    /// No passage, or more than a window may hold.
+    #[error("window counts {0} passages, allowed are 1 to {WINDOW_PASSAGES_MAX}")]
+    Count(u32),
+    /// A part is larger than the whole.
+    #[error("window's {0} do not add up")]
+    Inconsistent(&'static str),
+    /// A window outside the years 1970 to 9999.
+    #[error("window with index {0} is outside the years 1970 to 9999")]
+    Time(i64),
+}
+
+impl SpeedStats {
+    /// Adds the statistics of other passages. The caller keeps `n` within bounds
+    /// ([`WINDOW_PASSAGES_MAX`] per 5 minutes): then no sum overflows, not even over a day.
+    pub fn merge(&mut self, other: &Self) {
+        self.n += other.n;
+        self.n_speed += other.n_speed;
+        self.n_moving += other.n_moving;
+        self.violations += other.violations;
+        self.sum_ckmh += other.sum_ckmh;
+        self.sumsq_ckmh2 += other.sumsq_ckmh2;
+        self.pace_sum_ms_per_km += other.pace_sum_ms_per_km;
+        self.min = self.min.into_iter().chain(other.min).min();
+        self.max = self.max.into_iter().chain(other.max).max();
+        self.histogram.merge(&other.histogram);
+        add(&mut self.class_n, &other.class_n);
+        add(&mut self.lane_n, &other.lane_n);
+        add(&mut self.lane_n_speed, &other.lane_n_speed);
+        add(&mut self.lane_sum_ckmh, &other.lane_sum_ckmh);
+    }
+
+    /// Whether these could be the statistics of real passages of one 5-minute window.
+    ///
+    /// # Errors
+    /// Names the first contradiction.
+    pub fn check(&self) -> Result<(), StatsError> {
+        if self.n == 0 || self.n > WINDOW_PASSAGES_MAX {
+            return Err(StatsError::Count(self.n));
+        }
+        let sum = |counts: &[u32]| counts.iter().map(|count| u64::from(*count)).sum::<u64>();
+        let histogram =
+            Histogram::from_parts(self.histogram.lowest_kmh, self.histogram.counts.clone())
+                .is_some_and(|trimmed| trimmed.total() == u64::from(self.n_speed));
+        let n_speed = u64::from(self.n_speed);
+        let (min, max) = (self.min.map_or(0, to_u64), self.max.map_or(0, to_u64));
+        let bins = self.histogram.counts.len() as u64;
+        let lowest = u64::from(self.histogram.lowest_kmh);
+        let lanes_add_up = (0..LANES).all(|lane| {
+            let n = u64::from(self.lane_n_speed[lane]);
+            self.lane_n_speed[lane] <= self.lane_n[lane]
+                && (n * min..=n * max).contains(&self.lane_sum_ckmh[lane])
+        });
+        let moving_paces = u64::from(self.n_moving) * pace_range_max();
+        let rules = [
+            (
+                "speeds",
+                self.n_speed <= self.n && self.n_moving <= self.n_speed,
+            ),
+            ("violations", self.violations <= self.n),
+            ("histogram", histogram),
+            (
+                "extremes",
+                self.min.is_some() == (n_speed > 0) && self.max.is_some() == (n_speed > 0),
+            ),
+            (
+                "extremes",
+                n_speed == 0
+                    || (min <= max && min / 100 == lowest && max / 100 == lowest + bins - 1),
+            ),
+            (
+                "sums",
+                (n_speed * min..=n_speed * max).contains(&self.sum_ckmh),
+            ),
+            (
+                "sums",
+                (n_speed * min * min..=n_speed * max * max).contains(&self.sumsq_ckmh2),
+            ),
+            ("paces", self.pace_sum_ms_per_km <= moving_paces),
+            (
+                "paces",
+                self.pace_sum_ms_per_km >= u64::from(self.n_moving) * PACE_MIN_MS_PER_KM,
+            ),
+            ("classes", sum(&self.class_n) <= u64::from(self.n)),
+            ("lanes", sum(&self.lane_n) <= u64::from(self.n)),
+            ("lanes", sum(&self.lane_n_speed) <= n_speed && lanes_add_up),
+        ];
+        match rules.into_iter().find(|(_, holds)| !holds) {
+            Some((what, _)) => Err(StatsError::Inconsistent(what)),
+            None => Ok(()),
+        }
+    }
+
+    /// Time-mean speed in km/h: the arithmetic mean.
+    #[must_use]
+    pub fn time_mean_kmh(&self) -> Option<f64> {
+        (self.n_speed > 0).then(|| as_f64(self.sum_ckmh) / f64::from(self.n_speed) / 100.0)
+    }
+
+    /// Space-mean speed in km/h: the harmonic mean of those that move.
+    #[must_use]
+    pub fn space_mean_kmh(&self) -> Option<f64> {
+        (self.n_moving > 0)
+            .then(|| f64::from(self.n_moving) * 3_600_000.0 / as_f64(self.pace_sum_ms_per_km))
+    }
+
+    /// Sample standard deviation of the speeds in km/h; none below two speeds.
+    #[must_use]
+    pub fn standard_deviation_kmh(&self) -> Option<f64> {
+        let n = u128::from(self.n_speed);
+        if n < 2 {
+            return None;
+        }
+        let sum = u128::from(self.sum_ckmh);
+        let spread = n * u128::from(self.sumsq_ckmh2) - sum * sum;
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "the last step of an exact computation"
+        )]
+        let variance = spread as f64 / (n * (n - 1)) as f64;
+        Some(variance.sqrt() / 100.0)
+    }
+
+    /// The speed that `percent` of the vehicles do not exceed, interpolated within its bin of
+    /// 1 km/h and never outside the speeds that were seen.
+    #[must_use]
+    pub fn percentile(&self, percent: u8) -> Option<Speed> {
+        let (min, max) = self.min.zip(self.max)?;
+        // In units of a hundredth of a vehicle, so that all stays whole.
+        let wanted = u64::from(self.n_speed) * u64::from(percent.min(100));
+        let mut below = 0;
+        for (bin, count) in self.histogram.counts.iter().enumerate() {
+            let within = u64::from(*count) * 100;
+            if within > 0 && below + within >= wanted {
+                let low = (u64::from(self.histogram.lowest_kmh) + bin as u64) * 100;
+                let centi = low + (wanted - below) * 100 / within;
+                let centi = u16::try_from(centi).unwrap_or(u16::MAX);
+                return Speed::from_centi_kmh(centi.clamp(min.centi_kmh(), max.centi_kmh()));
+            }
+            below += within;
+        }
+        Some(max)
+    }
+}
+
+const PACE_MIN_MS_PER_KM: u64 = 9_000;
+
+const fn pace_range_max() -> u64 {
+    (MS_PER_KM_AT_ONE_CENTI_KMH / MOVING_CENTI_KMH as u32) as u64
+}
+
+fn to_u64(speed: Speed) -> u64 {
+    u64::from(speed.centi_kmh())
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "means are reported with a few digits"
+)]
+const fn as_f64(sum: u64) -> f64 {
+    sum as f64
+}
+
+fn add<T: Copy + std::ops::AddAssign, const N: usize>(sums: &mut [T; N], more: &[T; N]) {
+    sums.iter_mut()
+        .zip(more)
+        .for_each(|(sum, more)| *sum += *more);
+}
+
+/// The statistics of some passages of one 5-minute window.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WindowDelta {
+    /// Which window.
+    pub bucket: Bucket,
+    /// What they add to it.
+    pub stats: SpeedStats,
+}
+
+impl WindowDelta {
+    /// Whether this could come from real passages.
+    ///
+    /// # Errors
+    /// Names the first contradiction.
+    pub fn check(&self) -> Result<(), StatsError> {
+        if !self.bucket.is_plausible() {
+            return Err(StatsError::Time(self.bucket.index()));
+        }
+        self.stats.check()
+    }
+}
+
+/// Folds the passages whose places `keep` accepts into one delta per window, by ascending window.
+pub fn fold(batch: &PassageBatch, keep: impl Fn(usize) -> bool) -> Vec<WindowDelta> {
+    let mut windows: BTreeMap<Bucket, Box<Accumulator>> = BTreeMap::new();
+    let mut place = 0;
+    while place < batch.len() {
+        // Passages come nearly in order: a whole run falls into one window.
+        let bucket = Bucket::of(batch.event_time(place));
+        let (start, end) = (bucket.start().as_millis(), bucket.end().as_millis());
+        let run = batch.event_ms[place..]
+            .iter()
+            .position(|ms| !(start..end).contains(ms))
+            .map_or(batch.len(), |length| place + length);
+        if (place..run).any(&keep) {
+            let window = windows.entry(bucket).or_default();
+            (place..run)
+                .filter(|place| keep(*place))
+                .for_each(|place| window.add(batch, place));
+        }
+        place = run;
+    }
+    windows
+        .into_iter()
+        .map(|(bucket, window)| WindowDelta {
+            bucket,
+            stats: window.finish(),
+        })
+        .collect()
+}
+
+/// Statistics in the making, with a dense histogram and a place for "no lane" and "no class".
+struct Accumulator {
+    n: u32,
+    n_speed: u32,
+    n_moving: u32,
+    violations: u32,
+    sum_ckmh: u64,
+    sumsq_ckmh2: u64,
+    pace_sum_ms_per_km: u64,
+    min: u16,
+    max: u16,
+    bins: [u32; BINS],
+    class_n: [u32; CLASSES + 1],
+    lane_n: [u32; LANES + 1],
+    lane_n_speed: [u32; LANES + 1],
+    lane_sum_ckmh: [u64; LANES + 1],
+}
+
+impl Default for Accumulator {
+    fn default() -> Self {
+        Self {
+            n: 0,
+            n_speed: 0,
+            n_moving: 0,
+            violations: 0,
+            sum_ckmh: 0,
+            sumsq_ckmh2: 0,
+            pace_sum_ms_per_km: 0,
+            min: u16::MAX,
+            max: 0,
+            bins: [0; BINS],
+            class_n: [0; CLASSES + 1],
+            lane_n: [0; LANES + 1],
+            lane_n_speed: [0; LANES + 1],
+            lane_sum_ckmh: [0; LANES + 1],
+        }
+    }
+}
+
+impl Accumulator {
+    fn add(&mut self, batch: &PassageBatch, place: usize) {
+        let lane = usize::from(batch.lane[place]).min(LANES);
+        let class = usize::from(batch.class[place]).min(CLASSES);
+        let speed = batch.speed[place];
+        self.n += 1;
+        self.violations += u32::from(batch.violation[place]);
+        self.class_n[class] += 1;
+        self.lane_n[lane] += 1;
+        if speed == NONE_U16 {
+            return;
+        }
+        self.n_speed += 1;
+        self.sum_ckmh += u64::from(speed);
+        self.sumsq_ckmh2 += u64::from(speed) * u64::from(speed);
+        self.min = self.min.min(speed);
+        self.max = self.max.max(speed);
+        self.bins[usize::from(speed / 100).min(BINS - 1)] += 1;
+        self.lane_n_speed[lane] += 1;
+        self.lane_sum_ckmh[lane] += u64::from(speed);
+        if speed >= MOVING_CENTI_KMH {
+            self.n_moving += 1;
+            let centi = u32::from(speed);
+            self.pace_sum_ms_per_km += u64::from((MS_PER_KM_AT_ONE_CENTI_KMH + centi / 2) / centi);
+        }
+    }
+
+    fn finish(&self) -> SpeedStats {
+        let seen = |speed: u16| Speed::from_centi_kmh(speed).filter(|_| self.n_speed > 0);
+        SpeedStats {
+            n: self.n,
+            n_speed: self.n_speed,
+            n_moving: self.n_moving,
+            violations: self.violations,
+            sum_ckmh: self.sum_ckmh,
+            sumsq_ckmh2: self.sumsq_ckmh2,
+            pace_sum_ms_per_km: self.pace_sum_ms_per_km,
+            min: seen(self.min),
+            max: seen(self.max),
+            histogram: Histogram::from_dense(&self.bins),
+            class_n: without_last(&self.class_n),
+            lane_n: without_last(&self.lane_n),
+            lane_n_speed: without_last(&self.lane_n_speed),
+            lane_sum_ckmh: without_last(&self.lane_sum_ckmh),
+        }
+    }
+}
+
+fn without_last<T: Copy + Default, const N: usize, const M: usize>(all: &[T; M]) -> [T; N] {
+    std::array::from_fn(|place| all[place])
+}
