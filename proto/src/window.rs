@@ -297,22 +297,36 @@ impl SpeedStats {
     /// 1 km/h and never outside the speeds that were seen.
     #[must_use]
     pub fn percentile(&self, percent: u8) -> Option<Speed> {
-        let (min, max) = self.min.zip(self.max)?;
-        // In units of a hundredth of a vehicle, so that all stays whole.
-        let wanted = u64::from(self.n_speed) * u64::from(percent.min(100));
-        let mut below = 0;
-        for (bin, count) in self.histogram.counts.iter().enumerate() {
-            let within = u64::from(*count) * 100;
-            if within > 0 && below + within >= wanted {
-                let low = (u64::from(self.histogram.lowest_kmh) + bin as u64) * 100;
-                let centi = low + (wanted - below) * 100 / within;
-                let centi = u16::try_from(centi).unwrap_or(u16::MAX);
-                return Speed::from_centi_kmh(centi.clamp(min.centi_kmh(), max.centi_kmh()));
-            }
-            below += within;
-        }
-        Some(max)
+        let seen = self.min.zip(self.max)?;
+        let first = usize::from(self.histogram.lowest_kmh);
+        let bins = (first..).zip(self.histogram.counts.iter().map(|count| u64::from(*count)));
+        Some(percentile(bins, u64::from(self.n_speed), percent, seen))
     }
+}
+
+/// The speed that `percent` of `total` vehicles do not exceed, for any sum of histograms: `bins`
+/// are km/h and count by ascending speed, `seen` the lowest and the highest speed among them.
+/// Interpolated within its bin of 1 km/h and never outside what was seen.
+pub fn percentile(
+    bins: impl IntoIterator<Item = (usize, u64)>,
+    total: u64,
+    percent: u8,
+    (min, max): (Speed, Speed),
+) -> Speed {
+    // In units of a hundredth of a vehicle, so that all stays whole.
+    let wanted = total * u64::from(percent.min(100));
+    let mut below = 0;
+    for (kmh, count) in bins {
+        let within = count * 100;
+        if within > 0 && below + within >= wanted {
+            let centi = kmh as u64 * 100 + (wanted - below) * 100 / within;
+            let centi = u16::try_from(centi).unwrap_or(u16::MAX);
+            let centi = centi.clamp(min.centi_kmh(), max.centi_kmh());
+            return Speed::from_centi_kmh(centi).unwrap_or(max);
+        }
+        below += within;
+    }
+    max
 }
 
 const PACE_MIN_MS_PER_KM: u64 = 9_000;
