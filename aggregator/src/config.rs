@@ -1,0 +1,409 @@
+//! Settings: one TOML file, overridden by `VERST_AGGREGATOR__…` variables.
+//!
+//! `deploy/config/aggregator.toml` shows every key with its default. A function takes the section
+//! that it needs, never the whole.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use proto::limits::{FRAME_BYTES_MAX, IN_FLIGHT_BATCHES_MAX};
+use secrecy::SecretString;
+use serde::Deserialize;
+use service::config::{Fault, Validate};
+use service::logging::{LogFormat, check_level};
+
+/// Prefix of the environment variables that override the file.
+pub const ENV_PREFIX: &str = "VERST_AGGREGATOR";
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Everything that the aggregator can be told.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The broker.
+    pub mqtt: MqttConfig,
+    /// The database.
+    pub database: DatabaseConfig,
+    /// Windows and flushes.
+    #[serde(default)]
+    pub windows: WindowsConfig,
+    /// Raw passages.
+    #[serde(default)]
+    pub raw: RawConfig,
+    /// Ownership of shards.
+    #[serde(default)]
+    pub lease: LeaseConfig,
+    /// The REST API.
+    #[serde(default)]
+    pub api: ApiConfig,
+    /// The operator's pages.
+    #[serde(default)]
+    pub ops: OpsConfig,
+    /// Bounds of memory.
+    #[serde(default)]
+    pub limits: LimitsConfig,
+    /// Logging.
+    #[serde(default)]
+    pub log: LogConfig,
+}
+
+/// `[mqtt]`: how to reach the broker. The client id is the certificate's name, its role `centre`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MqttConfig {
+    /// `host:port`; the host must be a name in the broker's certificate.
+    pub address: String,
+    /// The certificates under which the broker is accepted, PEM.
+    pub ca: PathBuf,
+    /// The aggregator's own certificate and those that lead to the root, PEM.
+    pub certificate: PathBuf,
+    /// Its private key, PEM, mode 600.
+    pub key: PathBuf,
+}
+
+/// `[database]`: either `url`, or its parts.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatabaseConfig {
+    /// `postgresql://user@host:5432/verst`, or `host=/run/postgresql user=verst dbname=verst`.
+    /// The password is better kept in `password_file` or the environment.
+    pub url: SecretString,
+    /// A file with the password alone; it wins over one in `url`.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+    /// Certificates under which the server is accepted, PEM. With it the connection is always over
+    /// TLS (`verify-full`); without it plain, which is right for a socket or a trusted network only.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
+    /// Connections of the API, 1 to 100. Writer and lease have one each besides.
+    #[serde(default = "default_pool_size")]
+    pub pool_size: usize,
+    /// Whether `run` applies migrations that are missing.
+    #[serde(default = "yes")]
+    pub migrate: bool,
+    /// Whether a new database uses TimescaleDB; one that exists stays what it is.
+    #[serde(default)]
+    pub timescale: Timescale,
+}
+
+/// Whether a new database uses TimescaleDB.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Timescale {
+    /// If the server offers it.
+    #[default]
+    Auto,
+    /// Or else refuse to start.
+    On,
+    /// Never.
+    Off,
+}
+
+/// `[windows]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WindowsConfig {
+    /// How old a passage may be and still enter its window, in days, 3 to 36,500. Older ones go to
+    /// `rejected_passage`.
+    pub horizon_days: u32,
+    /// How far ahead of the centre's clock a passage may be, in minutes, 0 to 60.
+    pub ahead_minutes: u32,
+    /// Time from one flush to the next in ms, 50 to 60,000. Longer: cheaper, and later readable.
+    pub flush_interval_ms: u64,
+    /// A flush begins sooner when this many passages wait, 1,000 to 100,000,000.
+    pub flush_passages_max: u64,
+}
+
+impl Default for WindowsConfig {
+    fn default() -> Self {
+        Self {
+            horizon_days: 60,
+            ahead_minutes: 5,
+            flush_interval_ms: 1_000,
+            flush_passages_max: 2_000_000,
+        }
+    }
+}
+
+impl WindowsConfig {
+    /// How old a passage may be, in ms.
+    #[must_use]
+    pub fn horizon_ms(&self) -> i64 {
+        i64::from(self.horizon_days) * 86_400_000
+    }
+
+    /// How far ahead a passage may be, in ms.
+    #[must_use]
+    pub fn ahead_ms(&self) -> i64 {
+        i64::from(self.ahead_minutes) * 60_000
+    }
+
+    /// From one flush to the next.
+    #[must_use]
+    pub const fn flush_interval(&self) -> Duration {
+        Duration::from_millis(self.flush_interval_ms)
+    }
+}
+
+/// `[raw]`: single passages beside the windows.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawConfig {
+    /// Whether they are stored. Without, receipts call stored what is counted.
+    pub enabled: bool,
+    /// For how many days; at least the horizon and a day, so that a late passage finds its day.
+    pub retention_days: u32,
+}
+
+impl Default for RawConfig {
+    fn default() -> Self {
+        Self { enabled: true, retention_days: 90 }
+    }
+}
+
+/// `[lease]`: the ownership of shards, by the database's clock.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LeaseConfig {
+    /// How long a lease lasts without renewal, in ms, 1,000 to 60,000: how long a dead owner's
+    /// shards wait for another.
+    pub ttl_ms: u64,
+    /// Time from one renewal to the next in ms, at most a third of `ttl_ms`.
+    pub renew_ms: u64,
+}
+
+impl Default for LeaseConfig {
+    fn default() -> Self {
+        Self { ttl_ms: 10_000, renew_ms: 3_000 }
+    }
+}
+
+impl LeaseConfig {
+    /// How long a lease lasts.
+    #[must_use]
+    pub const fn ttl(&self) -> Duration {
+        Duration::from_millis(self.ttl_ms)
+    }
+
+    /// From one renewal to the next.
+    #[must_use]
+    pub const fn renew(&self) -> Duration {
+        Duration::from_millis(self.renew_ms)
+    }
+}
+
+/// `[api]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ApiConfig {
+    /// Address and port. It speaks plain HTTP: put a TLS proxy in front where others can listen.
+    pub listen: SocketAddr,
+    /// Connections at a time, 1 to 10,000; further ones wait.
+    pub connections_max: usize,
+}
+
+impl Default for ApiConfig {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8_080)), connections_max: 512 }
+    }
+}
+
+/// `[ops]`: `/metrics`, `/healthz`, `/readyz`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OpsConfig {
+    /// Address and port; not for the public.
+    pub listen: SocketAddr,
+}
+
+impl Default for OpsConfig {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9_102)) }
+    }
+}
+
+/// `[limits]`: what a flood may take. What is dropped at a limit was not receipted: units send it
+/// again.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    /// Bytes of frames on their way from the broker to the COMMIT, at least 8 frames of the largest
+    /// size. Beyond, frames are dropped.
+    pub intake_bytes_max: usize,
+    /// Frames of one device on that way, at least two windows of the agent. Beyond, its frames are
+    /// dropped.
+    pub device_frames_max: u32,
+    /// Devices that the centre will know. Frames of further ones are dropped.
+    pub devices_max: usize,
+    /// Windows kept in memory (about 1 KiB each), 5 minutes, 1 hour and 24 hours together. Those
+    /// that go are read again when a late passage needs them.
+    pub windows_cached_max: usize,
+    /// Threads that decode, 0 = one for each core.
+    pub decode_threads: usize,
+    /// Rejected passages kept whole per device and day; further ones are only counted.
+    pub rejected_per_day_max: u32,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            intake_bytes_max: 256 * 1024 * 1024,
+            device_frames_max: 32,
+            devices_max: 100_000,
+            windows_cached_max: 50_000,
+            decode_threads: 0,
+            rejected_per_day_max: 10_000,
+        }
+    }
+}
+
+/// `[log]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// `text` or `json`.
+    pub format: LogFormat,
+    /// `error` to `trace`, or directives for each module.
+    pub level: String,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, level: "info".to_owned() }
+    }
+}
+
+const fn default_pool_size() -> usize {
+    8
+}
+
+const fn yes() -> bool {
+    true
+}
+
+impl Validate for Config {
+    fn faults(&self) -> Vec<Fault> {
+        let mut faults = Faults(Vec::new());
+        let address = &self.mqtt.address;
+        faults.unless(split_address(address).is_some(), "mqtt.address", || {
+            format!("{address:?} is not host:port")
+        });
+        faults.within("database.pool_size", self.database.pool_size, 1, 100);
+        let windows = &self.windows;
+        faults.within("windows.horizon_days", windows.horizon_days, 3, 36_500);
+        faults.within("windows.ahead_minutes", windows.ahead_minutes, 0, 60);
+        faults.within("windows.flush_interval_ms", windows.flush_interval_ms, 50, 60_000);
+        faults.within("windows.flush_passages_max", windows.flush_passages_max, 1_000, 100_000_000);
+        let (retention, horizon) = (self.raw.retention_days, windows.horizon_days);
+        faults.unless(retention > horizon, "raw.retention_days", || {
+            format!("{retention} days is not above windows.horizon_days = {horizon}")
+        });
+        faults.within("lease.ttl_ms", self.lease.ttl_ms, 1_000, 60_000);
+        faults.within("lease.renew_ms", self.lease.renew_ms, 100, self.lease.ttl_ms / 3);
+        faults.within("api.connections_max", self.api.connections_max, 1, 10_000);
+        let limits = &self.limits;
+        let (least, most) = (8 * FRAME_BYTES_MAX, 64 << 30);
+        faults.within("limits.intake_bytes_max", limits.intake_bytes_max, least, most);
+        let least = u32::try_from(2 * IN_FLIGHT_BATCHES_MAX).unwrap_or(u32::MAX);
+        faults.within("limits.device_frames_max", limits.device_frames_max, least, 10_000);
+        faults.within("limits.devices_max", limits.devices_max, 1, 10_000_000);
+        faults.within("limits.windows_cached_max", limits.windows_cached_max, 1_000, 100_000_000);
+        faults.within("limits.decode_threads", limits.decode_threads, 0, 1_024);
+        faults.within("limits.rejected_per_day_max", limits.rejected_per_day_max, 0, 10_000_000);
+        if let Err(error) = check_level(&self.log.level) {
+            faults.0.push(Fault::new("log.level", error.to_string()));
+        }
+        faults.0
+    }
+}
+
+impl Config {
+    /// From the horizon back to the end of raw retention there must be room for a clock that is off.
+    #[must_use]
+    pub fn raw_retention(&self) -> Duration {
+        DAY * self.raw.retention_days
+    }
+}
+
+/// Host and port of `host:port` or `[v6]:port`.
+#[must_use]
+pub fn split_address(address: &str) -> Option<(&str, u16)> {
+    let (host, port) = address.rsplit_once(':')?;
+    let host = host.strip_prefix('[').and_then(|v6| v6.strip_suffix(']')).unwrap_or(host);
+    let port = port.parse().ok().filter(|port| *port != 0)?;
+    (!host.is_empty()).then_some((host, port))
+}
+
+struct Faults(Vec<Fault>);
+
+impl Faults {
+    fn unless(&mut self, holds: bool, key: &str, problem: impl FnOnce() -> String) {
+        if !holds {
+            self.0.push(Fault::new(key, problem()));
+        }
+    }
+
+    fn within<T: PartialOrd + std::fmt::Display>(&mut self, key: &str, value: T, min: T, max: T) {
+        self.unless(min <= value && value <= max, key, || {
+            format!("{value} is outside {min} to {max}")
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use service::config::{ConfigFaults, parse};
+
+    use super::*;
+
+    const SHIPPED: &str = include_str!("../../deploy/config/aggregator.toml");
+
+    fn read(text: &str) -> Result<Config, ConfigFaults> {
+        parse(Path::new("aggregator.toml"), text, ENV_PREFIX, [])
+    }
+
+    #[test]
+    fn the_shipped_file_is_sound_and_states_the_defaults() {
+        let shipped = read(SHIPPED).unwrap();
+        let sparse = format!(
+            "[mqtt]\naddress = \"localhost:8883\"\nca = \"{}\"\ncertificate = \"{}\"\nkey = \"{}\"\n\
+             [database]\nurl = \"host=/run/postgresql user=verst dbname=verst\"\n",
+            shipped.mqtt.ca.display(),
+            shipped.mqtt.certificate.display(),
+            shipped.mqtt.key.display(),
+        );
+        let defaults = read(&sparse).unwrap();
+        assert_eq!(format!("{shipped:?}"), format!("{defaults:?}"));
+    }
+
+    #[test]
+    fn all_faults_are_named_with_their_lines() {
+        let text = SHIPPED
+            .replace("horizon_days = 60", "horizon_days = 100")
+            .replace("renew_ms = 3_000", "renew_ms = 9_000")
+            .replace("localhost:8883", "localhost");
+        let faults = read(&text).unwrap_err();
+        let keys: Vec<&str> = faults.faults().iter().map(|fault| fault.key()).collect();
+        assert_eq!(keys, ["mqtt.address", "raw.retention_days", "lease.renew_ms"]);
+        assert!(faults.faults().iter().all(|fault| fault.line().is_some()), "{faults}");
+    }
+
+    #[test]
+    fn addresses_are_split_into_host_and_port() {
+        assert_eq!(split_address("broker.example:8883"), Some(("broker.example", 8_883)));
+        assert_eq!(split_address("[::1]:1883"), Some(("::1", 1_883)));
+        for bad in ["broker", "broker:", ":8883", "broker:0", "broker:99999"] {
+            assert_eq!(split_address(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_password_is_not_shown() {
+        let text = SHIPPED.replace("host=/run/postgresql user", "password=hunter2 user");
+        assert!(!format!("{:?}", read(&text).unwrap()).contains("hunter2"));
+    }
+}
