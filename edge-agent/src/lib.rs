@@ -1,1 +1,4 @@
-//! Stub.
+//! Buffers the passages of one camera unit and forwards them until the centre has committed them.
+
+pub mod buffer;
+pub mod ingest;
