@@ -1,1 +1,12 @@
-//! Stub.
+//! A simulated fleet, the whole of Verst on one machine, faults, and benchmarks.
+//!
+//! Stands beside the path of a passage, not on it: it starts the real programs, feeds them, breaks
+//! them, and checks what the database holds against an independent recomputation.
+//!
+//! Invariants: nothing started here outlives this process, whatever ends it; nothing written here
+//! stays behind outside the build directory; the programs are the built binaries, never linked in.
+
+pub mod clock;
+pub mod postgres;
+pub mod process;
+pub mod workdir;

@@ -1,0 +1,541 @@
+//! A private PostgreSQL cluster in a temporary directory, for tests and for the demo.
+//!
+//! The newest server of the machine is used. Clients come by a random port of the loopback address
+//! with a random password, or by a socket inside the directory. PostgreSQL refuses to run as root;
+//! then it runs under an ordinary account (`postgres`, else `nobody`).
+//!
+//! Invariants: it never touches the system's own clusters; it ends with this process (SIGQUIT when
+//! this process dies, see [`crate::process`]) and its directory goes with it; all of its shared
+//! memory lies in the directory, but for a segment of 56 bytes that is removed too.
+//!
+//! All calls block the calling thread (a start takes about half a second).
+
+use std::fmt::Write as _;
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::{DirBuilderExt, chown};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use rustix::process::{Signal, kill_process};
+
+use crate::clock;
+use crate::process::{Launch, Process, RunError, pid, tail};
+use crate::workdir::WorkDir;
+
+/// Debian's place for servers, one directory per major version.
+const DEBIAN_SERVERS: &str = "/usr/lib/postgresql";
+/// Accounts to run under when this process is root, best first.
+const ACCOUNTS: [&str; 2] = ["postgres", "nobody"];
+/// The superuser inside the cluster.
+const SUPERUSER: &str = "postgres";
+/// A start after kill -9 replays its log first.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+/// How long a stop with a checkpoint may take.
+const STOPPED_WITHIN: Duration = Duration::from_secs(30);
+/// Another program may take the free port before the server does.
+const PORT_ATTEMPTS: usize = 3;
+
+/// How the cluster behaves.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// `false` skips `fsync`: faster, right where no crash of the machine is played.
+    pub fsync: bool,
+    /// Further lines of `postgresql.conf`, name and value.
+    pub settings: Vec<(String, String)>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            fsync: true,
+            settings: Vec::new(),
+        }
+    }
+}
+
+impl Options {
+    /// Without `fsync`, for tests in which only processes die.
+    #[must_use]
+    pub fn fast() -> Self {
+        Self {
+            fsync: false,
+            ..Self::default()
+        }
+    }
+}
+
+/// Why there is no cluster.
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterError {
+    /// Nothing to start.
+    #[error(
+        "no PostgreSQL server in {DEBIAN_SERVERS} or PATH; install it with: apt-get install postgresql"
+    )]
+    NotInstalled,
+    /// This process is root and no other account exists.
+    #[error("PostgreSQL does not run as root and none of the accounts {ACCOUNTS:?} exists")]
+    NoAccount,
+    /// A file or process could not be made.
+    #[error("PostgreSQL cluster: {0}")]
+    Io(#[from] io::Error),
+    /// A tool of the server failed.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// It ended, or did not answer in time.
+    #[error("PostgreSQL did not get ready within {READY_WITHIN:?}; {0}")]
+    NotReady(String),
+    /// The name would have to be quoted.
+    #[error("database name {0:?}: only a-z, 0-9 and _ are allowed")]
+    BadName(String),
+}
+
+/// A running private cluster; dropped = stopped and removed.
+#[derive(Debug)]
+pub struct Cluster {
+    server: Option<Process>,
+    launch: Launch,
+    bin: PathBuf,
+    account: Option<&'static str>,
+    port: u16,
+    password: String,
+    directory: WorkDir,
+}
+
+impl Cluster {
+    /// Makes and starts a cluster, and waits until it takes connections.
+    ///
+    /// # Errors
+    /// [`ClusterError`]; the text quotes the server's log.
+    pub fn start(options: Options) -> Result<Self, ClusterError> {
+        let bin = newest_server().ok_or(ClusterError::NotInstalled)?;
+        let account = account()?;
+        let directory = WorkDir::new("postgres")?;
+        let home = directory.path();
+        let owner = account.map(|(_, uid, gid)| (uid, gid));
+        for (name, mode) in [("data", 0o700), ("socket", 0o700)] {
+            std::fs::DirBuilder::new()
+                .mode(mode)
+                .create(home.join(name))?;
+            if let Some((uid, gid)) = owner {
+                chown(home.join(name), Some(uid), Some(gid))?;
+            }
+        }
+        let account = account.map(|(name, ..)| name);
+        let password = format!("{:032x}", rand::random::<u128>());
+        let log = home.join("postgres.log");
+        let launch = Launch::new("postgres", bin.join("postgres"), &log)
+            .account(account)
+            .death_signal("QUIT")
+            .arg("-D")
+            .arg(home.join("data"));
+        let mut cluster = Self {
+            server: None,
+            launch,
+            bin,
+            account,
+            port: 0,
+            password,
+            directory,
+        };
+        cluster.initialise()?;
+        let mut attempt = 1;
+        loop {
+            cluster.configure(&options)?;
+            match cluster.run() {
+                Err(ClusterError::NotReady(_))
+                    if attempt < PORT_ATTEMPTS && tail(&log).contains("could not bind") =>
+                {
+                    attempt += 1;
+                }
+                Err(error) => return Err(error),
+                Ok(()) => return Ok(cluster),
+            }
+        }
+    }
+
+    /// One cluster for the whole process, without `fsync`: the quickest way to an empty database.
+    ///
+    /// # Panics
+    /// When it cannot be started: a test that needs it has failed then.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<Cluster> = OnceLock::new();
+        SHARED.get_or_init(|| match Self::start(Options::fast()) {
+            Ok(cluster) => cluster,
+            Err(error) => panic!("{error}"),
+        })
+    }
+
+    /// For a client library or `psql`: the superuser's URL of the database `postgres`.
+    #[must_use]
+    pub fn connection_string(&self) -> String {
+        self.connection_string_of("postgres")
+    }
+
+    /// The superuser's URL of any database of the cluster.
+    #[must_use]
+    pub fn connection_string_of(&self, database: &str) -> String {
+        let Self { password, port, .. } = self;
+        format!("postgres://{SUPERUSER}:{password}@127.0.0.1:{port}/{database}")
+    }
+
+    /// Makes an empty database and returns its URL.
+    ///
+    /// # Errors
+    /// The name is unusable or taken.
+    pub fn database(&self, name: &str) -> Result<String, ClusterError> {
+        let usable = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+        if name.is_empty() || !name.bytes().all(usable) {
+            return Err(ClusterError::BadName(name.to_owned()));
+        }
+        self.sql(
+            "postgres",
+            &format!("CREATE DATABASE {name} TEMPLATE template0"),
+        )?;
+        Ok(self.connection_string_of(name))
+    }
+
+    /// Makes an empty database with a name of its own and returns its URL.
+    ///
+    /// # Errors
+    /// The server refuses.
+    pub fn fresh_database(&self) -> Result<String, ClusterError> {
+        self.database(&format!("test_{:016x}", rand::random::<u64>()))
+    }
+
+    /// Runs SQL as the superuser through `psql` and returns what it printed, unaligned, rows only.
+    ///
+    /// # Errors
+    /// With the server's message.
+    pub fn sql(&self, database: &str, sql: &str) -> Result<String, ClusterError> {
+        let launch = Launch::new("psql", self.bin.join("psql"), "/dev/null")
+            .env("PGPASSWORD", &self.password)
+            .arg("-XAtq")
+            .args(["-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-U", SUPERUSER])
+            .args(["-p", &self.port.to_string(), "-d", database, "-c", sql]);
+        Ok(launch.run()?)
+    }
+
+    /// Whether the server can offer this extension (`timescaledb`).
+    ///
+    /// # Errors
+    /// The server does not answer.
+    pub fn offers_extension(&self, name: &str) -> Result<bool, ClusterError> {
+        let sql = format!("SELECT count(*) FROM pg_available_extensions WHERE name = '{name}'");
+        Ok(self.sql("postgres", &sql)?.trim() == "1")
+    }
+
+    /// The port on 127.0.0.1.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Where `psql` and its like are.
+    #[must_use]
+    pub fn bin(&self) -> &Path {
+        &self.bin
+    }
+
+    /// Process id of the running server.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.server.as_ref().map(Process::id)
+    }
+
+    /// SIGKILL to the server and all of its backends at once, as when the machine loses it.
+    pub fn stop_immediate(&mut self) {
+        let Some(mut server) = self.server.take() else {
+            return;
+        };
+        // Standing still it makes no new backends while the old ones are counted.
+        server.pause();
+        let backends = children_of(server.id());
+        server.kill();
+        for backend in &backends {
+            if let Err(error) = kill_process(pid(*backend), Signal::KILL) {
+                // It saw the end of its parent and left by itself.
+                tracing::debug!(backend, %error, "backend not killed");
+            }
+        }
+        // The next start must find nobody attached to the old shared memory.
+        let gone = |id: &u32| !Path::new(&format!("/proc/{id}/stat")).exists();
+        if clock::wait_until(STOPPED_WITHIN, || backends.iter().all(gone).then_some(())).is_none() {
+            tracing::error!(?backends, "backends are still there after SIGKILL");
+        }
+    }
+
+    /// Starts again on the same data and port; a running server is stopped in order before.
+    ///
+    /// # Errors
+    /// It does not get ready; the text quotes its log.
+    pub fn restart(&mut self) -> Result<(), ClusterError> {
+        if let Some(mut server) = self.server.take() {
+            // "Fast shutdown": ends sessions, writes a checkpoint.
+            server.signal(Signal::INT);
+            if server.wait(STOPPED_WITHIN).is_none() {
+                tracing::warn!("PostgreSQL did not stop in order");
+                self.server = Some(server);
+                self.stop_immediate();
+            }
+        }
+        self.run()
+    }
+
+    /// `SIGSTOP` to the server and its backends: connections stay open and nothing answers.
+    pub fn pause(&mut self) {
+        self.signal_all(Signal::STOP);
+    }
+
+    /// `SIGCONT` after [`Cluster::pause`].
+    pub fn resume(&mut self) {
+        self.signal_all(Signal::CONT);
+    }
+
+    fn signal_all(&mut self, signal: Signal) {
+        let Some(server) = &mut self.server else {
+            return;
+        };
+        server.signal(signal);
+        for backend in children_of(server.id()) {
+            if let Err(error) = kill_process(pid(backend), signal) {
+                tracing::debug!(backend, %error, "backend has just ended");
+            }
+        }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    fn initialise(&self) -> Result<(), ClusterError> {
+        let password_file = self.directory.path().join("socket/password");
+        std::fs::write(&password_file, &self.password)?;
+        Launch::new("initdb", self.bin.join("initdb"), "/dev/null")
+            .account(self.account)
+            .args([
+                "--no-sync",
+                "--encoding=UTF8",
+                "--locale=C.UTF-8",
+                "-U",
+                SUPERUSER,
+            ])
+            .args([
+                "--auth-local=trust",
+                "--auth-host=scram-sha-256",
+                "--pwfile",
+            ])
+            .arg(&password_file)
+            .arg("-D")
+            .arg(self.data())
+            .run()?;
+        std::fs::remove_file(&password_file)?;
+        Ok(())
+    }
+
+    /// Draws a free port and writes the settings.
+    fn configure(&mut self, options: &Options) -> Result<(), ClusterError> {
+        self.port = free_port()?;
+        let on_off = if options.fsync { "on" } else { "off" };
+        let mut text = format!(
+            "listen_addresses = '127.0.0.1'\nport = {}\nunix_socket_directories = '{}'\n\
+             fsync = {on_off}\nfull_page_writes = {on_off}\n\
+             dynamic_shared_memory_type = mmap\nshared_buffers = 128MB\nmax_connections = 200\n\
+             max_wal_size = 2GB\ntimezone = 'UTC'\nlog_timezone = 'UTC'\n\
+             logging_collector = off\nlog_line_prefix = '%m [%p] '\n",
+            self.port,
+            self.directory.path().join("socket").display(),
+        );
+        for (name, value) in &options.settings {
+            writeln!(text, "{name} = '{}'", value.replace('\'', "''")).map_err(io::Error::other)?;
+        }
+        // Read last, so that it wins over the file that initdb wrote.
+        std::fs::write(self.data().join("postgresql.auto.conf"), text)?;
+        Ok(())
+    }
+
+    fn run(&mut self) -> Result<(), ClusterError> {
+        let mut server = self.launch.start()?;
+        let status_file = self.data().join("postmaster.pid");
+        let ready = clock::wait_until(READY_WITHIN, || {
+            if server.exit_status().is_some() {
+                return Some(false);
+            }
+            is_ready(&status_file, server.id()).then_some(true)
+        });
+        if ready != Some(true) {
+            return Err(ClusterError::NotReady(server.log_tail()));
+        }
+        self.server = Some(server);
+        Ok(())
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            server.resume();
+            // "Immediate shutdown": the data is about to be removed anyway.
+            server.signal(Signal::QUIT);
+            if server.wait(STOPPED_WITHIN).is_none() {
+                self.server = Some(server);
+                self.stop_immediate();
+            }
+        }
+        // Present only when the server was killed: names the segment that it could not remove.
+        if let Some(segment) = shared_segment(&self.data().join("postmaster.pid")) {
+            let removal = Launch::new("ipcrm", "ipcrm", "/dev/null")
+                .args(["-m", &segment])
+                .run();
+            if let Err(error) = removal {
+                tracing::debug!(%error, "shared memory segment was gone already");
+            }
+        }
+    }
+}
+
+/// The directory with the newest `postgres` and `initdb`.
+fn newest_server() -> Option<PathBuf> {
+    let complete = |bin: &PathBuf| bin.join("initdb").exists() && bin.join("postgres").exists();
+    let versions = std::fs::read_dir(DEBIAN_SERVERS)
+        .ok()
+        .into_iter()
+        .flatten()
+        .flatten();
+    let newest = versions
+        .filter_map(|entry| {
+            let version: u32 = entry.file_name().to_str()?.parse().ok()?;
+            Some((version, entry.path().join("bin")))
+        })
+        .filter(|(_, bin)| complete(bin))
+        .max_by_key(|(version, _)| *version)
+        .map(|(_, bin)| bin);
+    newest.or_else(|| {
+        let path = std::env::var_os("PATH")?;
+        std::env::split_paths(&path).find(complete)
+    })
+}
+
+/// Name, user and group number of the account to run under; `None` when this one will do.
+fn account() -> Result<Option<(&'static str, u32, u32)>, ClusterError> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let accounts = std::fs::read_to_string("/etc/passwd")?;
+    let find = |wanted: &str| {
+        accounts.lines().find_map(|line| {
+            let mut fields = line.split(':');
+            let name = fields.next()?;
+            let uid = fields.nth(1)?.parse().ok()?;
+            let gid = fields.next()?.parse().ok()?;
+            (name == wanted).then_some((uid, gid))
+        })
+    };
+    let found = ACCOUNTS
+        .iter()
+        .find_map(|name| find(name).map(|(uid, gid)| (*name, uid, gid)));
+    found.map(Some).ok_or(ClusterError::NoAccount)
+}
+
+/// A port of 127.0.0.1 that nobody has at this moment.
+///
+/// # Errors
+/// No port can be bound.
+pub fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
+        .local_addr()?
+        .port())
+}
+
+/// `postmaster.pid`: line 1 the process, line 8 `ready` once connections are taken.
+fn is_ready(status_file: &Path, id: u32) -> bool {
+    let text = std::fs::read_to_string(status_file).unwrap_or_default();
+    let mut lines = text.lines();
+    let ours = lines
+        .next()
+        .is_some_and(|line| line.trim() == id.to_string());
+    ours && lines.nth(6).is_some_and(|line| line.trim() == "ready")
+}
+
+/// `postmaster.pid`: line 7 holds key and number of the System V segment.
+fn shared_segment(status_file: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(status_file).ok()?;
+    Some(text.lines().nth(6)?.split_whitespace().nth(1)?.to_owned())
+}
+
+/// The processes whose parent is `parent`.
+fn children_of(parent: u32) -> Vec<u32> {
+    let entries = std::fs::read_dir("/proc")
+        .ok()
+        .into_iter()
+        .flatten()
+        .flatten();
+    entries
+        .filter_map(|entry| {
+            let id: u32 = entry.file_name().to_str()?.parse().ok()?;
+            let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+            // "id (name) state parent …", and the name may hold anything.
+            let after_name = stat.rsplit_once(')')?.1;
+            let its_parent: u32 = after_name.split_whitespace().nth(1)?.parse().ok()?;
+            (its_parent == parent).then_some(id)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn committed_rows_survive_the_kill_of_every_process_of_the_server() {
+        let mut cluster = Cluster::start(Options::default()).expect("a cluster");
+        cluster.database("kept").expect("a database");
+        cluster
+            .sql("kept", "CREATE TABLE t AS SELECT 42 AS answer")
+            .expect("committed");
+        let first = cluster.id().expect("running");
+        cluster.stop_immediate();
+        assert_eq!(children_of(first), Vec::<u32>::new());
+        cluster.restart().expect("recovered");
+        assert_eq!(
+            cluster
+                .sql("kept", "SELECT answer FROM t")
+                .expect("answer")
+                .trim(),
+            "42"
+        );
+    }
+
+    #[test]
+    fn a_dropped_cluster_leaves_neither_process_nor_file_nor_shared_memory() {
+        let mut cluster = Cluster::start(Options::fast()).expect("a cluster");
+        let home = cluster.directory.path().to_owned();
+        let killed = cluster.id().expect("running");
+        cluster.stop_immediate();
+        let segment = shared_segment(&home.join("data/postmaster.pid")).expect("left by the kill");
+        drop(cluster);
+        assert!(!home.exists());
+        assert!(!Path::new(&format!("/proc/{killed}")).exists());
+        let segments = std::fs::read_to_string("/proc/sysvipc/shm").expect("readable");
+        let ids = segments
+            .lines()
+            .filter_map(|line| line.split_whitespace().nth(1));
+        assert!(
+            !ids.into_iter().any(|id| id == segment),
+            "segment {segment} is left"
+        );
+    }
+
+    #[test]
+    fn databases_are_separate_and_their_names_checked() {
+        let cluster = Cluster::shared();
+        let one = cluster.fresh_database().expect("a database");
+        let two = cluster.fresh_database().expect("a database");
+        assert_ne!(one, two);
+        assert!(matches!(
+            cluster.database("a\"; --"),
+            Err(ClusterError::BadName(_))
+        ));
+    }
+}
