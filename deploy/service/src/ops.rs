@@ -155,3 +155,92 @@ fn page(code: StatusCode, status: &str, board: &Board) -> Response {
     )
         .into_response()
 }
+#[cfg(test)]
+mod tests {
+    use prometheus_client::metrics::counter::Counter;
+
+    use super::*;
+    use crate::serve::testing::get;
+
+    fn pages(health: &Health) -> Router {
+        let mut registry = Registry::default();
+        let accepted = Counter::<u64>::default();
+        accepted.inc_by(7);
+        registry.register(
+            "verst_agent_passages_accepted",
+            "Passages accepted",
+            accepted,
+        );
+        router(Arc::new(registry), health.clone())
+    }
+
+    #[tokio::test]
+    async fn metrics_are_openmetrics_text_with_its_content_type_and_end() {
+        let answer = get(pages(&Health::new()), "/metrics").await;
+        assert_eq!(answer.status, 200);
+        assert!(
+            answer
+                .head
+                .contains(&format!("content-type: {OPENMETRICS}")),
+            "{}",
+            answer.head
+        );
+        assert!(
+            answer
+                .body
+                .contains("verst_agent_passages_accepted_total 7\n"),
+            "{}",
+            answer.body
+        );
+        assert!(answer.body.ends_with("# EOF\n"), "{}", answer.body);
+    }
+
+    #[tokio::test]
+    async fn health_and_readiness_follow_the_board() {
+        let ok = |name| (name, Condition::Ok);
+        let late = |name| (name, Condition::NotReady("no broker".to_owned()));
+        let dead = |name| (name, Condition::Dead("disk gone".to_owned()));
+        let table = [
+            (vec![], 200, 503),
+            (vec![ok("store"), ok("uplink")], 200, 200),
+            (vec![ok("store"), late("uplink")], 200, 503),
+            (vec![dead("store"), ok("uplink")], 503, 503),
+            (vec![dead("store"), ok("store")], 200, 200),
+        ];
+        for (conditions, healthz, readyz) in table {
+            let health = Health::new();
+            conditions
+                .iter()
+                .for_each(|(name, condition)| health.set(name, condition.clone()));
+            assert_eq!(
+                get(pages(&health), "/healthz").await.status,
+                healthz,
+                "{conditions:?}"
+            );
+            assert_eq!(
+                get(pages(&health), "/readyz").await.status,
+                readyz,
+                "{conditions:?}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn the_page_names_each_condition_and_its_reason() {
+        let health = Health::new();
+        health.set("uplink", Condition::NotReady("no broker".to_owned()));
+        health.set("store", Condition::Ok);
+        let answer = get(pages(&health), "/readyz").await;
+        let expected = serde_json::json!({
+            "status": "not_ready",
+            "conditions": {
+                "store": { "state": "ok" },
+                "uplink": { "state": "not_ready", "reason": "no broker" },
+            },
+        });
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&answer.body).unwrap(),
+            expected
+        );
+    }
+}

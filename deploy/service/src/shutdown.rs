@@ -38,3 +38,84 @@ async fn next(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {
         _ = interrupt.recv() => "SIGINT",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Output};
+
+    use rustix::process::{Signal, getpid, kill_process};
+
+    use super::*;
+
+    /// Runs one test of this file again in a process of its own, which may get signals.
+    fn rerun(test: &str) -> Output {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args([
+            "--exact",
+            &format!("shutdown::tests::{test}"),
+            "--nocapture",
+        ]);
+        command.env("VERST_TEST_VICTIM", test).output().unwrap()
+    }
+
+    fn is_victim(test: &str) -> bool {
+        std::env::var("VERST_TEST_VICTIM").is_ok_and(|victim| victim == test)
+    }
+
+    fn send_myself(signal: Signal) {
+        kill_process(getpid(), signal).unwrap();
+    }
+
+    fn stops_in_order_on(signal: Signal) {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let token = signals();
+            assert!(!token.is_cancelled());
+            send_myself(signal);
+            token.cancelled().await;
+        });
+    }
+
+    #[test]
+    fn sigterm_cancels_the_token_and_the_process_lives_on() {
+        const NAME: &str = "sigterm_cancels_the_token_and_the_process_lives_on";
+        if is_victim(NAME) {
+            stops_in_order_on(Signal::TERM);
+            return;
+        }
+        let output = rerun(NAME);
+        assert!(output.status.success(), "{output:?}");
+    }
+
+    #[test]
+    fn sigint_cancels_the_token_and_the_process_lives_on() {
+        const NAME: &str = "sigint_cancels_the_token_and_the_process_lives_on";
+        if is_victim(NAME) {
+            stops_in_order_on(Signal::INT);
+            return;
+        }
+        let output = rerun(NAME);
+        assert!(output.status.success(), "{output:?}");
+    }
+
+    #[test]
+    fn a_second_signal_exits_at_once_with_130() {
+        const NAME: &str = "a_second_signal_exits_at_once_with_130";
+        if is_victim(NAME) {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            runtime.block_on(async {
+                let token = signals();
+                send_myself(Signal::TERM);
+                token.cancelled().await;
+                send_myself(Signal::INT);
+                std::future::pending::<()>().await;
+            });
+        }
+        let output = rerun(NAME);
+        assert_eq!(
+            output.status.code(),
+            Some(i32::from(exit::INTERRUPTED)),
+            "{output:?}"
+        );
+    }
+}

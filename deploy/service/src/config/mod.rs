@@ -73,3 +73,6 @@ pub fn parse<T: DeserializeOwned + Validate>(
     }
     Err(ConfigFaults::new(path, faults))
 }
+
+#[cfg(test)]
+mod tests;

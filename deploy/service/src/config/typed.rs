@@ -88,14 +88,13 @@ fn within(blamed: &[Vec<Step>], path: &[Step]) -> bool {
 }
 
 /// Makes the entry at `path` acceptable: no entry at all where it is not needed, or the first
-/// stand-in that moves serde's complaint elsewhere, or the same for the table around it.
+/// stand-in that moves serde's complaint elsewhere, or no table around it.
 fn mend<T: DeserializeOwned>(document: &mut Document, path: &[Step], message: &str) -> bool {
-    let moved = |document: &Document| match attempt::<T>(document) {
-        Ok(_) => true,
-        Err(complaint) => !complaint.path.starts_with(path),
-    };
+    // An empty table in the place of a missing one moves the complaint inwards, to be mended next.
+    let moved =
+        |document: &Document| attempt::<T>(document).map_or_else(|c| c.path != path, |_| true);
     let mut without = document.clone();
-    if without.remove(path) && (message.starts_with("unknown field") || moved(&without)) {
+    if without.remove(path) && moved(&without) {
         *document = without;
         return true;
     }
@@ -106,10 +105,22 @@ fn mend<T: DeserializeOwned>(document: &mut Document, path: &[Step], message: &s
             return true;
         }
     }
-    match path.split_last() {
-        Some((_, around)) if !around.is_empty() => mend::<T>(document, around, ""),
-        _ => false,
-    }
+    leave_out_around::<T>(document, path)
+}
+
+/// Takes out the nearest table around `path` that the type can do without.
+fn leave_out_around<T: DeserializeOwned>(document: &mut Document, path: &[Step]) -> bool {
+    (1..path.len()).rev().map(|end| &path[..end]).any(|around| {
+        let mut without = document.clone();
+        let moved = |document: &Document| {
+            attempt::<T>(document).map_or_else(|c| !c.path.starts_with(around), |_| true)
+        };
+        let gone = without.remove(around) && moved(&without);
+        if gone {
+            *document = without;
+        }
+        gone
+    })
 }
 
 /// One value of each kind that settings are made of, those that the message names first.

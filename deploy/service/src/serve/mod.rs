@@ -214,3 +214,8 @@ fn answer(
 ) -> impl Future<Output = Result<axum::response::Response, Infallible>> + use<> {
     routes.call(request)
 }
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

@@ -135,3 +135,8 @@ pub fn server_config(
     config.session_storage = ServerSessionMemoryCache::new(SERVER_SESSIONS);
     Ok(config)
 }
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
