@@ -158,8 +158,10 @@ impl Document {
     /// Puts a stand-in at `path`, whose parent must exist; whether it could.
     pub(super) fn stand_in(&mut self, path: &[Step], value: Value) -> bool {
         let origin = self.origin(path);
-        let mut node = Node::new(origin, Body::Leaf(value));
-        node.stand_in = true;
+        let node = Node {
+            stand_in: true,
+            ..Node::from_value(value, &origin)
+        };
         let Some((last, parents)) = path.split_last() else {
             return false;
         };

@@ -188,7 +188,6 @@ impl Served {
             .header_read_timeout(self.limits.header_timeout)
             .max_headers(HEADERS_MAX)
             .max_header_size(HEAD_BYTES_MAX)
-            .pipeline_flush(true)
             .serve_connection(io, service);
         tokio::pin!(connection);
         let ended = tokio::select! {
