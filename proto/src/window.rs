@@ -238,7 +238,7 @@ impl SpeedStats {
             (
                 "extremes",
                 n_speed == 0
-                    || (min <= max && min / 100 == lowest && max / 100 == lowest + bins - 1),
+                    || (min <= max && min / 100 == lowest && max / 100 + 1 == lowest + bins),
             ),
             (
                 "sums",
