@@ -8,3 +8,4 @@
 //! transaction proves the fencing token of each shard that it touches.
 
 pub mod config;
+pub mod store;

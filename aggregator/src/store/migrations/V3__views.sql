@@ -70,6 +70,7 @@ BEGIN
                 s.p85_ckmh AS v85_ckmh,
                 s.hist_lo AS hist_from_kmh,
                 s.hist AS hist_counts,
+                s.revised,
                 s.device_key
             FROM speed_stats_%1$s s
             JOIN device d USING (device_key)
@@ -113,6 +114,7 @@ BEGIN
             ('v85_ckmh', 'V85 in 0.01 km/h.'),
             ('hist_from_kmh', 'Lower edge in km/h of the first bin in hist_counts.'),
             ('hist_counts', 'Vehicles in bins of 1 km/h from hist_from_kmh on; the bin of 400 km/h is open.'),
+            ('revised', 'Whether state is revised, without asking how far the unit is final.'),
             ('device_key', 'Number of the unit in this database, shorter than its name for joins.')
         ) AS notes(column_name, words) LOOP
             EXECUTE format('COMMENT ON COLUMN v_speed_%s.%I IS %L',

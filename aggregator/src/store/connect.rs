@@ -1,0 +1,191 @@
+//! Connections to the database.
+//!
+//! Every session of Verst speaks UTC, plans its prepared statements once and does not compile them:
+//! they are few, short and always alike.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use rustls::ClientConfig;
+use secrecy::{ExposeSecret, SecretString};
+use service::tasks::TaskSet;
+use service::tls::TlsError;
+use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::config::DatabaseConfig;
+
+/// Until a connection stands.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Until unacknowledged data makes a connection count as lost.
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(15);
+/// Until a silent connection is asked whether it still lives.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
+/// Until the API has a connection from its pool.
+const POOL_TIMEOUT: Duration = Duration::from_secs(2);
+
+const SESSION: &str = "-c TimeZone=UTC -c jit=off -c plan_cache_mode=force_generic_plan \
+                       -c idle_in_transaction_session_timeout=60s";
+
+/// Settings by which no database can be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum TargetError {
+    /// Neither a URL nor key=value pairs. The text is not quoted: it may hold a password.
+    #[error("database.url is neither postgresql://… nor key=value pairs: {0}")]
+    Url(String),
+    /// The password is not there.
+    #[error("cannot read database.password_file {}: {source}", path.display())]
+    Password {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The server's roots cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The pool cannot be made.
+    #[error("cannot make the connection pool: {0}")]
+    Pool(#[from] deadpool_postgres::BuildError),
+}
+
+/// Where the database is and how to log in.
+#[derive(Clone)]
+pub struct Target {
+    config: Config,
+    tls: Option<MakeRustlsConnect>,
+}
+
+impl Target {
+    /// Reads password and roots.
+    ///
+    /// # Errors
+    /// When the URL or a file cannot be used.
+    pub fn new(settings: &DatabaseConfig) -> Result<Self, TargetError> {
+        let mut target = Self::from_url(&settings.url)?;
+        if let Some(path) = &settings.password_file {
+            let password =
+                std::fs::read_to_string(path).map_err(|source| TargetError::Password {
+                    path: path.clone(),
+                    source,
+                })?;
+            target
+                .config
+                .password(password.trim_end_matches(['\n', '\r']));
+        }
+        if let Some(ca) = &settings.ca {
+            let roots = service::tls::load_roots(ca)?;
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let tls = ClientConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .map_err(TlsError::from)?
+                .with_root_certificates(roots)
+                .with_no_client_auth();
+            target.tls = Some(MakeRustlsConnect::new(tls));
+            target
+                .config
+                .ssl_mode(tokio_postgres::config::SslMode::Require);
+        }
+        Ok(target)
+    }
+
+    fn from_url(url: &SecretString) -> Result<Self, TargetError> {
+        let mut config: Config =
+            url.expose_secret()
+                .parse()
+                .map_err(|error: tokio_postgres::Error| {
+                    let cause = std::error::Error::source(&error).map(ToString::to_string);
+                    TargetError::Url(cause.unwrap_or_default())
+                })?;
+        let own = config.get_options().unwrap_or_default();
+        let options = format!("{SESSION} {own}");
+        config
+            .options(options.trim_end())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_user_timeout(TCP_USER_TIMEOUT)
+            .keepalives_idle(KEEPALIVE_IDLE);
+        Ok(Self { config, tls: None })
+    }
+
+    /// A connection of its own, driven by a task of `tasks` until the client is dropped. `name` is
+    /// what `pg_stat_activity.application_name` shows.
+    ///
+    /// # Errors
+    /// When there is no connection within [`CONNECT_TIMEOUT`], or the server refuses.
+    pub async fn connect(
+        &self,
+        name: &str,
+        tasks: &TaskSet,
+    ) -> Result<Client, tokio_postgres::Error> {
+        let mut config = self.config.clone();
+        config.application_name(name);
+        let driven = |result: Result<(), tokio_postgres::Error>| {
+            if let Err(error) = result {
+                tracing::debug!(%error, "database connection ended");
+            }
+        };
+        if let Some(tls) = &self.tls {
+            let (client, connection) = config.connect(tls.clone()).await?;
+            tasks.spawn(
+                "database-connection",
+                async move { driven(connection.await) },
+            );
+            Ok(client)
+        } else {
+            let (client, connection) = config.connect(NoTls).await?;
+            tasks.spawn(
+                "database-connection",
+                async move { driven(connection.await) },
+            );
+            Ok(client)
+        }
+    }
+
+    /// A pool for readers. Connections are made when they are needed.
+    ///
+    /// # Errors
+    /// When its settings contradict each other.
+    pub fn pool(&self, size: usize) -> Result<Pool, TargetError> {
+        let mut config = self.config.clone();
+        config.application_name("verst-api");
+        let recycle = ManagerConfig {
+            recycling_method: RecyclingMethod::Fast,
+        };
+        let manager = match &self.tls {
+            Some(tls) => Manager::from_config(config, tls.clone(), recycle),
+            None => Manager::from_config(config, NoTls, recycle),
+        };
+        let pool = Pool::builder(manager)
+            .max_size(size)
+            .runtime(Runtime::Tokio1)
+            .wait_timeout(Some(POOL_TIMEOUT))
+            .create_timeout(Some(CONNECT_TIMEOUT))
+            .recycle_timeout(Some(POOL_TIMEOUT))
+            .build()?;
+        Ok(pool)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_of_the_url_are_kept_beside_our_own() {
+        let url = SecretString::from("host=/tmp user=verst options='-c work_mem=8MB'");
+        let target = Target::from_url(&url).unwrap();
+        let options = target.config.get_options().unwrap();
+        assert!(options.starts_with("-c TimeZone=UTC"), "{options}");
+        assert!(options.ends_with("-c work_mem=8MB"), "{options}");
+    }
+
+    #[test]
+    fn a_faulty_url_is_not_quoted() {
+        let url = SecretString::from("host=/tmp password=hunter2 nonsense=1");
+        let error = Target::from_url(&url).err().unwrap().to_string();
+        assert!(!error.contains("hunter2"), "{error}");
+        assert!(error.contains("nonsense"), "{error}");
+    }
+}
