@@ -160,7 +160,10 @@ fn an_oversize_frame_is_refused_before_it_is_read() {
 
 #[test]
 fn statistics_that_claim_speeds_without_a_histogram_are_refused() {
-    let fast = Passage { speed: proto::Speed::from_centi_kmh(5), ..Passage::default() };
+    let fast = Passage {
+        speed: proto::Speed::from_centi_kmh(5),
+        ..Passage::default()
+    };
     let mut delta = window::fold(&PassageBatch::from_iter([fast]), |_| true).remove(0);
     assert_eq!(delta.check(), Ok(()));
     delta.stats.histogram = window::Histogram::default();
