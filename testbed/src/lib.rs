@@ -7,6 +7,8 @@
 //! stays behind outside the build directory; the programs are the built binaries, never linked in.
 
 pub mod clock;
+pub mod fleet;
 pub mod postgres;
 pub mod process;
+pub mod recompute;
 pub mod workdir;

@@ -1,0 +1,289 @@
+//! ● Everything that was posted, and the comparison with what the database says.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::event::Fact;
+use super::stats::{Interval, Stats, WindowKey};
+
+/// Differences quoted in full; all are counted.
+const QUOTED_MAX: usize = 20;
+
+/// All windows of all devices.
+pub type Windows = BTreeMap<WindowKey, Stats>;
+
+/// All raw rows by device, in order, equal ones as often as they stand there.
+pub type Rows = BTreeMap<String, Vec<Fact>>;
+
+/// What was posted and accepted.
+#[derive(Debug, Clone, Default)]
+pub struct Ledger {
+    rows: Rows,
+    passages: u64,
+}
+
+impl Ledger {
+    /// Nothing posted yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// One more vehicle.
+    pub fn add(&mut self, device: &str, fact: Fact) {
+        match self.rows.get_mut(device) {
+            Some(facts) => facts.push(fact),
+            None => {
+                self.rows.insert(device.to_owned(), vec![fact]);
+            }
+        }
+        self.passages += 1;
+    }
+
+    /// All that another ledger holds.
+    pub fn merge(&mut self, other: Self) {
+        for (device, facts) in other.rows {
+            self.rows.entry(device).or_default().extend(facts);
+        }
+        self.passages += other.passages;
+    }
+
+    /// Vehicles in it.
+    #[must_use]
+    pub const fn passages(&self) -> u64 {
+        self.passages
+    }
+
+    /// The devices in it, with their passages.
+    pub fn devices(&self) -> impl Iterator<Item = (&str, &[Fact])> {
+        self.rows
+            .iter()
+            .map(|(device, facts)| (device.as_str(), facts.as_slice()))
+    }
+
+    /// The windows that follow from it.
+    #[must_use]
+    pub fn windows(&self) -> Windows {
+        let mut windows = Windows::new();
+        for (device, facts) in &self.rows {
+            for interval in Interval::ALL {
+                let mut of_device: BTreeMap<i64, Stats> = BTreeMap::new();
+                for fact in facts {
+                    let start_ms = fact.event_ms - fact.event_ms.rem_euclid(interval.ms());
+                    of_device.entry(start_ms).or_default().add(fact);
+                }
+                windows.extend(of_device.into_iter().map(|(start_ms, stats)| {
+                    (
+                        WindowKey {
+                            device: device.clone(),
+                            interval,
+                            start_ms,
+                        },
+                        stats,
+                    )
+                }));
+            }
+        }
+        windows
+    }
+
+    /// Compares windows that the database holds with those that follow from the ledger.
+    #[must_use]
+    pub fn compare_windows(&self, found: &Windows) -> Findings {
+        let expected = self.windows();
+        let mut findings = Findings::default();
+        for (key, stats) in &expected {
+            findings.compared += 1;
+            match found.get(key) {
+                Some(other) if other == stats => {}
+                Some(other) => findings.wrong(|| format!("{key}: {}", difference(stats, other))),
+                None => findings.wrong(|| format!("{key}: missing, {} passages posted", stats.n)),
+            }
+        }
+        for (key, stats) in found.iter().filter(|(key, _)| !expected.contains_key(key)) {
+            findings.compared += 1;
+            findings.wrong(|| format!("{key}: holds {} passages, none were posted", stats.n));
+        }
+        findings
+    }
+
+    /// Compares raw rows that the database holds with the passages of the ledger, as multisets.
+    #[must_use]
+    pub fn compare_rows(&self, found: &Rows) -> Findings {
+        let none = Vec::new();
+        let mut findings = Findings::default();
+        let mut devices: Vec<&String> = self.rows.keys().chain(found.keys()).collect();
+        devices.sort_unstable();
+        devices.dedup();
+        for device in devices {
+            let mut posted: Vec<&Fact> = self.rows.get(device).unwrap_or(&none).iter().collect();
+            let mut stored: Vec<&Fact> = found.get(device).unwrap_or(&none).iter().collect();
+            posted.sort_unstable();
+            stored.sort_unstable();
+            compare_sorted(device, &posted, &stored, &mut findings);
+        }
+        findings
+    }
+}
+
+/// Walks two sorted lists side by side.
+fn compare_sorted(device: &str, posted: &[&Fact], stored: &[&Fact], findings: &mut Findings) {
+    let (mut left, mut right) = (posted.iter().peekable(), stored.iter().peekable());
+    loop {
+        let order = match (left.peek(), right.peek()) {
+            (Some(posted), Some(stored)) => posted.cmp(stored),
+            (Some(_), None) => std::cmp::Ordering::Less,
+            (None, Some(_)) => std::cmp::Ordering::Greater,
+            (None, None) => return,
+        };
+        findings.compared += 1;
+        let missing = if order.is_le() { left.next() } else { None };
+        let surplus = if order.is_ge() { right.next() } else { None };
+        match (missing, surplus) {
+            (Some(fact), None) => findings.wrong(|| format!("{device}: not stored: {fact:?}")),
+            (None, Some(fact)) => findings.wrong(|| format!("{device}: never posted: {fact:?}")),
+            _ => {}
+        }
+    }
+}
+
+/// The fields in which two windows differ.
+fn difference(posted: &Stats, found: &Stats) -> String {
+    let fields = |stats: &Stats| {
+        [
+            ("n", stats.n),
+            ("n_speed", stats.n_speed),
+            ("n_moving", stats.n_moving),
+            ("violations", stats.violations),
+            ("sum_ckmh", stats.sum_ckmh),
+            ("sumsq_ckmh2", stats.sumsq_ckmh2),
+            ("pace_sum_ms_per_km", stats.pace_sum_ms_per_km),
+            ("min_ckmh", stats.min_ckmh.map_or(-1, i64::from)),
+            ("max_ckmh", stats.max_ckmh.map_or(-1, i64::from)),
+        ]
+    };
+    let mut parts: Vec<String> = fields(posted)
+        .into_iter()
+        .zip(fields(found))
+        .filter(|(posted, found)| posted != found)
+        .map(|((name, posted), (_, found))| format!("{name} {found} instead of {posted}"))
+        .collect();
+    let maps = [
+        ("histogram", posted.histogram == found.histogram),
+        ("classes", posted.classes == found.classes),
+        ("lanes", posted.lanes == found.lanes),
+    ];
+    let unequal = maps.into_iter().filter(|(_, equal)| !equal);
+    parts.extend(unequal.map(|(name, _)| format!("{name} differ")));
+    parts.join(", ")
+}
+
+/// What a comparison found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// Windows or rows looked at.
+    pub compared: u64,
+    /// Of them, those that are missing, surplus, or different.
+    pub wrong: u64,
+    /// The first of those, in words.
+    pub quoted: Vec<String>,
+}
+
+impl Findings {
+    /// Books a difference.
+    pub fn wrong(&mut self, text: impl FnOnce() -> String) {
+        self.wrong += 1;
+        if self.quoted.len() < QUOTED_MAX {
+            self.quoted.push(text());
+        }
+    }
+
+    /// Adds what another comparison found.
+    pub fn merge(&mut self, other: Self) {
+        self.compared += other.compared;
+        self.wrong += other.wrong;
+        self.quoted.extend(other.quoted);
+        self.quoted.truncate(QUOTED_MAX);
+    }
+
+    /// Something was compared and all of it is equal.
+    #[must_use]
+    pub const fn exact(&self) -> bool {
+        self.wrong == 0 && self.compared > 0
+    }
+}
+
+impl fmt::Display for Findings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} wrong", self.wrong, self.compared)?;
+        self.quoted
+            .iter()
+            .try_for_each(|text| write!(f, "\n    {text}"))
+    }
+}
+
+impl fmt::Display for WindowKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let start = jiff::Timestamp::from_millisecond(self.start_ms).unwrap_or_default();
+        write!(f, "{} {} {start}", self.device, self.interval.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recompute::event::Event;
+
+    fn fact(time: &str, speed: f64) -> Fact {
+        let line = format!(
+            r#"{{"kvfv_id":"a","timestamp":"2025-04-05T{time}Z","vehicle_speed":{speed}}}"#
+        );
+        Event::parse(&line)
+            .expect("an event")
+            .fact()
+            .expect("facts")
+    }
+
+    fn ledger(facts: &[Fact]) -> Ledger {
+        let mut ledger = Ledger::new();
+        facts.iter().for_each(|fact| ledger.add("a", fact.clone()));
+        ledger
+    }
+
+    #[test]
+    fn a_passage_falls_into_one_window_of_each_length() {
+        let windows = ledger(&[fact("10:04:59.999", 80.0), fact("10:05:00", 90.0)]).windows();
+        let sizes: Vec<(&str, i64)> = windows
+            .iter()
+            .map(|(key, stats)| (key.interval.name(), stats.n))
+            .collect();
+        assert_eq!(sizes, [("5m", 1), ("5m", 1), ("1h", 2), ("24h", 2)]);
+    }
+
+    #[test]
+    fn equal_windows_are_exact_and_every_kind_of_difference_is_found() {
+        let posted = ledger(&[fact("10:00:00", 80.0), fact("11:00:00", 90.0)]);
+        assert!(posted.compare_windows(&posted.windows()).exact());
+        let other = ledger(&[fact("10:00:00", 80.01), fact("12:00:00", 90.0)]);
+        let findings = posted.compare_windows(&other.windows());
+        // 10:00 differs, 11:00 is missing, 12:00 is surplus, each for 5 m and 1 h, and the day differs.
+        assert_eq!((findings.compared, findings.wrong), (7, 7), "{findings}");
+        assert!(
+            !ledger(&[]).compare_windows(&Windows::new()).exact(),
+            "nothing was compared"
+        );
+    }
+
+    #[test]
+    fn a_vehicle_stored_twice_or_not_at_all_is_found_among_equal_ones() {
+        let twin = fact("10:00:00", 80.0);
+        let posted = ledger(&[twin.clone(), twin.clone(), fact("10:00:01", 70.0)]);
+        let rows = |facts: &[Fact]| Rows::from([("a".to_owned(), facts.to_vec())]);
+        let all = [fact("10:00:01", 70.0), twin.clone(), twin.clone()];
+        assert!(posted.compare_rows(&rows(&all)).exact());
+        assert_eq!(posted.compare_rows(&rows(&all[..2])).wrong, 1);
+        let twice = [&all[..], &[twin]].concat();
+        assert_eq!(posted.compare_rows(&rows(&twice)).wrong, 1);
+        assert_eq!(posted.compare_rows(&Rows::new()).wrong, 3);
+    }
+}
