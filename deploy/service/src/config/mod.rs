@@ -1,6 +1,6 @@
 //! Configuration: one TOML file, overridden by the environment, all faults named at once.
 //!
-//! The way of a setting: file → [`document`] (a tree that remembers lines) → environment overrides →
+//! The way of a setting: file → `document` (a tree that remembers lines) → environment overrides →
 //! typed struct (serde, `deny_unknown_fields`) → [`Validate`]. What serde refuses is noted, taken out
 //! of the tree and the rest tried again, so that one run shows every fault.
 //!

@@ -1,6 +1,6 @@
 //! TLS from files: one provider, identities, and configurations for both ends.
 //!
-//! Who somebody is stands in the certificate alone: subject CN = name, OU = role ([`identity`]).
+//! Who somebody is stands in the certificate alone: subject CN = name, OU = role ([`PeerIdentity`]).
 //! Units without a battery-backed clock wake up in 1970, so a client judges certificates at
 //! max(clock, build time, last centre time) ([`TimeFloor`]).
 //!
