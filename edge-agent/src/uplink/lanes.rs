@@ -1,0 +1,397 @@
+//! What of each stream waits to be sent, and which of it goes next. Pure.
+//!
+//! Lanes
+//! - **live**: what the stream of this run accepted since the link came up. Goes first, so that
+//!   the centre sees the present while an outage is made up for.
+//! - **backlog**: everything older, oldest stream first, in the bandwidth that live leaves and in a
+//!   share that live cannot take.
+//! - **suspect**: passages whose messages stayed unanswered again and again while others were
+//!   answered. They go last, alone, in ever smaller pieces.
+//!
+//! Invariant: a number is pending, suspect, or in one message, never in two of them.
+
+use std::collections::VecDeque;
+
+use proto::ranges::{Seq, SeqRange, SeqSet};
+use proto::receipt::StreamReceipt;
+use proto::StreamId;
+
+use super::backoff::Millis;
+use crate::buffer::StreamState;
+
+/// Ranges of a stream's cursor from which on nothing jumps the queue any more: each outage during
+/// a drain adds one, and the centre keeps at most [`proto::limits::RANGES_MAX`].
+const LIVE_FIRST_RANGES_MAX: usize = 16;
+
+/// Steps in which the age of the youngest passages is remembered, per wait.
+const ARRIVAL_STEPS: Millis = 16;
+
+/// Whose turn it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Lane {
+    /// Accepted since the link came up.
+    Live,
+    /// Older.
+    Backlog,
+    /// Unanswered too often.
+    Suspect,
+}
+
+/// What waits of one stream.
+#[derive(Debug, Clone)]
+pub struct Queue {
+    /// Which stream.
+    pub stream: StreamId,
+    /// The durable mark.
+    pub accepted_to: u64,
+    /// Passages in its next messages: the configured number, less after a message was too large.
+    pub batch_passages: u64,
+    /// Nothing of it leaves before this time: the centre asked to wait.
+    pub paused_until: Millis,
+    /// How often in a row it asked.
+    pub pauses: u32,
+    current: bool,
+    unsent: SeqSet,
+    settled: SeqSet,
+    /// Refused for ever; the buffer is moving them aside.
+    given_up: SeqSet,
+    /// The buffer did not have them when asked; its next word decides.
+    withheld: SeqSet,
+    pending: SeqSet,
+    suspects: VecDeque<SeqRange>,
+    /// Numbers from here on are live.
+    live_from: u64,
+    arrivals: Arrivals,
+}
+
+impl Queue {
+    /// Nothing waits yet.
+    #[must_use]
+    pub fn new(stream: StreamId, batch_passages: u64) -> Self {
+        Self {
+            stream,
+            accepted_to: 0,
+            batch_passages,
+            paused_until: 0,
+            pauses: 0,
+            current: false,
+            unsent: SeqSet::new(),
+            settled: SeqSet::new(),
+            given_up: SeqSet::new(),
+            withheld: SeqSet::new(),
+            pending: SeqSet::new(),
+            suspects: VecDeque::new(),
+            live_from: 1,
+            arrivals: Arrivals::default(),
+        }
+    }
+
+    /// Takes over what the buffer says, except what is settled meanwhile or `travelling` in
+    /// messages.
+    pub fn observe(
+        &mut self,
+        now: Millis,
+        state: &StreamState,
+        event_wait_ms: Millis,
+        travelling: impl Iterator<Item = SeqRange>,
+    ) {
+        if state.accepted_to > self.accepted_to {
+            self.accepted_to = state.accepted_to;
+            self.arrivals.note(now, state.accepted_to, event_wait_ms / ARRIVAL_STEPS);
+        }
+        self.current = state.current;
+        self.unsent.clone_from(&state.unsent);
+        self.given_up = self.given_up.intersection(&self.unsent);
+        self.withheld = SeqSet::new();
+        self.refresh(travelling);
+    }
+
+    /// Takes over a committed cursor.
+    pub fn settle(&mut self, receipt: &StreamReceipt) {
+        self.settled = self.settled.union(&receipt.stored).union(&receipt.lost);
+        self.pending = self.pending.difference(&self.settled);
+        self.trim_suspects();
+    }
+
+    /// These are the buffer's to move aside.
+    pub fn give_up(&mut self, range: SeqRange) {
+        self.given_up.insert(range);
+        self.pending.remove(range);
+    }
+
+    /// The buffer did not have these when asked.
+    pub fn withhold(&mut self, range: SeqRange) {
+        self.withheld.insert(range);
+    }
+
+    /// Forgets all receipts: the centre that gave them was put back in time.
+    pub fn unsettle(&mut self) {
+        self.settled = SeqSet::new();
+    }
+
+    /// Works out again what is pending.
+    pub fn refresh(&mut self, travelling: impl Iterator<Item = SeqRange>) {
+        self.trim_suspects();
+        let mut pending = self.wanted().difference(&self.withheld);
+        travelling.chain(self.suspects.iter().copied()).for_each(|range| pending.remove(range));
+        self.pending = pending;
+    }
+
+    /// What has to reach the centre, wherever it is now.
+    fn wanted(&self) -> SeqSet {
+        self.unsent.difference(&self.settled).difference(&self.given_up)
+    }
+
+    fn trim_suspects(&mut self) {
+        if self.suspects.is_empty() {
+            return;
+        }
+        let wanted = self.wanted();
+        let kept = self.suspects.iter().flat_map(|suspect| {
+            wanted.intersection(&(*suspect).into()).ranges().to_vec()
+        });
+        self.suspects = kept.collect();
+    }
+
+    /// The link is up: what was accepted before now is backlog from here on.
+    pub fn connected(&mut self) {
+        if self.settled.range_count() < LIVE_FIRST_RANGES_MAX {
+            self.live_from = self.accepted_to + 1;
+        }
+    }
+
+    /// The next run of a lane that may leave now.
+    #[must_use]
+    pub fn next(&self, now: Millis, lane: Lane, event_wait_ms: Millis) -> Option<SeqRange> {
+        if now < self.paused_until {
+            return None;
+        }
+        match lane {
+            Lane::Live if !self.current => None,
+            Lane::Live => {
+                let run = self.run_from(self.live_from)?;
+                let full = run.count() >= self.batch_passages;
+                let due = self.arrivals.due_to(now, event_wait_ms) >= run.first().get();
+                (full || due).then_some(run)
+            }
+            Lane::Backlog => {
+                let run = self.run_from(1)?;
+                if !self.current {
+                    return Some(run);
+                }
+                let before_live = Seq::new(self.live_from.checked_sub(1)?).ok()?;
+                SeqRange::new(run.first(), run.last().min(before_live))
+            }
+            Lane::Suspect => self.suspects.front().copied(),
+        }
+    }
+
+    /// The first pending run at or after a number, cut to one batch.
+    fn run_from(&self, from: u64) -> Option<SeqRange> {
+        let ranges = self.pending.ranges();
+        let place = ranges.partition_point(|range| range.last().get() < from);
+        let run = ranges.get(place)?;
+        let first = run.first().max(Seq::new(from).ok()?);
+        let count = self.batch_passages.min(run.last().get() - first.get() + 1);
+        SeqRange::from_count(first, count).ok()
+    }
+
+    /// A message takes these numbers.
+    pub fn take(&mut self, lane: Lane, range: SeqRange) {
+        self.pending.remove(range);
+        if lane == Lane::Suspect {
+            self.suspects.pop_front();
+        }
+    }
+
+    /// These numbers stayed unanswered too often: both halves wait apart from all others.
+    pub fn suspect(&mut self, range: SeqRange) {
+        let half = range.count() / 2;
+        let halves = Seq::new(range.first().get() + half).ok().map_or([None, Some(range)], |middle| {
+            let front = SeqRange::from_count(range.first(), half).ok();
+            [front, SeqRange::new(middle, range.last())]
+        });
+        for piece in halves.into_iter().flatten() {
+            self.pending.remove(piece);
+            self.suspects.push_back(piece);
+        }
+    }
+
+    /// Whether receipts cover the whole range.
+    #[must_use]
+    pub fn is_settled(&self, range: SeqRange) -> bool {
+        self.settled.contains_range(range)
+    }
+
+    /// Whether the whole range still has to be sent.
+    #[must_use]
+    pub fn is_wanted(&self, range: SeqRange) -> bool {
+        self.wanted().contains_range(range)
+    }
+
+    /// Whether anything waits, suspects included.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.pending.is_empty() && self.suspects.is_empty()
+    }
+
+    /// When something of it may leave that may not now.
+    #[must_use]
+    pub fn timeout(&self, now: Millis, event_wait_ms: Millis) -> Option<Millis> {
+        if self.is_empty() {
+            return None;
+        }
+        if now < self.paused_until {
+            return Some(self.paused_until);
+        }
+        let run = self.current.then(|| self.run_from(self.live_from)).flatten()?;
+        self.arrivals.due_at(run.first().get(), event_wait_ms).filter(|due| *due > now)
+    }
+}
+
+/// When numbers were accepted, coarsely and never too late.
+#[derive(Debug, Clone, Default)]
+struct Arrivals {
+    /// `(to, at)`: numbers up to `to` that no earlier entry covers came at `at` or after.
+    marks: VecDeque<(u64, Millis)>,
+}
+
+impl Arrivals {
+    /// Bounded: two marks at least a step apart can both be younger than a wait at most
+    /// [`ARRIVAL_STEPS`] times, and of the older ones only the last is kept.
+    fn note(&mut self, now: Millis, to: u64, step_ms: Millis) {
+        match self.marks.back_mut() {
+            Some((last, at)) if now <= *at + step_ms => *last = to,
+            _ => self.marks.push_back((to, now)),
+        }
+        let old_from = now.saturating_sub(step_ms * (ARRIVAL_STEPS + 1));
+        while self.marks.get(1).is_some_and(|(_, at)| *at < old_from) {
+            self.marks.pop_front();
+        }
+    }
+
+    /// The last number that has waited long enough.
+    fn due_to(&self, now: Millis, wait_ms: Millis) -> u64 {
+        let due = self.marks.iter().take_while(|(_, at)| at + wait_ms <= now);
+        due.last().map_or(0, |(to, _)| *to)
+    }
+
+    /// When a number has waited long enough.
+    fn due_at(&self, number: u64, wait_ms: Millis) -> Option<Millis> {
+        self.marks.iter().find(|(to, _)| number <= *to).map(|(_, at)| at + wait_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WAIT_MS: Millis = 250;
+
+    fn range(first: u64, last: u64) -> SeqRange {
+        SeqRange::new(Seq::new(first).unwrap(), Seq::new(last).unwrap()).unwrap()
+    }
+
+    fn state(accepted_to: u64, current: bool) -> StreamState {
+        let unsent: SeqSet = range(1, accepted_to).into();
+        StreamState {
+            id: StreamId::from_bytes([1; 16]),
+            current,
+            accepted_to,
+            offered: SeqSet::new(),
+            held: unsent.clone(),
+            unsent,
+            counted: SeqSet::new(),
+            stored: SeqSet::new(),
+            lost: SeqSet::new(),
+            oldest_unsent: None,
+        }
+    }
+
+    fn queue(now: Millis, accepted_to: u64) -> Queue {
+        let mut queue = Queue::new(StreamId::from_bytes([1; 16]), 500);
+        queue.observe(now, &state(accepted_to, true), WAIT_MS, std::iter::empty());
+        queue
+    }
+
+    fn receipt(stored: SeqSet) -> StreamReceipt {
+        let stream = StreamId::from_bytes([1; 16]);
+        StreamReceipt { stream, counted: stored.clone(), stored, lost: SeqSet::new() }
+    }
+
+    #[test]
+    fn a_full_batch_leaves_at_once_and_a_part_after_its_wait() {
+        let queue = queue(1_000, 507);
+        assert_eq!(queue.next(1_000, Lane::Live, WAIT_MS), Some(range(1, 500)));
+        let mut rest = queue;
+        rest.take(Lane::Live, range(1, 500));
+        assert_eq!(rest.next(1_000, Lane::Live, WAIT_MS), None);
+        assert_eq!(rest.timeout(1_000, WAIT_MS), Some(1_250));
+        assert_eq!(rest.next(1_250, Lane::Live, WAIT_MS), Some(range(501, 507)));
+    }
+
+    #[test]
+    fn no_passage_waits_longer_because_others_follow_it() {
+        let mut queue = queue(1_000, 1);
+        for step in 1..100 {
+            let none = std::iter::empty();
+            queue.observe(1_000 + step * 10, &state(1 + step, true), WAIT_MS, none);
+            assert!(queue.arrivals.marks.len() <= 20);
+        }
+        let later = 1_000 + 990;
+        let due = queue.arrivals.due_to(later, WAIT_MS);
+        // Number n arrived at 1,000 + (n - 1) × 10: whoever came 250 ms before is due.
+        assert!(due >= (later - WAIT_MS - 1_000) / 10 + 1, "due to {due}");
+    }
+
+    #[test]
+    fn after_an_outage_the_present_and_the_past_go_side_by_side() {
+        let mut queue = queue(0, 2_000);
+        queue.connected();
+        queue.observe(10, &state(2_100, true), WAIT_MS, std::iter::empty());
+        assert_eq!(queue.next(300, Lane::Live, WAIT_MS), Some(range(2_001, 2_100)));
+        assert_eq!(queue.next(300, Lane::Backlog, WAIT_MS), Some(range(1, 500)));
+        queue.take(Lane::Backlog, range(1, 1_700));
+        assert_eq!(queue.next(300, Lane::Backlog, WAIT_MS), Some(range(1_701, 2_000)));
+    }
+
+    #[test]
+    fn a_ragged_cursor_is_mended_before_anything_jumps_the_queue() {
+        let mut queue = queue(0, 2_000);
+        let holes = (0..20).map(|hole| range(1 + hole * 10, 5 + hole * 10)).collect();
+        queue.settle(&receipt(holes));
+        queue.connected();
+        assert_eq!(queue.next(300, Lane::Live, WAIT_MS), Some(range(6, 10)));
+        assert_eq!(queue.next(300, Lane::Backlog, WAIT_MS), None);
+    }
+
+    #[test]
+    fn settled_travelling_and_suspect_numbers_are_not_pending() {
+        let mut queue = queue(0, 1_000);
+        queue.settle(&receipt(range(1, 100).into()));
+        queue.suspect(range(101, 201));
+        queue.observe(0, &state(1_000, true), WAIT_MS, [range(202, 400)].into_iter());
+        assert_eq!(queue.next(500, Lane::Live, WAIT_MS), Some(range(401, 900)));
+        assert_eq!(queue.next(500, Lane::Suspect, WAIT_MS), Some(range(101, 150)));
+        queue.take(Lane::Suspect, range(101, 150));
+        assert_eq!(queue.next(500, Lane::Suspect, WAIT_MS), Some(range(151, 201)));
+        queue.settle(&receipt(range(1, 300).into()));
+        assert_eq!(queue.next(500, Lane::Suspect, WAIT_MS), None);
+    }
+
+    #[test]
+    fn a_suspect_of_one_passage_is_not_split_away() {
+        let mut queue = queue(0, 10);
+        queue.suspect(range(7, 7));
+        assert_eq!(queue.next(500, Lane::Suspect, WAIT_MS), Some(range(7, 7)));
+    }
+
+    #[test]
+    fn a_pause_holds_every_lane_and_then_ends() {
+        let mut queue = queue(0, 10);
+        queue.paused_until = 5_000;
+        assert_eq!(queue.next(4_999, Lane::Live, WAIT_MS), None);
+        assert_eq!(queue.timeout(4_999, WAIT_MS), Some(5_000));
+        assert_eq!(queue.next(5_000, Lane::Live, WAIT_MS), Some(range(1, 10)));
+    }
+}

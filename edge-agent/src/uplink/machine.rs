@@ -1,0 +1,574 @@
+//! The uplink's mind: what is sent when, what a receipt frees, when the link is tried again. Pure.
+//!
+//! ```text
+//!            buffer state, loaded runs                  connected, receipts, refusals, beacons
+//!  buffer ─────────────────────────────► [ machine ] ◄──────────────────────────────── link
+//!         ◄───────────────────────────── commands ────────────────────────────────────►
+//!            read, receipt, refused                     connect, publish, heartbeat
+//! ```
+//! The shell (`driver`) feeds [`Input`]s with the monotonic time, carries out the [`Command`]s in
+//! order, and calls again with [`Input::Tick`] at [`Machine::timeout`].
+//!
+//! Invariants
+//! 1. Only numbers that the buffer calls durable and unsent are read; what is published was read.
+//! 2. A number is in at most one message ([`super::flight`]) and in at most one place
+//!    ([`super::lanes`]).
+//! 3. Nothing is freed here: a receipt of the unit's own centre in its present life is handed to the
+//!    buffer, every other word is dropped. No acknowledgement of the broker means anything.
+//! 4. Everything unanswered is sent again: after a deadline, on a new link, for a new owner.
+
+use std::collections::VecDeque;
+
+use proto::limits::{FRAME_BYTES_MAX, IN_FLIGHT_BATCHES_MAX};
+use proto::receipt::{Beacon, Centre, Receipt, Refusal, RefusalClass, RefusalReason};
+use proto::{SeqRange, StreamId};
+
+use super::backoff::{Jitter, Millis};
+use super::centre::{Allegiance, Voice};
+use super::exchange::{Command, Input, LinkState, Pace, Tally};
+use super::flight::{Flight, MESSAGES_MAX, Message, MessageId, Phase};
+use super::gate::{Change, Gate, Shut};
+use super::lanes::{Lane, Queue};
+use super::notes::{Note, Notes, SummaryInFlight};
+use crate::buffer::BufferState;
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    pace: Pace,
+    jitter: Jitter,
+    link: LinkState,
+    link_failures: u32,
+    room: bool,
+    allegiance: Allegiance,
+    gate: Gate,
+    queues: Vec<Queue>,
+    flight: Flight,
+    notes: Notes,
+    heartbeat_at: Millis,
+    last_receipt: Option<Millis>,
+    tally: Tally,
+    commands: VecDeque<Command>,
+}
+
+impl Machine {
+    /// Down, to be connected at the first tick. `pinned` is the centre that the buffer knows.
+    #[must_use]
+    pub fn new(pace: Pace, pinned: Option<Centre>, jitter: Jitter) -> Self {
+        Self {
+            pace,
+            jitter,
+            link: LinkState::Down { retry_at: 0 },
+            link_failures: 0,
+            room: true,
+            allegiance: Allegiance::new(pinned),
+            gate: Gate::new(MESSAGES_MAX, pace.probe, pace.open_jitter_ms),
+            queues: Vec::new(),
+            flight: Flight::new(pace.resend),
+            notes: Notes::default(),
+            heartbeat_at: 0,
+            last_receipt: None,
+            tally: Tally::default(),
+            commands: VecDeque::new(),
+        }
+    }
+
+    /// Takes something in. Whatever it leads to waits in [`Machine::poll`].
+    pub fn handle(&mut self, now: Millis, input: Input) {
+        match input {
+            Input::Tick => {}
+            Input::Buffer(state) => self.observe(now, &state),
+            Input::Subscribed => self.subscribed(now),
+            Input::Lost => self.lost(now),
+            Input::Room => self.room = true,
+            Input::Loaded { id, range, bytes } => self.loaded(id, range, bytes),
+            Input::Absent { id } => self.absent(id),
+            Input::NotPublished { id } => self.not_published(id),
+            Input::SummarySent { stream, claimed, seqs } => {
+                let overdue_at = now + self.flight.resend_timeout_ms();
+                self.notes.summary_sent(stream, claimed, seqs, overdue_at);
+            }
+            Input::SummaryAbsent(stream) => self.notes.summary_absent(stream),
+            Input::SummaryNotSent => {
+                self.room = false;
+                self.notes.summary_unsent();
+            }
+            Input::Receipt(receipt) => self.receipt(now, receipt),
+            Input::Refusal(refusal) => self.refusal(now, &refusal),
+            Input::Beacon(beacon) => self.beacon(now, &beacon),
+        }
+        self.pump(now);
+    }
+
+    /// The next thing to do, in order.
+    pub fn poll(&mut self) -> Option<Command> {
+        self.commands.pop_front()
+    }
+
+    /// When to call again with [`Input::Tick`] if nothing happens before.
+    #[must_use]
+    pub fn timeout(&self, now: Millis) -> Option<Millis> {
+        match self.link {
+            LinkState::Down { retry_at } => Some(retry_at),
+            LinkState::Connecting => None,
+            LinkState::Up => {
+                let queues = self.queues.iter();
+                let events = queues.filter_map(|q| q.timeout(now, self.pace.event_wait_ms));
+                let events = events.chain(self.gate.timeout(now)).chain(self.flight.timeout());
+                events.chain(self.notes.timeout(now)).chain([self.heartbeat_at]).min()
+            }
+        }
+    }
+
+    /// Whether the centre can be reached.
+    #[must_use]
+    pub const fn link(&self) -> LinkState {
+        self.link
+    }
+
+    /// Why nothing but probes may leave although the link is up.
+    #[must_use]
+    pub const fn why_shut(&self) -> Option<Shut> {
+        self.gate.why_shut()
+    }
+
+    /// When the last receipt came.
+    #[must_use]
+    pub const fn last_receipt(&self) -> Option<Millis> {
+        self.last_receipt
+    }
+
+    /// The messages without an answer.
+    #[must_use]
+    pub const fn flight(&self) -> &Flight {
+        &self.flight
+    }
+
+    /// What the machine can tell of itself.
+    #[must_use]
+    pub const fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    fn observe(&mut self, now: Millis, state: &BufferState) {
+        let (batch_passages, wait) = (self.pace.batch_passages, self.pace.event_wait_ms);
+        let known = |queue: &Queue| state.streams.iter().any(|stream| stream.id == queue.stream);
+        self.queues.retain(known);
+        for (place, stream) in state.streams.iter().enumerate() {
+            let at = self.queues.iter().position(|queue| queue.stream == stream.id);
+            let mut queue = at.map_or_else(
+                || Queue::new(stream.id, batch_passages),
+                |at| self.queues.remove(at),
+            );
+            queue.observe(now, stream, wait, self.flight.ranges_of(stream.id));
+            self.queues.insert(place.min(self.queues.len()), queue);
+        }
+        self.notes.observe(state);
+    }
+
+    fn subscribed(&mut self, now: Millis) {
+        self.link = LinkState::Up;
+        self.link_failures = 0;
+        self.room = true;
+        self.tally.links += 1;
+        self.gate.subscribed(now);
+        self.flight.age();
+        self.queues.iter_mut().for_each(Queue::connected);
+        self.heartbeat_at = now;
+    }
+
+    fn lost(&mut self, now: Millis) {
+        self.link_failures = self.link_failures.saturating_add(1);
+        self.tally.link_losses += 1;
+        let wait = self.pace.reconnect.wait_ms(self.link_failures, &mut self.jitter);
+        self.link = LinkState::Down { retry_at: now + wait };
+        self.lose_all();
+    }
+
+    /// Whatever is on its way may never arrive.
+    fn lose_all(&mut self) {
+        self.commands.extend(self.flight.lose_all().into_iter().map(Command::Forget));
+        self.notes.lose_all();
+    }
+
+    fn loaded(&mut self, id: MessageId, range: SeqRange, bytes: usize) {
+        let up = self.link == LinkState::Up;
+        let open = self.gate.why_shut().is_none();
+        let Some(message) = self.flight.get_mut(id) else {
+            return self.commands.push_back(Command::Forget(id));
+        };
+        let stream = message.stream;
+        if bytes > FRAME_BYTES_MAX && range.count() > 1 {
+            let half = SeqRange::from_count(range.first(), range.count() / 2);
+            message.range = half.unwrap_or(range);
+            message.phase = Phase::Due;
+            self.commands.push_back(Command::Forget(id));
+        } else if up && (open || message.probe) {
+            message.range = range;
+            message.phase = Phase::Ready { bytes };
+        } else {
+            message.phase = Phase::Due;
+            self.commands.push_back(Command::Forget(id));
+        }
+        self.refresh(stream);
+    }
+
+    /// The buffer has other numbers than it said: its next word decides about these.
+    fn absent(&mut self, id: MessageId) {
+        if let Some(message) = self.flight.remove(id)
+            && let Some(queue) = self.queues.iter_mut().find(|q| q.stream == message.stream)
+        {
+            queue.withhold(message.range);
+        }
+    }
+
+    fn not_published(&mut self, id: MessageId) {
+        self.room = false;
+        if let Some(message) = self.flight.get_mut(id)
+            && let Phase::Sent { bytes, .. } = message.phase
+        {
+            message.phase = Phase::Ready { bytes };
+            message.sendings -= 1;
+            self.tally.messages_sent -= 1;
+            self.tally.messages_resent -= u64::from(message.sendings > 0);
+            self.tally.passages_sent -= message.range.count();
+        }
+    }
+
+    fn receipt(&mut self, now: Millis, receipt: Receipt) {
+        if !self.hear(receipt.centre) {
+            return;
+        }
+        self.tally.receipts += 1;
+        self.last_receipt = Some(now);
+        let mut answered = 0;
+        for stream in &receipt.streams {
+            answered += usize::from(self.notes.settle(stream));
+            let Some(queue) = self.queues.iter_mut().find(|q| q.stream == stream.stream) else {
+                continue;
+            };
+            queue.settle(stream);
+            let settled =
+                self.flight.settle(now, stream.stream, |range| queue.is_settled(range));
+            if !settled.is_empty() {
+                queue.pauses = 0;
+                queue.paused_until = 0;
+                queue.batch_passages = (queue.batch_passages * 2).min(self.pace.batch_passages);
+            }
+            answered += settled.len();
+            for (id, message) in settled {
+                self.tally.messages_answered += 1;
+                self.tally.passages_answered += message.range.count();
+                if matches!(message.phase, Phase::Ready { .. }) {
+                    self.commands.push_back(Command::Forget(id));
+                }
+            }
+        }
+        if answered > 0 || self.gate.why_shut().is_some() {
+            self.gate.answered(now);
+        }
+        self.commands.push_back(Command::Receipt(receipt.centre, receipt.streams));
+    }
+
+    /// Whether the word of this centre counts.
+    fn hear(&mut self, centre: Centre) -> bool {
+        match self.allegiance.hear(centre) {
+            Voice::Ours => true,
+            Voice::Reborn => {
+                self.lose_all();
+                for queue in &mut self.queues {
+                    queue.unsettle();
+                    queue.refresh(self.flight.ranges_of(queue.stream));
+                }
+                true
+            }
+            Voice::Past => {
+                self.tally.foreign += 1;
+                false
+            }
+            Voice::Foreign => {
+                self.tally.foreign += 1;
+                // The buffer raises the alarm; it ignores what it is told.
+                self.commands.push_back(Command::Receipt(centre, Vec::new()));
+                false
+            }
+        }
+    }
+
+    fn beacon(&mut self, now: Millis, beacon: &Beacon) {
+        let known = self.allegiance.known();
+        if !self.hear(beacon.centre) {
+            return;
+        }
+        if known != self.allegiance.known() {
+            self.commands.push_back(Command::Receipt(beacon.centre, Vec::new()));
+        }
+        if self.gate.beacon(now, beacon, &mut self.jitter) == Change::Resend {
+            self.lose_all();
+        }
+    }
+
+    fn refusal(&mut self, now: Millis, refusal: &Refusal) {
+        if !self.hear(refusal.centre) {
+            return;
+        }
+        let Some(range) = refusal.range else { return };
+        if let Some(summary) = self.notes.refused(refusal.stream, range) {
+            return self.summary_refused(now, refusal, &summary);
+        }
+        let named = |m: &Message| m.stream == refusal.stream && m.range == range;
+        let id = self.flight.iter().find(|(_, m)| named(m) && m.sendings > 0).map(|(id, _)| id);
+        match refusal.class {
+            RefusalClass::Later => {
+                self.tally.refused_later += 1;
+                self.wait(now, refusal.stream, refusal.reason, id.is_some());
+            }
+            RefusalClass::Reshape => {
+                self.tally.refused_reshape += 1;
+                self.reshape(now, refusal, range, id.is_some());
+            }
+            RefusalClass::Never => {
+                self.tally.refused_never += 1;
+                if id.is_some() {
+                    let (stream, reason) = (refusal.stream, refusal.reason);
+                    self.commands.push_back(Command::Refused { stream, ranges: vec![range], reason });
+                    let queue = self.queues.iter_mut().find(|queue| queue.stream == stream);
+                    queue.into_iter().for_each(|queue| queue.give_up(range));
+                }
+            }
+        }
+        if let Some(id) = id {
+            self.drop_message(id);
+        }
+    }
+
+    /// The centre asked to wait: all of us, or this stream.
+    fn wait(&mut self, now: Millis, stream: StreamId, reason: RefusalReason, ours: bool) {
+        if matches!(reason, RefusalReason::Overload | RefusalReason::UnknownVersion) {
+            self.gate.refused(now, &mut self.jitter);
+        } else if ours {
+            self.pause(now, stream);
+        } else {
+            let wait = self.pace.probe.wait_ms(1, &mut self.jitter);
+            self.notes.pause(now + self.pace.resend.base_ms + wait);
+        }
+    }
+
+    fn pause(&mut self, now: Millis, stream: StreamId) {
+        if let Some(queue) = self.queues.iter_mut().find(|queue| queue.stream == stream) {
+            queue.pauses = queue.pauses.saturating_add(1);
+            let wait = self.pace.probe.wait_ms(queue.pauses, &mut self.jitter);
+            queue.paused_until = now + wait;
+        }
+    }
+
+    fn reshape(&mut self, now: Millis, refusal: &Refusal, range: SeqRange, ours: bool) {
+        if !ours || range.count() == 1 {
+            // Nothing to make smaller: the next centre build may think otherwise.
+            return self.pause(now, refusal.stream);
+        }
+        if let Some(queue) = self.queues.iter_mut().find(|q| q.stream == refusal.stream) {
+            queue.batch_passages = (range.count() / 2).max(1);
+        }
+    }
+
+    /// The raw passages behind a summary are gone, so it cannot take another form: what is not
+    /// counted is lost.
+    fn summary_refused(&mut self, now: Millis, refusal: &Refusal, summary: &SummaryInFlight) {
+        if refusal.class == RefusalClass::Later {
+            self.tally.refused_later += 1;
+            return self.wait(now, refusal.stream, refusal.reason, false);
+        }
+        match refusal.class {
+            RefusalClass::Never => self.tally.refused_never += 1,
+            _ => self.tally.refused_reshape += 1,
+        }
+        let counted = refusal.counted.clone().unwrap_or_default();
+        let ranges = summary.seqs.difference(&counted).ranges().to_vec();
+        let (stream, reason) = (summary.stream, refusal.reason);
+        self.commands.push_back(Command::Refused { stream, ranges, reason });
+    }
+
+    /// Takes a message apart: its numbers are pending again, unless the buffer says otherwise.
+    fn drop_message(&mut self, id: MessageId) {
+        if let Some(message) = self.flight.remove(id) {
+            if matches!(message.phase, Phase::Ready { .. }) {
+                self.commands.push_back(Command::Forget(id));
+            }
+            self.refresh(message.stream);
+        }
+    }
+
+    fn refresh(&mut self, stream: StreamId) {
+        if let Some(queue) = self.queues.iter_mut().find(|queue| queue.stream == stream) {
+            queue.refresh(self.flight.ranges_of(stream));
+        }
+    }
+
+    /// Starts whatever may start now.
+    fn pump(&mut self, now: Millis) {
+        match self.link {
+            LinkState::Down { retry_at } if retry_at <= now => {
+                self.link = LinkState::Connecting;
+                self.commands.push_back(Command::Connect);
+            }
+            LinkState::Down { .. } | LinkState::Connecting => {}
+            LinkState::Up => {
+                self.expire(now);
+                self.start(now);
+                self.probe(now);
+                self.say(now);
+                self.publish(now);
+            }
+        }
+    }
+
+    fn expire(&mut self, now: Millis) {
+        for (_, message) in self.flight.expire(now) {
+            self.tally.suspects += 1;
+            if let Some(queue) = self.queues.iter_mut().find(|q| q.stream == message.stream) {
+                queue.suspect(message.range);
+            }
+        }
+        // What the buffer or a receipt has cut in the meantime is put together anew.
+        let due = self.flight.iter().filter(|(_, message)| message.phase == Phase::Due);
+        let cut: Vec<_> = due
+            .filter(|(_, m)| {
+                let queue = self.queues.iter().find(|queue| queue.stream == m.stream);
+                !queue.is_some_and(|queue| queue.is_wanted(m.range))
+            })
+            .map(|(id, _)| id)
+            .collect();
+        cut.into_iter().for_each(|id| self.drop_message(id));
+    }
+
+    /// Reads what the window has room for: what was sent before, then live, backlog, suspects.
+    fn start(&mut self, now: Millis) {
+        while self.flight.active(None) < self.gate.window(now) {
+            let Some(id) = self.due(now).or_else(|| self.take_next(now)) else { return };
+            self.read(id);
+        }
+    }
+
+    /// Through a shut gate: one message, the oldest.
+    fn probe(&mut self, now: Millis) {
+        if !self.gate.may_probe(now) {
+            return;
+        }
+        let Some(id) = self.due(now).or_else(|| self.take_next(now)) else { return };
+        if let Some(message) = self.flight.get_mut(id) {
+            message.probe = true;
+        }
+        self.read(id);
+        self.gate.probed(now, &mut self.jitter);
+    }
+
+    fn due(&self, now: Millis) -> Option<MessageId> {
+        let paused = |stream| {
+            let queue = self.queues.iter().find(|queue| queue.stream == stream);
+            queue.is_none_or(|queue| now < queue.paused_until)
+        };
+        let mut due = self.flight.iter().filter(|(_, message)| message.phase == Phase::Due);
+        due.find(|(_, message)| !paused(message.stream)).map(|(id, _)| id)
+    }
+
+    fn take_next(&mut self, now: Millis) -> Option<MessageId> {
+        if self.flight.len() >= MESSAGES_MAX {
+            return None;
+        }
+        let places = [
+            (Lane::Live, IN_FLIGHT_BATCHES_MAX),
+            (Lane::Backlog, IN_FLIGHT_BATCHES_MAX - 1),
+            (Lane::Suspect, 1),
+        ];
+        let wait = self.pace.event_wait_ms;
+        for (lane, places) in places {
+            let taken = self.flight.iter().filter(|(_, message)| message.lane == lane).count();
+            if taken >= places || !self.flight.lane_has_room(lane, 0, self.rivals(now, lane)) {
+                continue;
+            }
+            let found = self.queues.iter_mut().find_map(|queue| {
+                let range = queue.next(now, lane, wait)?;
+                Some((queue, range))
+            });
+            if let Some((queue, range)) = found {
+                queue.take(lane, range);
+                return Some(self.flight.add(queue.stream, range, lane));
+            }
+        }
+        None
+    }
+
+    /// Whether the other lanes have something to send or on its way.
+    fn rivals(&self, now: Millis, lane: Lane) -> bool {
+        let wait = self.pace.event_wait_ms;
+        let other = if lane == Lane::Live { Lane::Backlog } else { Lane::Live };
+        self.flight.active(Some(other)) > 0
+            || self.queues.iter().any(|queue| queue.next(now, other, wait).is_some())
+    }
+
+    fn read(&mut self, id: MessageId) {
+        if let Some(message) = self.flight.get_mut(id) {
+            message.phase = Phase::Reading;
+            let (stream, range) = (message.stream, message.range);
+            self.commands.push_back(Command::Read { id, stream, range });
+        }
+    }
+
+    /// Summaries, losses and heartbeats.
+    fn say(&mut self, now: Millis) {
+        let may_speak = self.gate.window(now) > 0;
+        while may_speak && self.room && let Some(note) = self.notes.next(now) {
+            self.notes.left(&note, now, self.flight.resend_timeout_ms());
+            self.commands.push_back(match note {
+                Note::ReadSummary(stream) => Command::Summary(stream),
+                Note::Losses(stream, losses) => Command::Losses(stream, losses),
+            });
+        }
+        if self.heartbeat_at <= now {
+            self.heartbeat_at = now + self.pace.heartbeat_ms;
+            self.commands.push_back(Command::Heartbeat);
+        }
+    }
+
+    /// Hands framed messages to the link, oldest first. One for which there is no room holds back
+    /// those behind it, so that none starves.
+    fn publish(&mut self, now: Millis) {
+        let open = self.gate.window(now) > 0;
+        let ready: Vec<_> = self
+            .flight
+            .iter()
+            .filter_map(|(id, message)| match message.phase {
+                Phase::Ready { bytes } => Some((id, message.lane, bytes, message.probe)),
+                Phase::Due | Phase::Reading | Phase::Sent { .. } => None,
+            })
+            .collect();
+        for (id, lane, bytes, probe) in ready {
+            if !open && !probe {
+                self.put_off(id);
+                continue;
+            }
+            if !self.room || !self.flight.has_room(bytes) {
+                return;
+            }
+            if !self.flight.lane_has_room(lane, bytes, self.rivals(now, lane)) {
+                continue;
+            }
+            self.flight.sent(id, now, &mut self.jitter);
+            if let Some(message) = self.flight.get_mut(id) {
+                self.tally.messages_sent += 1;
+                self.tally.messages_resent += u64::from(message.sendings > 1);
+                self.tally.passages_sent += message.range.count();
+            }
+            self.commands.push_back(Command::Publish(id));
+        }
+    }
+
+    /// The gate shut while this was being framed: it is framed anew when it may leave.
+    fn put_off(&mut self, id: MessageId) {
+        if let Some(message) = self.flight.get_mut(id) {
+            message.phase = Phase::Due;
+            self.commands.push_back(Command::Forget(id));
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! The way up: from the buffer to the centre and, by receipt, back.
+//!
+//! [`machine`] decides, with [`lanes`] (what next), [`flight`] (what is on its way), [`gate`]
+//! (whether the centre wants it), [`notes`] (what is said of passages no longer held), [`centre`]
+//! (whose word counts), [`frontier`] and [`backoff`]: all pure, told the time and the dice.
+//!
+//! Invariant of the whole: nothing here is a queue of passages. Whatever is on its way still lies
+//! in the buffer, and only a receipt frees it.
+
+pub mod backoff;
+pub mod centre;
+pub mod exchange;
+pub mod flight;
+pub mod frontier;
+pub mod gate;
+pub mod lanes;
+pub mod machine;
+pub mod notes;
