@@ -159,7 +159,10 @@ pub struct RawConfig {
 
 impl Default for RawConfig {
     fn default() -> Self {
-        Self { enabled: true, retention_days: 90 }
+        Self {
+            enabled: true,
+            retention_days: 90,
+        }
     }
 }
 
@@ -176,7 +179,10 @@ pub struct LeaseConfig {
 
 impl Default for LeaseConfig {
     fn default() -> Self {
-        Self { ttl_ms: 10_000, renew_ms: 3_000 }
+        Self {
+            ttl_ms: 10_000,
+            renew_ms: 3_000,
+        }
     }
 }
 
@@ -202,11 +208,20 @@ pub struct ApiConfig {
     pub listen: SocketAddr,
     /// Connections at a time, 1 to 10,000; further ones wait.
     pub connections_max: usize,
+    /// Windows in one answer, 1 to 100,000; a question for more is refused (422). 10,000 windows of
+    /// 5 minutes are 34 days and about 2.5 MB.
+    pub windows_max: u32,
+    /// Web origins (`https://dash.example`) whose pages may read the API in a browser; `*` for all.
+    /// Empty: none but the API's own.
+    pub allow_origins: Vec<String>,
 }
 
 impl Default for ApiConfig {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8_080)), connections_max: 512 }
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8_080)),
+            connections_max: 512, windows_max: 10_000, allow_origins: Vec::new(),
+        }
     }
 }
 
@@ -220,7 +235,9 @@ pub struct OpsConfig {
 
 impl Default for OpsConfig {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9_102)) }
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 9_102)),
+        }
     }
 }
 
@@ -271,7 +288,10 @@ pub struct LogConfig {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { format: LogFormat::Text, level: "info".to_owned() }
+        Self {
+            format: LogFormat::Text,
+            level: "info".to_owned(),
+        }
     }
 }
 
@@ -294,24 +314,65 @@ impl Validate for Config {
         let windows = &self.windows;
         faults.within("windows.horizon_days", windows.horizon_days, 3, 36_500);
         faults.within("windows.ahead_minutes", windows.ahead_minutes, 0, 60);
-        faults.within("windows.flush_interval_ms", windows.flush_interval_ms, 50, 60_000);
-        faults.within("windows.flush_passages_max", windows.flush_passages_max, 1_000, 100_000_000);
+        faults.within(
+            "windows.flush_interval_ms",
+            windows.flush_interval_ms,
+            50,
+            60_000,
+        );
+        faults.within(
+            "windows.flush_passages_max",
+            windows.flush_passages_max,
+            1_000,
+            100_000_000,
+        );
         let (retention, horizon) = (self.raw.retention_days, windows.horizon_days);
         faults.unless(retention > horizon, "raw.retention_days", || {
             format!("{retention} days is not above windows.horizon_days = {horizon}")
         });
         faults.within("lease.ttl_ms", self.lease.ttl_ms, 1_000, 60_000);
-        faults.within("lease.renew_ms", self.lease.renew_ms, 100, self.lease.ttl_ms / 3);
+        faults.within(
+            "lease.renew_ms",
+            self.lease.renew_ms,
+            100,
+            self.lease.ttl_ms / 3,
+        );
         faults.within("api.connections_max", self.api.connections_max, 1, 10_000);
+        faults.within("api.windows_max", self.api.windows_max, 1, 100_000);
+        for (place, origin) in self.api.allow_origins.iter().enumerate() {
+            faults.unless(is_origin(origin), &format!("api.allow_origins[{place}]"), || {
+                format!("{origin:?} is neither * nor an origin such as https://dash.example:8443")
+            });
+        }
         let limits = &self.limits;
         let (least, most) = (8 * FRAME_BYTES_MAX, 64 << 30);
-        faults.within("limits.intake_bytes_max", limits.intake_bytes_max, least, most);
+        faults.within(
+            "limits.intake_bytes_max",
+            limits.intake_bytes_max,
+            least,
+            most,
+        );
         let least = u32::try_from(2 * IN_FLIGHT_BATCHES_MAX).unwrap_or(u32::MAX);
-        faults.within("limits.device_frames_max", limits.device_frames_max, least, 10_000);
+        faults.within(
+            "limits.device_frames_max",
+            limits.device_frames_max,
+            least,
+            10_000,
+        );
         faults.within("limits.devices_max", limits.devices_max, 1, 10_000_000);
-        faults.within("limits.windows_cached_max", limits.windows_cached_max, 1_000, 100_000_000);
+        faults.within(
+            "limits.windows_cached_max",
+            limits.windows_cached_max,
+            1_000,
+            100_000_000,
+        );
         faults.within("limits.decode_threads", limits.decode_threads, 0, 1_024);
-        faults.within("limits.rejected_per_day_max", limits.rejected_per_day_max, 0, 10_000_000);
+        faults.within(
+            "limits.rejected_per_day_max",
+            limits.rejected_per_day_max,
+            0,
+            10_000_000,
+        );
         if let Err(error) = check_level(&self.log.level) {
             faults.0.push(Fault::new("log.level", error.to_string()));
         }
@@ -327,11 +388,23 @@ impl Config {
     }
 }
 
+/// Scheme, host and perhaps port, as browsers send it, without a path.
+fn is_origin(text: &str) -> bool {
+    let host = ["http://", "https://"].iter().find_map(|scheme| text.strip_prefix(scheme));
+    let plain = |host: &str| {
+        !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/')
+    };
+    text == "*" || host.is_some_and(plain)
+}
+
 /// Host and port of `host:port` or `[v6]:port`.
 #[must_use]
 pub fn split_address(address: &str) -> Option<(&str, u16)> {
     let (host, port) = address.rsplit_once(':')?;
-    let host = host.strip_prefix('[').and_then(|v6| v6.strip_suffix(']')).unwrap_or(host);
+    let host = host
+        .strip_prefix('[')
+        .and_then(|v6| v6.strip_suffix(']'))
+        .unwrap_or(host);
     let port = port.parse().ok().filter(|port| *port != 0)?;
     (!host.is_empty()).then_some((host, port))
 }
@@ -388,13 +461,22 @@ mod tests {
             .replace("localhost:8883", "localhost");
         let faults = read(&text).unwrap_err();
         let keys: Vec<&str> = faults.faults().iter().map(|fault| fault.key()).collect();
-        assert_eq!(keys, ["mqtt.address", "raw.retention_days", "lease.renew_ms"]);
-        assert!(faults.faults().iter().all(|fault| fault.line().is_some()), "{faults}");
+        assert_eq!(
+            keys,
+            ["mqtt.address", "raw.retention_days", "lease.renew_ms"]
+        );
+        assert!(
+            faults.faults().iter().all(|fault| fault.line().is_some()),
+            "{faults}"
+        );
     }
 
     #[test]
     fn addresses_are_split_into_host_and_port() {
-        assert_eq!(split_address("broker.example:8883"), Some(("broker.example", 8_883)));
+        assert_eq!(
+            split_address("broker.example:8883"),
+            Some(("broker.example", 8_883))
+        );
         assert_eq!(split_address("[::1]:1883"), Some(("::1", 1_883)));
         for bad in ["broker", "broker:", ":8883", "broker:0", "broker:99999"] {
             assert_eq!(split_address(bad), None, "{bad}");

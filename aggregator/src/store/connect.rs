@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::{
+    ClientWrapper, Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime,
+};
 use rustls::ClientConfig;
 use secrecy::{ExposeSecret, SecretString};
 use service::tasks::TaskSet;
@@ -16,6 +18,7 @@ use tokio_postgres::{Client, Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::config::DatabaseConfig;
+use crate::store::reader::READER_SESSION;
 
 /// Until a connection stands.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -143,7 +146,8 @@ impl Target {
         }
     }
 
-    /// A pool for readers. Connections are made when they are needed.
+    /// A pool for readers, whose sessions have the rights of a reader ([`READER_SESSION`]).
+    /// Connections are made when they are needed.
     ///
     /// # Errors
     /// When its settings contradict each other.
@@ -157,8 +161,14 @@ impl Target {
             Some(tls) => Manager::from_config(config, tls.clone(), recycle),
             None => Manager::from_config(config, NoTls, recycle),
         };
+        let reader_session = Hook::async_fn(|client: &mut ClientWrapper, _| {
+            Box::pin(async move {
+                client.batch_execute(READER_SESSION).await.map_err(HookError::Backend)
+            })
+        });
         let pool = Pool::builder(manager)
             .max_size(size)
+            .post_create(reader_session)
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(POOL_TIMEOUT))
             .create_timeout(Some(CONNECT_TIMEOUT))

@@ -1,6 +1,8 @@
-//! The database: how it is reached ([`connect`]), what stands in it ([`schema`]).
+//! The database: how it is reached ([`connect`]), what stands in it ([`schema`]), and
+//! how it is asked ([`reader`]).
 //!
 //! Writing is the business of [`crate::commit`], which alone knows what a flush is.
 
 pub mod connect;
+pub mod reader;
 pub mod schema;

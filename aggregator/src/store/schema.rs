@@ -71,6 +71,10 @@ fn migrations(storage: Storage) -> Result<Vec<Migration>, refinery::Error> {
     [
         ("V1__tables", include_str!("migrations/V1__tables.sql")),
         ("V2__passage", passage),
+        ("V3__views", include_str!("migrations/V3__views.sql")),
+        ("V4__roles", include_str!("migrations/V4__roles.sql")),
+        ("V3__views", include_str!("migrations/V3__views.sql")),
+        ("V4__roles", include_str!("migrations/V4__roles.sql")),
     ]
     .into_iter()
     .map(|(name, sql)| Migration::unapplied(name, sql))

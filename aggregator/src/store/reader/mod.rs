@@ -1,0 +1,149 @@
+//! Reads what the API answers with, through the views and with the rights of `verst_reader` alone.
+//!
+//! One prepared statement per question, so that everything in an answer is of one snapshot: the
+//! windows, the longer windows that the totals are put together from, and how far the unit is final.
+//!
+//! Invariants: nothing is written; every wait has a limit; text from outside reaches the database as
+//! a parameter, never as SQL.
+
+mod cover;
+mod device;
+mod instant;
+mod speed;
+mod totals;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::{Object, Pool, PoolError};
+use tokio_postgres::Row;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::{FromSql, ToSql};
+
+pub use cover::{Cover, Interval};
+pub use device::DeviceRow;
+pub use speed::{SpeedRows, WindowRow};
+pub use totals::{HistogramError, Sums, Totals};
+
+/// Until an answer has arrived, beyond the statement timeout of the session: a network that is
+/// silent must not hold a request for ever.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a reader's session sets for itself. The role is taken where the login may take it: a
+/// migration without the right to create roles leaves none, and then the session is at least
+/// read-only.
+pub const READER_SESSION: &str = "
+    SET default_transaction_read_only = on;
+    SET statement_timeout = '5s';
+    SELECT set_config('role', rolname, false) FROM pg_roles
+    WHERE rolname = 'verst_reader' AND pg_has_role(rolname, 'MEMBER')";
+
+/// Why there is no answer, by what the caller can do.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// No connection, or it broke: come back.
+    #[error("the database is away: {0}")]
+    Away(String),
+    /// All connections are taken: come back.
+    #[error("all connections to the database are busy")]
+    Busy,
+    /// The statement took too long: ask for less, or come back.
+    #[error("the database did not answer in time")]
+    TimedOut,
+    /// Neither waiting nor asking differently helps.
+    #[error("the database answered with what this program does not understand: {0}")]
+    Fault(String),
+}
+
+/// Questions to the database. Clones share one pool of connections.
+#[derive(Clone)]
+pub struct Reader {
+    pool: Pool,
+    speed_statements: Arc<[String; 3]>,
+}
+
+impl Reader {
+    /// Over a pool whose sessions began with [`READER_SESSION`].
+    #[must_use]
+    pub fn new(pool: Pool) -> Self {
+        let speed_statements = Arc::new(Interval::ALL.map(speed::statement));
+        Self { pool, speed_statements }
+    }
+
+    /// Runs one prepared statement; once more on a fresh connection when the first was found dead,
+    /// as all are after a restart of the database.
+    async fn query(
+        &self,
+        statement: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, ReadError> {
+        match self.query_once(statement, parameters).await {
+            Err(Attempt::Dead) => self.query_once(statement, parameters).await,
+            done => done,
+        }
+        .map_err(|attempt| match attempt {
+            Attempt::Dead => ReadError::Away("the connection broke twice".to_owned()),
+            Attempt::Failed(error) => error,
+        })
+    }
+
+    async fn query_once(
+        &self,
+        statement: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, Attempt> {
+        let client = self.pool.get().await.map_err(|error| match error {
+            PoolError::Timeout(deadpool_postgres::TimeoutType::Wait) => {
+                Attempt::Failed(ReadError::Busy)
+            }
+            PoolError::Backend(error) => Attempt::Failed(failed(&error)),
+            other => Attempt::Failed(ReadError::Away(other.to_string())),
+        })?;
+        let asked = async {
+            let prepared = client.prepare_cached(statement).await?;
+            client.query(&prepared, parameters).await
+        };
+        match tokio::time::timeout(ANSWER_TIMEOUT, asked).await {
+            Ok(Ok(rows)) => Ok(rows),
+            Ok(Err(error)) if error.is_closed() => Err(Attempt::Dead),
+            Ok(Err(error)) => Err(Attempt::Failed(failed(&error))),
+            Err(_) => {
+                // The statement may still run: this connection is not for the next request.
+                drop(Object::take(client));
+                Err(Attempt::Failed(ReadError::TimedOut))
+            }
+        }
+    }
+}
+
+enum Attempt {
+    Dead,
+    Failed(ReadError),
+}
+
+/// Sorts an error of the database by what helps. Errors without a code are those of the connection.
+fn failed(error: &tokio_postgres::Error) -> ReadError {
+    let Some(answer) = error.as_db_error() else {
+        return ReadError::Away(chain(error));
+    };
+    let code = answer.code();
+    if *code == SqlState::QUERY_CANCELED {
+        return ReadError::TimedOut;
+    }
+    // Connection, resources, operator intervention, system: passing. Login refused: an operator
+    // must act, and the caller can do nothing but come back.
+    let passing = ["08", "28", "53", "57", "58"].iter().any(|class| code.code().starts_with(class));
+    if passing { ReadError::Away(chain(error)) } else { ReadError::Fault(chain(error)) }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |error| error.source())
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
+}
+
+/// A column of a row; an error when it does not have the type that the views promise.
+fn column<'a, T: FromSql<'a>>(row: &'a Row, place: usize) -> Result<T, ReadError> {
+    row.try_get(place).map_err(|error| ReadError::Fault(chain(&error)))
+}
