@@ -1,5 +1,6 @@
 //! Buffers the passages of one camera unit and forwards them until the centre has committed them.
 
 pub mod buffer;
+pub mod config;
 pub mod ingest;
 pub mod uplink;

@@ -1,0 +1,485 @@
+//! Settings: one TOML file, overridden by `VERST_AGENT__…` variables.
+//!
+//! `deploy/config/edge-agent.toml` shows every key with its default. A function takes the section
+//! that it needs, never the whole.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use proto::DeviceId;
+use proto::limits::BATCH_PASSAGES_MAX;
+use serde::Deserialize;
+use service::config::{ConfigFaults, Fault, Validate};
+use service::logging::{LogFormat, check_level};
+use service::serve::Endpoint;
+
+use crate::buffer::QuotaPolicy;
+
+/// Prefix of the environment variables that override the file.
+pub const ENV_PREFIX: &str = "VERST_AGENT";
+
+/// Where the socket of `edge-agent status` lies unless the file says otherwise.
+pub const STATUS_SOCKET: &str = "/run/verst/edge-agent.sock";
+
+const MIB: u64 = 1024 * 1024;
+
+/// Everything that the agent can be told.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Who this unit is.
+    pub device: DeviceConfig,
+    /// The door for passages.
+    #[serde(default)]
+    pub ingest: IngestConfig,
+    /// What becomes of number plates.
+    #[serde(default)]
+    pub plates: PlatesConfig,
+    /// Where passages wait.
+    pub buffer: BufferConfig,
+    /// The way to the centre.
+    pub uplink: UplinkConfig,
+    /// The socket of `edge-agent status`.
+    #[serde(default)]
+    pub status: StatusConfig,
+    /// The operator's pages.
+    #[serde(default)]
+    pub ops: OpsConfig,
+    /// Logging.
+    #[serde(default)]
+    pub log: LogConfig,
+}
+
+/// `[device]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceConfig {
+    /// The unit's name, `[A-Za-z0-9_-]{1,64}`: the `kvfv_id` of its passages and the CN of its
+    /// certificate. With another CN the agent refuses to start.
+    pub id: DeviceId,
+}
+
+/// `[ingest]`: `POST /v1/passages`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IngestConfig {
+    /// `address:port` or `unix:/path`. Whoever can connect can post passages in the unit's name.
+    pub listen: Endpoint,
+    /// Allows an address that other machines can reach. Needs `token_file`, since such a door is
+    /// plain HTTP.
+    pub allow_remote: bool,
+    /// A file with the token that requests must bear (`Authorization: Bearer …`), 16 to 512 bytes.
+    pub token_file: Option<PathBuf>,
+    /// Connections at a time, 1 to 4,096; further ones wait.
+    pub connections_max: usize,
+    /// Bytes of one request's body, 4 KiB to 64 MiB; more is refused with 413.
+    pub body_bytes_max: usize,
+    /// How far ahead of the unit's clock an event may be, in seconds, 0 to 3,600.
+    pub ahead_s: u32,
+}
+
+impl Default for IngestConfig {
+    fn default() -> Self {
+        Self {
+            listen: Endpoint::Tcp(([127, 0, 0, 1], 8480).into()),
+            allow_remote: false,
+            token_file: None,
+            connections_max: 256,
+            body_bytes_max: 8 * 1024 * 1024,
+            ahead_s: 300,
+        }
+    }
+}
+
+/// `[plates]`: applied before a passage touches the disk.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PlatesConfig {
+    /// `keep`, `drop` or `hash`. Default: `hash` when there is a key file, otherwise `drop`.
+    pub policy: Option<PlatePolicy>,
+    /// A file with the key of the hash (HMAC-SHA-256, cut to 8 bytes), at least 32 bytes. Units
+    /// with the same key give a plate the same hash.
+    pub key_file: Option<PathBuf>,
+    /// How often the same plate gets another hash.
+    pub rotation: Rotation,
+}
+
+/// What becomes of number plates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PlatePolicy {
+    /// Sent as text.
+    Keep,
+    /// Never written anywhere.
+    Drop,
+    /// Replaced by a keyed hash.
+    Hash,
+}
+
+/// How often the same plate gets another hash.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rotation {
+    /// Never.
+    None,
+    /// Each UTC day: trips can be linked within a day.
+    #[default]
+    Day,
+    /// Each UTC month.
+    Month,
+}
+
+/// `[buffer]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BufferConfig {
+    /// Where passages wait until the centre has them. On a file system that honours fsync; not a
+    /// RAM disk.
+    pub directory: PathBuf,
+    /// Logical bytes that may wait, at least 1 MiB; the files take up to 2.3 times as much.
+    /// Default: a ninth of the file system, so that the files take at most a quarter.
+    #[serde(default)]
+    pub quota_bytes: Option<u64>,
+    /// Bytes of the file system that are left free, at least 1 MiB.
+    #[serde(default = "default_free_floor_bytes")]
+    pub free_floor_bytes: u64,
+    /// At the quota: `drop_oldest` keeps the windows exact and loses raw passages, `refuse_new`
+    /// answers 503.
+    #[serde(default)]
+    pub policy: QuotaPolicy,
+    /// How long a lone passage waits for company before its fsync, in ms, 0 to 1,000. At 12
+    /// passages a second flash takes 12 GB of writes a day without, 7 with 100, 4 with 250, 1.1
+    /// with 1,000. Dense traffic never waits.
+    #[serde(default = "default_linger_ms")]
+    pub linger_ms: u64,
+    /// How long opening the store may take before it is moved aside as damaged, in seconds, 5 to
+    /// 600.
+    #[serde(default = "default_open_timeout_s")]
+    pub open_timeout_s: u64,
+}
+
+/// `[uplink]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UplinkConfig {
+    /// `host:port` of the broker; MQTT 3.1.1 over TLS.
+    pub broker: String,
+    /// The name in the broker's certificate, where it is not the host above.
+    #[serde(default)]
+    pub server_name: Option<String>,
+    /// The certificates under which the broker is accepted, PEM.
+    pub ca: PathBuf,
+    /// The unit's own certificate and those that lead to the root, PEM: CN = `device.id`, OU =
+    /// `unit`. Taken over anew with each connection.
+    pub certificate: PathBuf,
+    /// Its private key, PEM, mode 600.
+    pub key: PathBuf,
+    /// Passages in one message, 1 to 4,096. Fewer cost bytes, more cost freshness after a loss.
+    #[serde(default = "default_batch_passages")]
+    pub batch_passages: u32,
+    /// How long a passage waits for company before a message leaves with less, in ms, 0 to 60,000.
+    /// Longer saves bytes on the link: at 12 passages a second 250 sends 345,600 messages a day.
+    #[serde(default = "default_event_wait_ms")]
+    pub event_wait_ms: u64,
+    /// From one heartbeat to the next, in seconds, 1 to 3,600.
+    #[serde(default = "default_heartbeat_s")]
+    pub heartbeat_s: u64,
+    /// The longest pause between two attempts to connect, in seconds, 1 to 3,600.
+    #[serde(default = "default_reconnect_max_s")]
+    pub reconnect_max_s: u64,
+    /// The least time that a receipt is waited for before a message is sent again, in seconds, 1 to
+    /// 600. Four times the usual time counts when that is longer.
+    #[serde(default = "default_resend_min_s")]
+    pub resend_min_s: u64,
+    /// How late the camera may hand a passage over, in hours, 1 to 720. Windows turn `final` this
+    /// much later; a passage later still revises a final window.
+    #[serde(default = "default_camera_delay_h")]
+    pub camera_delay_h: u32,
+}
+
+/// `[status]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StatusConfig {
+    /// The unix socket that `edge-agent status` asks; owner and group may.
+    pub socket: PathBuf,
+}
+
+impl Default for StatusConfig {
+    fn default() -> Self {
+        Self { socket: STATUS_SOCKET.into() }
+    }
+}
+
+/// `[ops]`: `/metrics`, `/healthz`, `/readyz`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OpsConfig {
+    /// `address:port` or `unix:/path`; not for the public.
+    pub listen: Endpoint,
+}
+
+impl Default for OpsConfig {
+    fn default() -> Self {
+        Self { listen: Endpoint::Tcp(([127, 0, 0, 1], 9101).into()) }
+    }
+}
+
+/// `[log]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// `text` or `json`.
+    pub format: LogFormat,
+    /// `error` to `trace`, or directives for each module.
+    pub level: String,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, level: "info".to_owned() }
+    }
+}
+
+const fn default_free_floor_bytes() -> u64 {
+    256 * MIB
+}
+
+const fn default_linger_ms() -> u64 {
+    50
+}
+
+const fn default_open_timeout_s() -> u64 {
+    60
+}
+
+const fn default_batch_passages() -> u32 {
+    500
+}
+
+const fn default_event_wait_ms() -> u64 {
+    250
+}
+
+const fn default_heartbeat_s() -> u64 {
+    30
+}
+
+const fn default_reconnect_max_s() -> u64 {
+    60
+}
+
+const fn default_resend_min_s() -> u64 {
+    30
+}
+
+const fn default_camera_delay_h() -> u32 {
+    24
+}
+
+/// Reads the file, overridden by the environment, and checks everything.
+///
+/// # Errors
+/// All faults, each with its line.
+pub fn load(path: &Path) -> Result<Config, ConfigFaults> {
+    service::config::load(path, ENV_PREFIX)
+}
+
+impl BufferConfig {
+    /// How long a lone passage waits for company.
+    #[must_use]
+    pub const fn linger(&self) -> Duration {
+        Duration::from_millis(self.linger_ms)
+    }
+
+    /// How long opening the store may take.
+    #[must_use]
+    pub const fn open_timeout(&self) -> Duration {
+        Duration::from_secs(self.open_timeout_s)
+    }
+}
+
+impl UplinkConfig {
+    /// Host and port of the broker.
+    #[must_use]
+    pub fn broker(&self) -> Option<(&str, u16)> {
+        split_address(&self.broker)
+    }
+}
+
+/// Host and port of `host:port` or `[v6]:port`.
+fn split_address(address: &str) -> Option<(&str, u16)> {
+    let (host, port) = address.rsplit_once(':')?;
+    let host = host.strip_prefix('[').and_then(|v6| v6.strip_suffix(']')).unwrap_or(host);
+    let port = port.parse().ok().filter(|port| *port != 0)?;
+    (!host.is_empty()).then_some((host, port))
+}
+
+impl Validate for Config {
+    fn faults(&self) -> Vec<Fault> {
+        let mut faults = Faults(Vec::new());
+        faults.ingest(&self.ingest);
+        let plates = &self.plates;
+        let hash_without_key = plates.policy == Some(PlatePolicy::Hash) && plates.key_file.is_none();
+        faults.unless(!hash_without_key, "plates.policy", || {
+            "hash needs plates.key_file".to_owned()
+        });
+        let buffer = &self.buffer;
+        faults.unless(buffer.directory.is_absolute(), "buffer.directory", || {
+            format!("{} is not an absolute path", buffer.directory.display())
+        });
+        if let Some(quota) = buffer.quota_bytes {
+            faults.within("buffer.quota_bytes", quota, MIB, 1 << 50);
+        }
+        faults.within("buffer.free_floor_bytes", buffer.free_floor_bytes, MIB, 1 << 50);
+        faults.within("buffer.linger_ms", buffer.linger_ms, 0, 1_000);
+        faults.within("buffer.open_timeout_s", buffer.open_timeout_s, 5, 600);
+        faults.uplink(&self.uplink);
+        faults.unless(self.status.socket.is_absolute(), "status.socket", || {
+            format!("{} is not an absolute path", self.status.socket.display())
+        });
+        if let Err(error) = check_level(&self.log.level) {
+            faults.0.push(Fault::new("log.level", error.to_string()));
+        }
+        faults.0
+    }
+}
+
+struct Faults(Vec<Fault>);
+
+impl Faults {
+    fn ingest(&mut self, ingest: &IngestConfig) {
+        self.within("ingest.connections_max", ingest.connections_max, 1, 4_096);
+        self.within("ingest.body_bytes_max", ingest.body_bytes_max, 4 * 1024, 64 * 1024 * 1024);
+        self.within("ingest.ahead_s", ingest.ahead_s, 0, 3_600);
+        if ingest.listen.is_local() {
+            return;
+        }
+        self.unless(ingest.allow_remote, "ingest.listen", || {
+            let listen = &ingest.listen;
+            format!("{listen} can be reached from other machines: set ingest.allow_remote = true")
+        });
+        self.unless(ingest.token_file.is_some(), "ingest.token_file", || {
+            "missing: a door for other machines needs a token".to_owned()
+        });
+    }
+
+    fn uplink(&mut self, uplink: &UplinkConfig) {
+        self.unless(uplink.broker().is_some(), "uplink.broker", || {
+            format!("{:?} is not host:port", uplink.broker)
+        });
+        let batch_max = u32::try_from(BATCH_PASSAGES_MAX).unwrap_or(u32::MAX);
+        self.within("uplink.batch_passages", uplink.batch_passages, 1, batch_max);
+        self.within("uplink.event_wait_ms", uplink.event_wait_ms, 0, 60_000);
+        self.within("uplink.heartbeat_s", uplink.heartbeat_s, 1, 3_600);
+        self.within("uplink.reconnect_max_s", uplink.reconnect_max_s, 1, 3_600);
+        self.within("uplink.resend_min_s", uplink.resend_min_s, 1, 600);
+        self.within("uplink.camera_delay_h", uplink.camera_delay_h, 1, 720);
+        if let Some(name) = &uplink.server_name {
+            let known = rustls::pki_types::ServerName::try_from(name.as_str()).is_ok();
+            self.unless(known, "uplink.server_name", || {
+                format!("{name:?} is neither a host name nor an IP address")
+            });
+        }
+    }
+
+    fn unless(&mut self, holds: bool, key: &str, problem: impl FnOnce() -> String) {
+        if !holds {
+            self.0.push(Fault::new(key, problem()));
+        }
+    }
+
+    fn within<T>(&mut self, key: &str, value: T, least: T, most: T)
+    where
+        T: PartialOrd + std::fmt::Display,
+    {
+        let holds = least <= value && value <= most;
+        self.unless(holds, key, || format!("{value} is outside {least} to {most}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHIPPED: &str = include_str!("../../deploy/config/edge-agent.toml");
+
+    fn parse(text: &str) -> Result<Config, String> {
+        let parsed = service::config::parse(Path::new("a.toml"), text, ENV_PREFIX, []);
+        parsed.map_err(|faults| faults.to_string())
+    }
+
+    fn faulty(section: &str, lines: &str) -> String {
+        let needed = [
+            ("device", "id = \"KV1\"\n"),
+            ("buffer", "directory = \"/b\"\n"),
+            ("uplink", "broker = \"b:1\"\nca = \"/a\"\ncertificate = \"/c\"\nkey = \"/k\"\n"),
+        ];
+        let mut text: String = needed
+            .iter()
+            .map(|(name, keys)| {
+                let more = if *name == section { lines } else { "" };
+                format!("[{name}]\n{keys}{more}\n")
+            })
+            .collect();
+        if !needed.iter().any(|(name, _)| *name == section) {
+            text.push_str(&format!("[{section}]\n{lines}\n"));
+        }
+        parse(&text).map_or_else(|faults| faults, |_| String::new())
+    }
+
+    #[test]
+    fn the_shipped_file_states_every_default() {
+        let shipped = parse(SHIPPED).unwrap();
+        let commented = SHIPPED.replace("\n# ", "\n#! ").replace("\n#", "\n").replace("\n! ", "\n# ");
+        let spelled_out = parse(&commented).unwrap();
+        let show = |config: &Config| {
+            let mut config = config.clone();
+            // Without a default: shown as examples.
+            config.ingest.token_file = None;
+            config.plates = PlatesConfig::default();
+            config.buffer.quota_bytes = None;
+            config.uplink.server_name = None;
+            format!("{config:#?}")
+        };
+        assert_eq!(show(&shipped), show(&spelled_out));
+    }
+
+    #[test]
+    fn a_door_for_other_machines_needs_consent_and_a_token() {
+        let open = "listen = \"0.0.0.0:8480\"\n";
+        let faults = faulty("ingest", open);
+        assert!(faults.contains("ingest.allow_remote = true"), "{faults}");
+        assert!(faults.contains("ingest.token_file: missing"), "{faults}");
+        let consent = "allow_remote = true\ntoken_file = \"/t\"\n";
+        assert_eq!(faulty("ingest", &format!("{open}{consent}")), "");
+        assert_eq!(faulty("ingest", "listen = \"unix:/run/x.sock\"\n"), "");
+    }
+
+    #[test]
+    fn values_beyond_their_range_are_faults_of_their_key() {
+        for (section, line, fault) in [
+            ("device", "colour = 1", "device.colour"),
+            ("uplink", "batch_passages = 0", "uplink.batch_passages: 0 is outside 1 to 4096"),
+            ("uplink", "event_wait_ms = 60001", "uplink.event_wait_ms"),
+            ("uplink", "server_name = \"a b\"", "uplink.server_name"),
+            ("buffer", "quota_bytes = 1", "buffer.quota_bytes"),
+            ("plates", "policy = \"hash\"", "plates.policy: hash needs plates.key_file"),
+            ("status", "socket = \"x\"", "status.socket: x is not an absolute path"),
+            ("log", "level = \"loud=loud\"", "log.level"),
+        ] {
+            let faults = faulty(section, line);
+            assert!(faults.contains(fault), "{line}: {faults}");
+        }
+    }
+
+    #[test]
+    fn all_faults_are_named_with_their_lines() {
+        let text = "[device]\nid = \"a/b\"\n[buffer]\ndirectory = \"b\"\n[uplink]\nbroker = \"b\"\n\
+                    ca = \"/a\"\ncertificate = \"/c\"\nkey = \"/k\"\n";
+        let faults = parse(text).unwrap_err();
+        for fault in ["a.toml:2: device.id", "a.toml:4: buffer.directory", "a.toml:6: uplink.broker"] {
+            assert!(faults.contains(fault), "{faults}");
+        }
+    }
+}
