@@ -8,7 +8,11 @@
 
 pub mod clock;
 pub mod fleet;
+pub mod pki;
 pub mod postgres;
 pub mod process;
+pub mod programs;
 pub mod recompute;
+pub mod synthetic;
+pub mod system;
 pub mod workdir;

@@ -13,6 +13,7 @@
 use std::fmt::Write as _;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
+use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -36,6 +37,11 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 const STOPPED_WITHIN: Duration = Duration::from_secs(30);
 /// Another program may take the free port before the server does.
 const PORT_ATTEMPTS: usize = 3;
+
+/// Linux gives outgoing connections ports from 32,768 on.
+const PORTS: Range<u16> = 15_000..32_000;
+/// So many taken ports in a row mean that something else is wrong.
+const PORT_DRAWS: usize = 100;
 
 /// How the cluster behaves.
 #[derive(Debug, Clone)]
@@ -438,14 +444,21 @@ fn account() -> Result<Option<(&'static str, u32, u32)>, ClusterError> {
     found.map(Some).ok_or(ClusterError::NoAccount)
 }
 
-/// A port of 127.0.0.1 that nobody has at this moment.
+/// A port of 127.0.0.1 that nobody has at this moment, from below the range of outgoing
+/// connections: while its server is down nobody else gets it by chance.
 ///
 /// # Errors
 /// No port can be bound.
 pub fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
-        .local_addr()?
-        .port())
+    let mut last = io::Error::from(io::ErrorKind::AddrInUse);
+    for _ in 0..PORT_DRAWS {
+        let port = rand::random_range(PORTS);
+        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            Ok(_) => return Ok(port),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 /// `postmaster.pid`: line 1 the process, line 8 `ready` once connections are taken.

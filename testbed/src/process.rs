@@ -10,7 +10,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::OpenOptions;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::OnceLock;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
@@ -87,7 +87,7 @@ impl Launch {
         self
     }
 
-    /// The command behind `setpriv`, which replaces itself by the program: the child's id is the program's.
+    /// The command behind `setpriv`, which replaces itself by the program and so has its id.
     fn command(&self) -> Command {
         let mut command = Command::new("setpriv");
         if let Some(account) = &self.account {
@@ -125,20 +125,31 @@ impl Launch {
     /// # Errors
     /// [`RunError`] with its standard error when it does not succeed.
     pub fn run(&self) -> Result<String, RunError> {
-        let fault = |problem: String| RunError {
-            name: self.name.clone(),
-            problem,
-        };
-        let mut command = self.command();
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let output = spawn_lasting(command)
-            .and_then(Child::wait_with_output)
-            .map_err(|error| fault(error.to_string()))?;
+        let output = self.output()?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
-            return Err(fault(format!("{}: {}", output.status, said.trim())));
+            return Err(self.fault(&format!("{}: {}", output.status, said.trim())));
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Runs it to its end, however it ends.
+    ///
+    /// # Errors
+    /// [`RunError`] when it cannot be started.
+    pub fn output(&self) -> Result<Output, RunError> {
+        let mut command = self.command();
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        spawn_lasting(command)
+            .and_then(Child::wait_with_output)
+            .map_err(|error| self.fault(&error.to_string()))
+    }
+
+    fn fault(&self, problem: &str) -> RunError {
+        RunError {
+            name: self.name.clone(),
+            problem: problem.to_owned(),
+        }
     }
 }
 

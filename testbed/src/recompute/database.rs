@@ -6,7 +6,7 @@ use futures_util::TryStreamExt;
 use serde_json::Value;
 use tokio_postgres::{Client, Row};
 
-use super::event::{Fact, canonical};
+use super::event::{Fact, PlateFact, canonical};
 use super::ledger::{Findings, Rows, Windows};
 use super::stats::{Interval, LaneStats, Stats, WindowKey};
 
@@ -115,7 +115,7 @@ fn counts<K: Ord>(pairs: impl Iterator<Item = (K, i32)>) -> BTreeMap<K, i64> {
 pub async fn rows(client: &Client) -> Result<Rows, tokio_postgres::Error> {
     let sql = "SELECT d.device, (extract(epoch FROM p.event_time) * 1000)::int8, p.speed_ckmh,
                       p.lane, p.direction, p.vehicle_class, p.length_cm, p.speed_limit_kmh,
-                      p.confidence_permille, p.violation, p.plate, p.extra::text
+                      p.confidence_permille, p.violation, p.plate, p.extra::text, p.plate_hash
                FROM passage p JOIN device d USING (device_key)";
     let found = client.query_raw(sql, std::iter::empty::<i32>()).await?;
     let mut found = std::pin::pin!(found);
@@ -132,7 +132,11 @@ pub async fn rows(client: &Client) -> Result<Rows, tokio_postgres::Error> {
             speed_limit_kmh: row.get(7),
             confidence_permille: row.get(8),
             violation: row.get(9),
-            plate: row.get(10),
+            plate: match (row.get(10), row.get(12)) {
+                (Some(text), _) => PlateFact::Text(text),
+                (None, Some(hash)) => PlateFact::Hash(hash),
+                (None, None) => PlateFact::Absent,
+            },
             extra: extra.map(|text| {
                 let value: Value = serde_json::from_str(&text).unwrap_or_default();
                 canonical(&value)

@@ -1,6 +1,7 @@
 //! ● One posted event in the customer's format, as the facts that the database must know of it.
 
 use jiff::Timestamp;
+use proto::{Passage, Plate};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -50,6 +51,17 @@ pub struct Event {
     pub extra: Map<String, Value>,
 }
 
+/// What the unit kept of a plate.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PlateFact {
+    /// Nothing.
+    Absent,
+    /// As read.
+    Text(String),
+    /// A keyed hash.
+    Hash(Vec<u8>),
+}
+
 /// What is known of one vehicle, in the units of the database. Two equal facts are two vehicles.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Fact {
@@ -71,8 +83,8 @@ pub struct Fact {
     pub confidence_permille: Option<i16>,
     /// Violation.
     pub violation: bool,
-    /// The plate where it is kept as text.
-    pub plate: Option<String>,
+    /// The plate as the unit kept it.
+    pub plate: PlateFact,
     /// The extra fields in one spelling, see [`canonical`].
     pub extra: Option<String>,
 }
@@ -132,9 +144,36 @@ impl Event {
             speed_limit_kmh: self.speed_limit.map(i16::from),
             confidence_permille: self.confidence.map(|share| short(scaled(share, 1_000.0))),
             violation: self.violation.unwrap_or(false),
-            plate: self.plate_number.clone(),
+            plate: self
+                .plate_number
+                .clone()
+                .map_or(PlateFact::Absent, PlateFact::Text),
             extra: (!self.extra.is_empty()).then(|| canonical(&extra)),
         })
+    }
+}
+
+impl From<&Passage> for Fact {
+    /// What a simulated unit posts is not JSON: the facts of its passage as it was generated.
+    fn from(passage: &Passage) -> Self {
+        let extra = passage.extra.as_ref().map(|text| serde_json::from_str(text));
+        Self {
+            event_ms: passage.event_time.as_millis(),
+            speed_ckmh: passage.speed.map(|speed| i32::from(speed.centi_kmh())),
+            lane: passage.lane.map(|lane| i16::from(lane.get())),
+            direction: passage.direction.map(|direction| i16::from(direction.code())),
+            vehicle_class: passage.vehicle_class.map(|class| i16::from(class.get())),
+            length_cm: passage.length.map(|length| short(i32::from(length.get()))),
+            speed_limit_kmh: passage.speed_limit.map(|limit| i16::from(limit.get())),
+            confidence_permille: passage.confidence.map(|share| short(i32::from(share.get()))),
+            violation: passage.violation,
+            plate: match &passage.plate {
+                Plate::Absent => PlateFact::Absent,
+                Plate::Text(text) => PlateFact::Text(text.as_str().to_owned()),
+                Plate::Hash(hash) => PlateFact::Hash(hash.to_vec()),
+            },
+            extra: extra.map(|value| canonical(&value.unwrap_or_default())),
+        }
     }
 }
 
@@ -196,7 +235,7 @@ mod tests {
             speed_limit_kmh: None,
             confidence_permille: Some(987),
             violation: false,
-            plate: Some("A123БВ68".to_owned()),
+            plate: PlateFact::Text("A123БВ68".to_owned()),
             extra: Some(r#"{"camera":{"a":[2,"x"],"b":1}}"#.to_owned()),
         };
         assert_eq!(fact, expected);

@@ -162,6 +162,7 @@ const fn real(whole: i64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::recompute::event::PlateFact;
 
     fn fact(speed_ckmh: Option<i32>, lane: i16) -> Fact {
         Fact {
@@ -174,7 +175,7 @@ mod tests {
             speed_limit_kmh: None,
             confidence_permille: None,
             violation: speed_ckmh > Some(10_000),
-            plate: None,
+            plate: PlateFact::Absent,
             extra: None,
         }
     }

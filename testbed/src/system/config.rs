@@ -1,0 +1,188 @@
+//! ● The TOML that each program is started with. Text in, text out; `mod.rs` writes the files.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use toml::{Table, Value};
+
+use super::agent::Place;
+use crate::pki::{BROKER_HOST, Pki};
+
+/// The longest pause between two attempts of an agent to connect, in seconds.
+const RECONNECT_MAX_S: i64 = 2;
+/// How long an agent waits for a receipt before it sends again, in seconds: the least allowed is
+/// right where the way takes microseconds, and a lost batch should not make a test wait.
+const RESEND_MIN_S: i64 = 3;
+/// Bytes of the disk that agents leave free.
+const FREE_FLOOR_BYTES: i64 = 16 * 1024 * 1024;
+/// By the database's clock: how long the shards of a killed aggregator wait for the next one.
+const LEASE_TTL_MS: i64 = 2_000;
+/// How often a lease is renewed.
+const LEASE_RENEW_MS: i64 = 500;
+/// How often the broker looks for changed certificates, in seconds.
+const RELOAD_INTERVAL_S: i64 = 1;
+
+/// Days that raw passages are kept beyond the horizon.
+pub(super) const RAW_DAYS_BEYOND: i64 = 30;
+
+/// What the whole system is asked to do differently from the defaults.
+#[derive(Debug, Clone)]
+pub struct Tuning {
+    /// How old a passage may be, in days; raw passages are kept [`RAW_DAYS_BEYOND`] longer.
+    pub horizon_days: u32,
+    /// From one flush to the next.
+    pub flush_interval_ms: u32,
+    /// Bytes that one agent may hold.
+    pub buffer_quota_bytes: u32,
+    /// Log level of all programs.
+    pub log_level: &'static str,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            horizon_days: 60,
+            flush_interval_ms: 1_000,
+            buffer_quota_bytes: 512 * 1024 * 1024,
+            log_level: "info",
+        }
+    }
+}
+
+/// `[section] key = value …`
+fn section(pairs: impl IntoIterator<Item = (&'static str, Value)>) -> Value {
+    Value::Table(
+        pairs
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value))
+            .collect::<Table>(),
+    )
+}
+
+fn file(sections: impl IntoIterator<Item = (&'static str, Value)>) -> String {
+    let table: Table = sections
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect();
+    table.to_string()
+}
+
+fn path(path: &Path) -> Value {
+    Value::from(path.display().to_string())
+}
+
+fn log(tuning: &Tuning) -> Value {
+    section([("level", tuning.log_level.into())])
+}
+
+/// For `broker run`.
+#[must_use]
+pub(super) fn broker(tuning: &Tuning, pki: &Pki, listen: SocketAddr, ops: SocketAddr) -> String {
+    file([
+        (
+            "listen",
+            section([
+                ("address", listen.to_string().into()),
+                ("certificate", path(&pki.certificate("broker"))),
+                ("key", path(&pki.key("broker"))),
+                ("client_ca", path(&pki.ca())),
+                ("crl", path(&pki.crl())),
+                ("reload_interval_s", RELOAD_INTERVAL_S.into()),
+            ]),
+        ),
+        ("ops", section([("address", ops.to_string().into())])),
+        ("log", log(tuning)),
+    ])
+}
+
+/// For `aggregator run`.
+#[must_use]
+pub(super) fn aggregator(
+    tuning: &Tuning,
+    pki: &Pki,
+    name: &str,
+    broker_port: u16,
+    database_url: &str,
+    (api, ops): (SocketAddr, SocketAddr),
+) -> String {
+    file([
+        (
+            "mqtt",
+            section([
+                ("address", format!("{BROKER_HOST}:{broker_port}").into()),
+                ("ca", path(&pki.ca())),
+                ("certificate", path(&pki.certificate(name))),
+                ("key", path(&pki.key(name))),
+            ]),
+        ),
+        ("database", section([("url", database_url.into())])),
+        (
+            "windows",
+            section([
+                ("horizon_days", i64::from(tuning.horizon_days).into()),
+                (
+                    "flush_interval_ms",
+                    i64::from(tuning.flush_interval_ms).into(),
+                ),
+            ]),
+        ),
+        (
+            "raw",
+            section([(
+                "retention_days",
+                (i64::from(tuning.horizon_days) + RAW_DAYS_BEYOND).into(),
+            )]),
+        ),
+        (
+            "lease",
+            section([
+                ("ttl_ms", LEASE_TTL_MS.into()),
+                ("renew_ms", LEASE_RENEW_MS.into()),
+            ]),
+        ),
+        ("api", section([("listen", api.to_string().into())])),
+        ("ops", section([("listen", ops.to_string().into())])),
+        ("log", log(tuning)),
+    ])
+}
+
+/// For `edge-agent run`. Plates are kept as they are, so that raw rows can be compared whole.
+#[must_use]
+pub(super) fn agent(
+    tuning: &Tuning,
+    pki: &Pki,
+    device: &str,
+    broker_port: u16,
+    place: &Place,
+) -> String {
+    file([
+        ("device", section([("id", device.into())])),
+        (
+            "ingest",
+            section([("listen", place.door.to_string().into())]),
+        ),
+        ("plates", section([("policy", "keep".into())])),
+        (
+            "buffer",
+            section([
+                ("directory", path(&place.buffer)),
+                ("quota_bytes", i64::from(tuning.buffer_quota_bytes).into()),
+                ("free_floor_bytes", FREE_FLOOR_BYTES.into()),
+            ]),
+        ),
+        (
+            "uplink",
+            section([
+                ("broker", format!("{BROKER_HOST}:{broker_port}").into()),
+                ("ca", path(&pki.ca())),
+                ("certificate", path(&pki.certificate(device))),
+                ("key", path(&pki.key(device))),
+                ("reconnect_max_s", RECONNECT_MAX_S.into()),
+                ("resend_min_s", RESEND_MIN_S.into()),
+            ]),
+        ),
+        ("status", section([("socket", path(&place.status))])),
+        ("ops", section([("listen", place.ops.to_string().into())])),
+        ("log", log(tuning)),
+    ])
+}

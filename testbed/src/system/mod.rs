@@ -1,0 +1,437 @@
+//! The whole of Verst on one machine: the real programs as processes, on private ports, under a
+//! certificate authority and a database of their own.
+//!
+//! ```text
+//! Camera ──POST──► edge-agent (one process per unit) ──TLS──► broker ──► aggregator ──► Cluster
+//! ```
+//!
+//! Each program gets a generated TOML file and logs into the working directory; every wait has a
+//! limit, and every error quotes the log's last lines. Each program may be killed, paused, stopped
+//! and started again at any time; its port stays its own.
+//!
+//! Invariants: nothing started here outlives this process, not even after SIGKILL
+//! ([`crate::process`]); nothing is left on the disk ([`crate::workdir`]).
+
+mod agent;
+mod config;
+mod database;
+mod server;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+pub use agent::Agent;
+pub use config::Tuning;
+pub use database::Database;
+pub use server::Server;
+
+use crate::pki::Pki;
+use crate::postgres::{Cluster, ClusterError, Options as ClusterOptions, free_port};
+use crate::process::{Launch, RunError};
+use crate::programs::{MissingProgram, Programs};
+use crate::recompute::{Findings, Ledger, database as tables};
+use crate::workdir::WorkDir;
+
+/// A cold start on a busy machine of two cores stays far below.
+pub const READY_WITHIN: Duration = Duration::from_secs(60);
+/// An orderly stop: last flush, last receipts, goodbye.
+pub const STOPPED_WITHIN: Duration = Duration::from_secs(30);
+/// The name of the first aggregator.
+pub const CENTRE: &str = "centre-1";
+/// The name of the second certificate of a centre, for whoever starts a second aggregator.
+pub const SECOND_CENTRE: &str = "centre-2";
+/// The database.
+const DATABASE: &str = "verst";
+/// How often totals are read while waiting for them.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// What to start.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Units that get a real agent each.
+    pub agents: Vec<String>,
+    /// Further units that get a certificate only.
+    pub units: Vec<String>,
+    /// What differs from the programs' defaults.
+    pub tuning: Tuning,
+    /// How the database runs.
+    pub cluster: ClusterOptions,
+}
+
+/// Why the system is not as it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum SystemError {
+    /// Not built.
+    #[error(transparent)]
+    Missing(#[from] MissingProgram),
+    /// The database server.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// A command that should have succeeded.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// A file, directory, port or process.
+    #[error("cannot start the system: {0}")]
+    Io(#[from] io::Error),
+    /// A query.
+    #[error("database: {0}")]
+    Database(#[from] tokio_postgres::Error),
+    /// HTTP.
+    #[error("http: {0}")]
+    Http(#[from] reqwest::Error),
+    /// A program ended by itself.
+    #[error("{name} ended with {status}; {log}")]
+    Ended {
+        /// Which.
+        name: String,
+        /// How.
+        status: ExitStatus,
+        /// Its last lines.
+        log: String,
+    },
+    /// A program does not come up.
+    #[error("{name} is not ready after {within:?}, it answers: {answer}; {log}")]
+    NotReady {
+        /// Which.
+        name: String,
+        /// How long was waited.
+        within: Duration,
+        /// What its page says.
+        answer: String,
+        /// Its last lines.
+        log: String,
+    },
+    /// Passages did not arrive.
+    #[error("{wanted} passages were accepted, after {within:?} there are {found:?}; {logs}")]
+    NotSettled {
+        /// Accepted.
+        wanted: u64,
+        /// What the tables hold.
+        found: tables::Totals,
+        /// How long was waited.
+        within: Duration,
+        /// Last lines of the programs.
+        logs: String,
+    },
+}
+
+/// The running system; dropped = everything ended and removed.
+///
+/// The order of the fields is the order of the end: programs, database, files.
+#[derive(Debug)]
+pub struct System {
+    /// The agents by the name of their unit.
+    pub agents: BTreeMap<String, Agent>,
+    /// The aggregator.
+    pub aggregator: Server,
+    /// The broker.
+    pub broker: Server,
+    /// The database server.
+    pub cluster: Cluster,
+    /// The certificates.
+    pub pki: Pki,
+    programs: Programs,
+    tuning: Tuning,
+    broker_address: SocketAddr,
+    api: SocketAddr,
+    database_url: String,
+    http: reqwest::Client,
+    directory: WorkDir,
+}
+
+impl System {
+    /// Starts everything and waits until all of it is ready. The crypto provider must be installed
+    /// (`service::tls::install_crypto_provider`); must run on a multi-threaded runtime.
+    ///
+    /// # Errors
+    /// [`SystemError`], which says what did not come up and why.
+    pub async fn start(options: Options) -> Result<Self, SystemError> {
+        let programs = Programs::find()?;
+        let directory = WorkDir::new("system")?;
+        let home = directory.path();
+        let (pki, cluster, database_url) = tokio::task::block_in_place(|| {
+            let pki = Pki::create(&programs, &home.join("pki"))?;
+            pki.centre(CENTRE)?;
+            pki.centre(SECOND_CENTRE)?;
+            let units = options.agents.iter().chain(&options.units);
+            pki.units(&units.map(String::as_str).collect::<Vec<_>>())?;
+            let cluster = Cluster::start(options.cluster)?;
+            let url = cluster.database(DATABASE)?;
+            Ok::<_, SystemError>((pki, cluster, url))
+        })?;
+        let http = reqwest::Client::builder().no_proxy().build()?;
+
+        let (broker_address, ops) = (loopback()?, loopback()?);
+        let text = config::broker(&options.tuning, &pki, broker_address, ops);
+        let mut broker = server(home, "broker", &programs.broker(), &text, ops, &http)?;
+        broker.start()?;
+        broker.ready(READY_WITHIN).await?;
+
+        let (api, ops) = (loopback()?, loopback()?);
+        let port = broker_address.port();
+        let text = config::aggregator(
+            &options.tuning,
+            &pki,
+            CENTRE,
+            port,
+            &database_url,
+            (api, ops),
+        );
+        let mut aggregator = server(home, CENTRE, &programs.aggregator(), &text, ops, &http)?;
+        aggregator.start()?;
+        aggregator.ready(READY_WITHIN).await?;
+
+        let mut system = Self {
+            agents: BTreeMap::new(),
+            aggregator,
+            broker,
+            cluster,
+            pki,
+            programs,
+            tuning: options.tuning,
+            broker_address,
+            api,
+            database_url,
+            http,
+            directory,
+        };
+        for device in &options.agents {
+            let agent = system.make_agent(device)?;
+            system.agents.insert(device.clone(), agent);
+        }
+        for agent in system.agents.values_mut() {
+            agent.server.start()?;
+        }
+        for agent in system.agents.values_mut() {
+            agent.server.ready(READY_WITHIN).await?;
+        }
+        Ok(system)
+    }
+
+    fn make_agent(&self, device: &str) -> Result<Agent, SystemError> {
+        let home = self.directory.path();
+        let (door, ops) = (loopback()?, loopback()?);
+        let place = agent::Place {
+            buffer: home.join(format!("buffer-{device}")),
+            status: home.join(format!("{device}.sock")),
+            door,
+            ops,
+        };
+        let port = self.broker_address.port();
+        let text = config::agent(&self.tuning, &self.pki, device, port, &place);
+        let program = self.programs.agent();
+        let server = server(home, device, &program, &text, ops, &self.http)?;
+        let config = config_path(home, device);
+        Ok(Agent::new(
+            device,
+            server,
+            program,
+            config,
+            door,
+            self.http.clone(),
+        ))
+    }
+
+    /// Another aggregator on the same database and broker, not started yet: its name is
+    /// [`SECOND_CENTRE`]. Also returns where its API will be.
+    ///
+    /// # Errors
+    /// No port or no file.
+    pub fn second_aggregator(&self) -> Result<(Server, SocketAddr), SystemError> {
+        let (api, ops) = (loopback()?, loopback()?);
+        let (port, url) = (self.broker_address.port(), &self.database_url);
+        let text = config::aggregator(
+            &self.tuning,
+            &self.pki,
+            SECOND_CENTRE,
+            port,
+            url,
+            (api, ops),
+        );
+        let home = self.directory.path();
+        let program = self.programs.aggregator();
+        let server = server(home, SECOND_CENTRE, &program, &text, ops, &self.http)?;
+        Ok((server, api))
+    }
+
+    /// Where clients of the broker connect.
+    #[must_use]
+    pub fn broker_address(&self) -> SocketAddr {
+        self.broker_address
+    }
+
+    /// A path of the REST API as a URL.
+    #[must_use]
+    pub fn api(&self, path: &str) -> String {
+        format!("http://{}/{}", self.api, path.trim_start_matches('/'))
+    }
+
+    /// The client for all HTTP to the system.
+    #[must_use]
+    pub fn http(&self) -> &reqwest::Client {
+        &self.http
+    }
+
+    /// The superuser's URL of the database.
+    #[must_use]
+    pub fn database_url(&self) -> &str {
+        &self.database_url
+    }
+
+    /// The directory with configuration and logs.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// A connection to the database, as superuser.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn database(&self) -> Result<Database, SystemError> {
+        Ok(Database::connect(&self.database_url).await?)
+    }
+
+    /// Waits until every accepted passage is counted (or rejected, or booked as lost) and every
+    /// counted one is stored.
+    ///
+    /// # Errors
+    /// They are not within the limit; the text holds what is there and the logs' last lines.
+    pub async fn settled(&self, wanted: u64, within: Duration) -> Result<(), SystemError> {
+        let deadline = tokio::time::Instant::now() + within;
+        loop {
+            let database = self.database().await?;
+            let found = tables::totals(database.client()).await?;
+            let decided = found.counted + found.rejected + found.lost;
+            if decided >= wanted && found.stored >= found.counted {
+                return Ok(());
+            }
+            if tokio::time::Instant::now() >= deadline {
+                let logs = self.log_tails();
+                return Err(SystemError::NotSettled {
+                    wanted,
+                    found,
+                    within,
+                    logs,
+                });
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// The last lines of all logs.
+    #[must_use]
+    pub fn log_tails(&self) -> String {
+        let agents = self.agents.values().map(|agent| &agent.server);
+        let servers = [&self.broker, &self.aggregator].into_iter().chain(agents);
+        servers.map(Server::log_tail).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Compares every window and every raw row with the ledger.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn judge(&self, ledger: &Ledger) -> Result<Verdict, SystemError> {
+        let database = self.database().await?;
+        let (found, percentiles) = tables::windows(database.client()).await?;
+        let mut windows = ledger.compare_windows(&found);
+        // A wrong percentile is a wrong window.
+        windows.wrong += percentiles.wrong;
+        windows.quoted.extend(percentiles.quoted);
+        let rows = ledger.compare_rows(&tables::rows(database.client()).await?);
+        let totals = tables::totals(database.client()).await?;
+        Ok(Verdict {
+            windows,
+            rows,
+            totals,
+        })
+    }
+
+    /// Stops everything in order: cameras' side first, so that nothing is cut off.
+    ///
+    /// # Errors
+    /// Names what had to be killed or ended badly.
+    pub fn stop(mut self) -> Result<(), SystemError> {
+        tokio::task::block_in_place(|| {
+            let agents = self.agents.values_mut().map(|agent| &mut agent.server);
+            for server in agents.chain([&mut self.aggregator, &mut self.broker]) {
+                match server.stop(STOPPED_WITHIN) {
+                    Some(status) if status.success() => {}
+                    Some(status) => {
+                        let (name, log) = (server.name().to_owned(), server.log_tail());
+                        return Err(SystemError::Ended { name, status, log });
+                    }
+                    None => {
+                        return Err(SystemError::NotReady {
+                            name: server.name().to_owned(),
+                            within: STOPPED_WITHIN,
+                            answer: "it did not stop".to_owned(),
+                            log: server.log_tail(),
+                        });
+                    }
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+/// What a comparison of the whole database with the ledger found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// Windows of all lengths, with their percentiles.
+    pub windows: Findings,
+    /// Raw rows.
+    pub rows: Findings,
+    /// What the tables hold in total.
+    pub totals: tables::Totals,
+}
+
+impl Verdict {
+    /// Every window and every raw row is as posted.
+    #[must_use]
+    pub const fn exact(&self) -> bool {
+        self.windows.exact() && self.rows.exact()
+    }
+}
+
+impl std::fmt::Display for Verdict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "windows: {}\nraw rows: {}\ntotals: {:?}",
+            self.windows, self.rows, self.totals
+        )
+    }
+}
+
+/// An address of this machine that nobody else has.
+fn loopback() -> io::Result<SocketAddr> {
+    Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?)))
+}
+
+fn config_path(home: &Path, name: &str) -> std::path::PathBuf {
+    home.join(format!("{name}.toml"))
+}
+
+/// Writes a program's settings and prepares its start.
+fn server(
+    home: &Path,
+    name: &str,
+    program: &Path,
+    config: &str,
+    ops: SocketAddr,
+    http: &reqwest::Client,
+) -> Result<Server, SystemError> {
+    let path = config_path(home, name);
+    std::fs::write(&path, config)?;
+    let log = home.join(format!("{name}.log"));
+    let launch = Launch::new(name, program, &log)
+        .args(["run", "--config"])
+        .arg(&path);
+    Ok(Server::new(name, launch, &log, ops, http.clone()))
+}
