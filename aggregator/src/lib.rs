@@ -2,10 +2,11 @@
 //!
 //! A passage's way: [`intake`] (from the broker, decoded and folded on threads) → [`commit`] (one
 //! owner plans against committed state and writes one transaction per flush, then sends receipts),
-//! with the arithmetic of [`window`] → [`store`] (tables) → the API.
+//! with the arithmetic of [`window`] → [`store`] (tables) → the [`api`].
 //!
 //! Invariants: nothing is receipted before its COMMIT; planning sees committed state only; every
 //! transaction proves the fencing token of each shard that it touches.
 
+pub mod api;
 pub mod config;
 pub mod store;

@@ -140,15 +140,14 @@ mod tests {
     use super::*;
 
     fn stats(speeds: &[u16]) -> SpeedStats {
-        let passages: Vec<Passage> = speeds
-            .iter()
-            .map(|centi| Passage {
+        let mut batch = PassageBatch::new();
+        for centi in speeds {
+            batch.push(&Passage {
                 event_time: EventTime::from_millis(1_000),
                 speed: Speed::from_centi_kmh(*centi),
                 ..Passage::default()
-            })
-            .collect();
-        let batch = PassageBatch::from_passages(&passages).unwrap();
+            });
+        }
         fold(&batch, |_| true).remove(0).stats
     }
 

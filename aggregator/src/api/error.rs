@@ -1,0 +1,86 @@
+//! Everything that the API can refuse or fail with, as RFC 9457 problem documents.
+
+use axum::http::StatusCode;
+use proto::device::DeviceIdError;
+use service::problem::Problem;
+
+use super::range::RangeError;
+use crate::store::reader::ReadError;
+
+/// When to come back after the database was away.
+const AWAY_RETRY_S: u32 = 5;
+/// When to come back after it was only busy.
+const BUSY_RETRY_S: u32 = 1;
+
+/// A parameter that cannot be understood.
+pub(super) fn parameter(name: &str, problem: impl Into<String>) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "invalid-parameter", "Invalid parameter")
+        .detail(format!("{name}: {}", problem.into()))
+        .with("parameter", name)
+}
+
+/// A name that no unit can have.
+pub(super) fn unit_name(error: &DeviceIdError) -> Problem {
+    parameter("kvfv_id", error.to_string())
+}
+
+/// A unit that the centre does not know.
+pub(super) fn unknown_unit(kvfv_id: &str) -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "unknown-unit", "Unknown unit")
+        .detail(format!("the centre has never heard of a unit {kvfv_id:?}; GET /kvfv lists them"))
+        .with("kvfv_id", kvfv_id)
+}
+
+/// No such page.
+pub(super) fn no_such_page(path: &str) -> Problem {
+    let shown: String = path.chars().take(200).collect();
+    Problem::new(StatusCode::NOT_FOUND, "no-such-page", "No such page")
+        .detail(format!("there is nothing at {shown:?}; GET / lists what there is"))
+}
+
+/// The API only reads.
+pub(super) fn method(method: &str) -> Problem {
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed")
+        .detail(format!("{method} is not allowed here; use GET, HEAD or OPTIONS"))
+}
+
+/// A range that is well written and cannot be answered.
+pub(super) fn range(error: &RangeError) -> Problem {
+    let status = StatusCode::UNPROCESSABLE_ENTITY;
+    match error {
+        RangeError::Empty { from, to } => Problem::new(status, "empty-range", "Empty range")
+            .with("from", from.to_string())
+            .with("to", to.to_string()),
+        RangeError::TooLong { windows, windows_max, .. } => {
+            Problem::new(status, "range-too-long", "Range too long")
+                .with("windows", *windows)
+                .with("limit", *windows_max)
+        }
+    }
+    .detail(error.to_string())
+}
+
+/// The database did not answer.
+pub(super) fn read(error: &ReadError) -> Problem {
+    let unavailable =
+        |slug, title| Problem::new(StatusCode::SERVICE_UNAVAILABLE, slug, title);
+    match error {
+        ReadError::Away(_) => {
+            tracing::warn!(%error, "cannot answer");
+            unavailable("database-away", "Database away")
+                .detail("the database cannot be reached; units keep their data, come back later")
+                .retry_after_s(AWAY_RETRY_S)
+        }
+        ReadError::Busy => unavailable("overloaded", "Overloaded")
+            .detail(format!("{error}; come back later"))
+            .retry_after_s(BUSY_RETRY_S),
+        ReadError::TimedOut => unavailable("database-slow", "Database slow")
+            .detail(format!("{error}; ask for less at a time, or come back later"))
+            .retry_after_s(AWAY_RETRY_S),
+        ReadError::Fault(_) => {
+            tracing::error!(%error, "cannot answer");
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error")
+                .detail("the answer could not be made; the centre's log says why")
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! `GET /kvfv/{kvfv_id}/avg-speed`.
+
+use axum::Json;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use serde::Deserialize;
+use service::clock;
+use service::problem::Problem;
+use utoipa::IntoParams;
+
+use super::answer::SpeedAnswer;
+use super::range::TimeRange;
+use super::utc::Utc;
+use super::{Api, ProblemDocument, error};
+use crate::store::reader::Interval;
+
+/// How far back a question reaches that does not say from when.
+const DEFAULT_RANGE_MS: i64 = 24 * 3_600_000;
+
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct SpeedQuery {
+    /// Beginning, inclusive: RFC 3339 with offset. A window belongs to the range in which it starts.
+    /// Default: 24 hours before `to`.
+    #[param(value_type = Option<String>, format = DateTime, example = "2025-04-05T10:00:00Z")]
+    from: Option<String>,
+    /// End, exclusive: RFC 3339 with offset. Default: now.
+    #[param(value_type = Option<String>, format = DateTime, example = "2025-04-05T10:10:00Z")]
+    to: Option<String>,
+    /// Length of the windows, which are aligned to UTC. Default: 5m.
+    #[param(value_type = Option<Interval>, example = "5m")]
+    interval: Option<String>,
+}
+
+impl SpeedQuery {
+    fn range(&self, now: Utc, windows_max: u32) -> Result<TimeRange, Problem> {
+        let instant = |name, text: &Option<String>| {
+            let parsed = text.as_deref().map(Utc::parse).transpose();
+            parsed.map_err(|wrong| error::parameter(name, wrong.to_string()))
+        };
+        let to = instant("to", &self.to)?.unwrap_or(now);
+        let from = instant("from", &self.from)?
+            .unwrap_or_else(|| Utc::from_millis(to.as_millis() - DEFAULT_RANGE_MS));
+        let word = self.interval.as_deref().unwrap_or(Interval::default().word());
+        let interval = Interval::from_word(word).ok_or_else(|| {
+            error::parameter("interval", format!("{word:?} is none of 5m, 1h, 24h"))
+        })?;
+        TimeRange::new(from, to, interval, windows_max).map_err(|wrong| error::range(&wrong))
+    }
+}
+
+/// Average speed of a unit over a range of time, and in each window of it.
+///
+/// The range is half-open, `[from, to)`, and covers the windows that *start* in it, whole: adjoining
+/// ranges share no window and miss none. Averages and percentiles over the range are made of the
+/// passages' exact sums and histograms, not of the windows' averages.
+#[utoipa::path(
+    get,
+    path = "/kvfv/{kvfv_id}/avg-speed",
+    operation_id = "getAverageSpeed",
+    tag = "speed",
+    params(("kvfv_id" = String, Path, description = "Name of the unit", example = "KV12345"), SpeedQuery),
+    responses(
+        (status = 200, description = "The average and its windows", body = SpeedAnswer),
+        (status = 400, description = "A name or parameter that cannot be understood", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 404, description = "The centre has never heard of the unit", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 422, description = "An empty range, or more windows than the limit", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "The database is away, busy or slow; see Retry-After", body = ProblemDocument, content_type = "application/problem+json",
+            headers(("Retry-After" = u32, description = "Seconds"))),
+    )
+)]
+pub(super) async fn avg_speed(
+    State(api): State<Api>,
+    device: Result<Path<String>, PathRejection>,
+    query: Result<Query<SpeedQuery>, QueryRejection>,
+) -> Result<Json<SpeedAnswer>, Problem> {
+    let device = super::device(device)?;
+    let Query(query) = query.map_err(|wrong| error::parameter("query", wrong.body_text()))?;
+    let now = Utc::from_millis(clock::wall_millis());
+    let range = query.range(now, api.windows_max)?;
+    let rows = api
+        .reader
+        .speed(&device, range.interval(), range.covered_ms())
+        .await
+        .map_err(|wrong| error::read(&wrong))?
+        .ok_or_else(|| error::unknown_unit(device.as_str()))?;
+    Ok(Json(SpeedAnswer::new(device.as_str(), &range, &rows, now)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn query(from: Option<&str>, to: Option<&str>, interval: Option<&str>) -> SpeedQuery {
+        let owned = |text: Option<&str>| text.map(ToOwned::to_owned);
+        SpeedQuery { from: owned(from), to: owned(to), interval: owned(interval) }
+    }
+
+    #[test]
+    fn without_parameters_it_is_the_last_24_hours_in_5_minutes() {
+        let now = Utc::from_millis(1_743_848_130_123);
+        let range = SpeedQuery::default().range(now, 300).unwrap();
+        assert_eq!(range.to(), now);
+        assert_eq!(range.to().as_millis() - range.from().as_millis(), DEFAULT_RANGE_MS);
+        assert_eq!(range.interval(), Interval::FiveMinutes);
+        assert_eq!(range.window_count(), 288);
+    }
+
+    #[test]
+    fn each_fault_has_its_status() {
+        let now = Utc::from_millis(1_743_848_130_123);
+        let status = |query: SpeedQuery| query.range(now, 100).unwrap_err().status().as_u16();
+        assert_eq!(status(query(Some("yesterday"), None, None)), 400);
+        assert_eq!(status(query(None, Some("2025-04-05"), None)), 400);
+        assert_eq!(status(query(None, None, Some("15m"))), 400);
+        assert_eq!(status(query(Some("2999-01-01T00:00:00Z"), None, None)), 422);
+        assert_eq!(status(query(None, None, None)), 422);
+    }
+}
