@@ -137,7 +137,7 @@ pub struct BufferConfig {
     /// RAM disk.
     pub directory: PathBuf,
     /// Logical bytes that may wait, at least 1 MiB; the files take up to 2.3 times as much.
-    /// Default: a ninth of the file system, so that the files take at most a quarter.
+    /// Default: a sixth of the file system, so that the files take at most two fifths.
     #[serde(default)]
     pub quota_bytes: Option<u64>,
     /// Bytes of the file system that are left free, at least 1 MiB.
@@ -207,7 +207,9 @@ pub struct StatusConfig {
 
 impl Default for StatusConfig {
     fn default() -> Self {
-        Self { socket: STATUS_SOCKET.into() }
+        Self {
+            socket: STATUS_SOCKET.into(),
+        }
     }
 }
 
@@ -221,7 +223,9 @@ pub struct OpsConfig {
 
 impl Default for OpsConfig {
     fn default() -> Self {
-        Self { listen: Endpoint::Tcp(([127, 0, 0, 1], 9101).into()) }
+        Self {
+            listen: Endpoint::Tcp(([127, 0, 0, 1], 9101).into()),
+        }
     }
 }
 
@@ -237,7 +241,10 @@ pub struct LogConfig {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { format: LogFormat::Text, level: "info".to_owned() }
+        Self {
+            format: LogFormat::Text,
+            level: "info".to_owned(),
+        }
     }
 }
 
@@ -310,7 +317,10 @@ impl UplinkConfig {
 /// Host and port of `host:port` or `[v6]:port`.
 fn split_address(address: &str) -> Option<(&str, u16)> {
     let (host, port) = address.rsplit_once(':')?;
-    let host = host.strip_prefix('[').and_then(|v6| v6.strip_suffix(']')).unwrap_or(host);
+    let host = host
+        .strip_prefix('[')
+        .and_then(|v6| v6.strip_suffix(']'))
+        .unwrap_or(host);
     let port = port.parse().ok().filter(|port| *port != 0)?;
     (!host.is_empty()).then_some((host, port))
 }
@@ -320,7 +330,8 @@ impl Validate for Config {
         let mut faults = Faults(Vec::new());
         faults.ingest(&self.ingest);
         let plates = &self.plates;
-        let hash_without_key = plates.policy == Some(PlatePolicy::Hash) && plates.key_file.is_none();
+        let hash_without_key =
+            plates.policy == Some(PlatePolicy::Hash) && plates.key_file.is_none();
         faults.unless(!hash_without_key, "plates.policy", || {
             "hash needs plates.key_file".to_owned()
         });
@@ -331,7 +342,12 @@ impl Validate for Config {
         if let Some(quota) = buffer.quota_bytes {
             faults.within("buffer.quota_bytes", quota, MIB, 1 << 50);
         }
-        faults.within("buffer.free_floor_bytes", buffer.free_floor_bytes, MIB, 1 << 50);
+        faults.within(
+            "buffer.free_floor_bytes",
+            buffer.free_floor_bytes,
+            MIB,
+            1 << 50,
+        );
         faults.within("buffer.linger_ms", buffer.linger_ms, 0, 1_000);
         faults.within("buffer.open_timeout_s", buffer.open_timeout_s, 5, 600);
         faults.uplink(&self.uplink);
@@ -350,7 +366,12 @@ struct Faults(Vec<Fault>);
 impl Faults {
     fn ingest(&mut self, ingest: &IngestConfig) {
         self.within("ingest.connections_max", ingest.connections_max, 1, 4_096);
-        self.within("ingest.body_bytes_max", ingest.body_bytes_max, 4 * 1024, 64 * 1024 * 1024);
+        self.within(
+            "ingest.body_bytes_max",
+            ingest.body_bytes_max,
+            4 * 1024,
+            64 * 1024 * 1024,
+        );
         self.within("ingest.ahead_s", ingest.ahead_s, 0, 3_600);
         if ingest.listen.is_local() {
             return;
@@ -394,7 +415,9 @@ impl Faults {
         T: PartialOrd + std::fmt::Display,
     {
         let holds = least <= value && value <= most;
-        self.unless(holds, key, || format!("{value} is outside {least} to {most}"));
+        self.unless(holds, key, || {
+            format!("{value} is outside {least} to {most}")
+        });
     }
 }
 
@@ -413,7 +436,10 @@ mod tests {
         let needed = [
             ("device", "id = \"KV1\"\n"),
             ("buffer", "directory = \"/b\"\n"),
-            ("uplink", "broker = \"b:1\"\nca = \"/a\"\ncertificate = \"/c\"\nkey = \"/k\"\n"),
+            (
+                "uplink",
+                "broker = \"b:1\"\nca = \"/a\"\ncertificate = \"/c\"\nkey = \"/k\"\n",
+            ),
         ];
         let mut text: String = needed
             .iter()
@@ -431,7 +457,10 @@ mod tests {
     #[test]
     fn the_shipped_file_states_every_default() {
         let shipped = parse(SHIPPED).unwrap();
-        let commented = SHIPPED.replace("\n# ", "\n#! ").replace("\n#", "\n").replace("\n! ", "\n# ");
+        let commented = SHIPPED
+            .replace("\n# ", "\n#! ")
+            .replace("\n#", "\n")
+            .replace("\n! ", "\n# ");
         let spelled_out = parse(&commented).unwrap();
         let show = |config: &Config| {
             let mut config = config.clone();
@@ -460,12 +489,24 @@ mod tests {
     fn values_beyond_their_range_are_faults_of_their_key() {
         for (section, line, fault) in [
             ("device", "colour = 1", "device.colour"),
-            ("uplink", "batch_passages = 0", "uplink.batch_passages: 0 is outside 1 to 4096"),
+            (
+                "uplink",
+                "batch_passages = 0",
+                "uplink.batch_passages: 0 is outside 1 to 4096",
+            ),
             ("uplink", "event_wait_ms = 60001", "uplink.event_wait_ms"),
             ("uplink", "server_name = \"a b\"", "uplink.server_name"),
             ("buffer", "quota_bytes = 1", "buffer.quota_bytes"),
-            ("plates", "policy = \"hash\"", "plates.policy: hash needs plates.key_file"),
-            ("status", "socket = \"x\"", "status.socket: x is not an absolute path"),
+            (
+                "plates",
+                "policy = \"hash\"",
+                "plates.policy: hash needs plates.key_file",
+            ),
+            (
+                "status",
+                "socket = \"x\"",
+                "status.socket: x is not an absolute path",
+            ),
             ("log", "level = \"loud=loud\"", "log.level"),
         ] {
             let faults = faulty(section, line);
@@ -478,7 +519,11 @@ mod tests {
         let text = "[device]\nid = \"a/b\"\n[buffer]\ndirectory = \"b\"\n[uplink]\nbroker = \"b\"\n\
                     ca = \"/a\"\ncertificate = \"/c\"\nkey = \"/k\"\n";
         let faults = parse(text).unwrap_err();
-        for fault in ["a.toml:2: device.id", "a.toml:4: buffer.directory", "a.toml:6: uplink.broker"] {
+        for fault in [
+            "a.toml:2: device.id",
+            "a.toml:4: buffer.directory",
+            "a.toml:6: uplink.broker",
+        ] {
             assert!(faults.contains(fault), "{faults}");
         }
     }

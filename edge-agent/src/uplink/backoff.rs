@@ -20,7 +20,9 @@ impl Backoff {
     /// The greatest wait after this many failures in a row.
     #[must_use]
     pub fn bound_ms(self, failures: u32) -> Millis {
-        let doubled = 1_u64.checked_shl(failures.saturating_sub(1)).unwrap_or(u64::MAX);
+        let doubled = 1_u64
+            .checked_shl(failures.saturating_sub(1))
+            .unwrap_or(u64::MAX);
         self.base_ms.saturating_mul(doubled).min(self.cap_ms)
     }
 
@@ -57,19 +59,28 @@ impl Jitter {
 mod tests {
     use super::*;
 
-    const BACKOFF: Backoff = Backoff { base_ms: 1_000, cap_ms: 60_000 };
+    const BACKOFF: Backoff = Backoff {
+        base_ms: 1_000,
+        cap_ms: 60_000,
+    };
 
     #[test]
     fn the_bound_doubles_up_to_the_cap() {
-        let bounds = [0, 1, 2, 3, 6, 7, 64, 65, u32::MAX].map(|failures| BACKOFF.bound_ms(failures));
+        let bounds =
+            [0, 1, 2, 3, 6, 7, 64, 65, u32::MAX].map(|failures| BACKOFF.bound_ms(failures));
         let cap = 60_000;
-        assert_eq!(bounds, [1_000, 1_000, 2_000, 4_000, 32_000, cap, cap, cap, cap]);
+        assert_eq!(
+            bounds,
+            [1_000, 1_000, 2_000, 4_000, 32_000, cap, cap, cap, cap]
+        );
     }
 
     #[test]
     fn waits_fill_the_whole_span_and_never_leave_it() {
         let mut jitter = Jitter::new(7);
-        let waits: Vec<_> = (0..1_000).map(|_| BACKOFF.wait_ms(3, &mut jitter)).collect();
+        let waits: Vec<_> = (0..1_000)
+            .map(|_| BACKOFF.wait_ms(3, &mut jitter))
+            .collect();
         assert!(waits.iter().all(|wait| *wait <= 4_000));
         assert!(waits.iter().any(|wait| *wait < 400) && waits.iter().any(|wait| *wait > 3_600));
     }

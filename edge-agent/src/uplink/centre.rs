@@ -59,7 +59,10 @@ mod tests {
     use super::*;
 
     const fn centre(id: u8, timeline: u32) -> Centre {
-        Centre { id: CentreId::from_bytes([id; 16]), timeline }
+        Centre {
+            id: CentreId::from_bytes([id; 16]),
+            timeline,
+        }
     }
 
     #[test]

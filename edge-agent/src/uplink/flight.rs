@@ -80,6 +80,8 @@ pub struct Flight {
     answers: u64,
     /// Smoothed time from sending to receipt, in 1/8 ms (Jacobson's estimator).
     smoothed_eighths: Option<u64>,
+    /// Times of the answers since they were last taken; the shell takes them at every turn.
+    answer_times: Vec<Millis>,
     resend: Backoff,
 }
 
@@ -88,7 +90,14 @@ impl Flight {
     #[must_use]
     pub const fn new(resend: Backoff) -> Self {
         let messages = BTreeMap::new();
-        Self { messages, next_id: 0, answers: 0, smoothed_eighths: None, resend }
+        Self {
+            messages,
+            next_id: 0,
+            answers: 0,
+            smoothed_eighths: None,
+            answer_times: Vec::new(),
+            resend,
+        }
     }
 
     /// Adds a message that is to be read.
@@ -96,8 +105,15 @@ impl Flight {
         let id = MessageId(self.next_id);
         self.next_id += 1;
         let phase = Phase::Due;
-        let message =
-            Message { stream, range, lane, phase, probe: false, sendings: 0, strikes: 0 };
+        let message = Message {
+            stream,
+            range,
+            lane,
+            phase,
+            probe: false,
+            sendings: 0,
+            strikes: 0,
+        };
         self.messages.insert(id, message);
         id
     }
@@ -109,7 +125,10 @@ impl Flight {
 
     /// The ranges of a stream that are in messages.
     pub fn ranges_of(&self, stream: StreamId) -> impl Iterator<Item = SeqRange> + '_ {
-        self.messages.values().filter(move |m| m.stream == stream).map(|message| message.range)
+        self.messages
+            .values()
+            .filter(move |m| m.stream == stream)
+            .map(|message| message.range)
     }
 
     /// One message.
@@ -126,7 +145,10 @@ impl Flight {
     #[must_use]
     pub fn active(&self, lane: Option<Lane>) -> usize {
         let of_lane = |message: &&Message| lane.is_none_or(|lane| message.lane == lane);
-        let active = self.messages.values().filter(|message| message.phase != Phase::Due);
+        let active = self
+            .messages
+            .values()
+            .filter(|message| message.phase != Phase::Due);
         active.filter(of_lane).count()
     }
 
@@ -159,7 +181,10 @@ impl Flight {
     /// Bytes on their way, of one lane or of all.
     #[must_use]
     pub fn bytes_sent(&self, lane: Option<Lane>) -> usize {
-        let of_lane = self.messages.values().filter(|m| lane.is_none_or(|lane| m.lane == lane));
+        let of_lane = self
+            .messages
+            .values()
+            .filter(|m| lane.is_none_or(|lane| m.lane == lane));
         let bytes = of_lane.map(|message| match message.phase {
             Phase::Sent { bytes, .. } => bytes,
             Phase::Due | Phase::Reading | Phase::Ready { .. } => 0,
@@ -171,14 +196,26 @@ impl Flight {
     pub fn sent(&mut self, id: MessageId, now: Millis, jitter: &mut Jitter) {
         let timeout = self.resend_timeout_ms();
         let answers = self.answers;
-        let Some(message) = self.messages.get_mut(&id) else { return };
-        let Phase::Ready { bytes } = message.phase else { return };
+        let Some(message) = self.messages.get_mut(&id) else {
+            return;
+        };
+        let Phase::Ready { bytes } = message.phase else {
+            return;
+        };
         message.sendings += 1;
         message.probe = false;
-        let backoff = Backoff { base_ms: timeout, cap_ms: self.resend.cap_ms.max(timeout) };
+        let backoff = Backoff {
+            base_ms: timeout,
+            cap_ms: self.resend.cap_ms.max(timeout),
+        };
         let wait = backoff.bound_ms(message.sendings);
         let deadline = now + wait + jitter.up_to(wait / 4);
-        message.phase = Phase::Sent { at: now, deadline, bytes, answers };
+        message.phase = Phase::Sent {
+            at: now,
+            deadline,
+            bytes,
+            answers,
+        };
     }
 
     /// Takes out what `is_settled` covers, and learns from it how long answers take.
@@ -205,13 +242,20 @@ impl Flight {
     /// Messages whose answer is overdue become due again. Returns those that are now suspect.
     pub fn expire(&mut self, now: Millis) -> Vec<(MessageId, Message)> {
         for message in self.messages.values_mut() {
-            let Phase::Sent { deadline, answers, .. } = message.phase else { continue };
+            let Phase::Sent {
+                deadline, answers, ..
+            } = message.phase
+            else {
+                continue;
+            };
             if deadline <= now {
                 message.phase = Phase::Due;
                 message.strikes += u32::from(self.answers > answers);
             }
         }
-        self.messages.extract_if(.., |_, message| message.strikes >= STRIKES_MAX).collect()
+        self.messages
+            .extract_if(.., |_, message| message.strikes >= STRIKES_MAX)
+            .collect()
     }
 
     /// Nothing that was handed to the link can be counted on: all is to be sent again. Returns
@@ -230,7 +274,11 @@ impl Flight {
 
     /// What was live when it left is backlog from here on.
     pub fn age(&mut self) {
-        for message in self.messages.values_mut().filter(|message| message.lane == Lane::Live) {
+        for message in self
+            .messages
+            .values_mut()
+            .filter(|message| message.lane == Lane::Live)
+        {
             message.lane = Lane::Backlog;
         }
     }
@@ -238,10 +286,13 @@ impl Flight {
     /// When the next answer is overdue.
     #[must_use]
     pub fn timeout(&self) -> Option<Millis> {
-        let deadlines = self.messages.values().filter_map(|message| match message.phase {
-            Phase::Sent { deadline, .. } => Some(deadline),
-            Phase::Due | Phase::Reading | Phase::Ready { .. } => None,
-        });
+        let deadlines = self
+            .messages
+            .values()
+            .filter_map(|message| match message.phase {
+                Phase::Sent { deadline, .. } => Some(deadline),
+                Phase::Due | Phase::Reading | Phase::Ready { .. } => None,
+            });
         deadlines.min()
     }
 
@@ -258,7 +309,13 @@ impl Flight {
         self.smoothed_eighths.map(|eighths| eighths / 8)
     }
 
+    /// How long the answers took that came since the last call.
+    pub fn take_answer_times(&mut self) -> Vec<Millis> {
+        std::mem::take(&mut self.answer_times)
+    }
+
     fn learn(&mut self, sample_ms: Millis) {
+        self.answer_times.push(sample_ms);
         let before = self.smoothed_eighths.unwrap_or(sample_ms * 8);
         self.smoothed_eighths = Some(before - before / 8 + sample_ms);
     }
@@ -270,7 +327,10 @@ mod tests {
 
     use super::*;
 
-    const RESEND: Backoff = Backoff { base_ms: 30_000, cap_ms: 300_000 };
+    const RESEND: Backoff = Backoff {
+        base_ms: 30_000,
+        cap_ms: 300_000,
+    };
     const STREAM: StreamId = StreamId::from_bytes([1; 16]);
 
     fn range(first: u64, last: u64) -> SeqRange {
@@ -294,7 +354,10 @@ mod tests {
         assert_eq!(flight.resend_timeout_ms(), 30_000);
         send(&mut flight, range(1, 5), 0, 10);
         flight.settle(1_000, STREAM, |_| true);
-        assert_eq!((flight.receipt_time_ms(), flight.resend_timeout_ms()), (Some(1_000), 30_000));
+        assert_eq!(
+            (flight.receipt_time_ms(), flight.resend_timeout_ms()),
+            (Some(1_000), 30_000)
+        );
         send(&mut flight, range(6, 9), 1_000, 10);
         flight.settle(1_000 + 89_000, STREAM, |_| true);
         assert_eq!(flight.receipt_time_ms(), Some(12_000));
@@ -336,12 +399,21 @@ mod tests {
     #[test]
     fn bytes_on_their_way_are_bounded_and_shared() {
         let mut flight = Flight::new(RESEND);
-        assert!(flight.has_room(2 * IN_FLIGHT_BYTES_MAX), "alone, anything goes");
+        assert!(
+            flight.has_room(2 * IN_FLIGHT_BYTES_MAX),
+            "alone, anything goes"
+        );
         send(&mut flight, range(1, 5), 0, LANE_BYTES_MAX);
         let rest = IN_FLIGHT_BYTES_MAX - LANE_BYTES_MAX;
         assert!(flight.has_room(rest) && !flight.has_room(rest + 1));
-        assert!(flight.lane_has_room(Lane::Live, rest, false), "nobody else wants the link");
-        assert!(!flight.lane_has_room(Lane::Live, 1, true), "the others' share is theirs");
+        assert!(
+            flight.lane_has_room(Lane::Live, rest, false),
+            "nobody else wants the link"
+        );
+        assert!(
+            !flight.lane_has_room(Lane::Live, 1, true),
+            "the others' share is theirs"
+        );
         assert!(flight.lane_has_room(Lane::Backlog, rest, true));
     }
 

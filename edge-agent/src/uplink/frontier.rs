@@ -20,7 +20,11 @@ impl Statements {
     /// The statements of the `run`-th run of a unit whose camera is late by at most this much.
     #[must_use]
     pub const fn new(run: u32, camera_delay_max_ms: i64) -> Self {
-        Self { run, counter: 0, camera_delay_max_ms }
+        Self {
+            run,
+            counter: 0,
+            camera_delay_max_ms,
+        }
     }
 
     /// The next statement, each with a higher counter than all before.
@@ -28,7 +32,11 @@ impl Statements {
         self.counter += 1;
         let by_camera = wall.as_millis().saturating_sub(self.camera_delay_max_ms);
         let before = oldest_unsettled.map_or(by_camera, |oldest| oldest.as_millis().min(by_camera));
-        Frontier { before: EventTime::from_millis(before), run: self.run, counter: self.counter }
+        Frontier {
+            before: EventTime::from_millis(before),
+            run: self.run,
+            counter: self.counter,
+        }
     }
 }
 
@@ -43,8 +51,17 @@ mod tests {
         let mut statements = Statements::new(3, DAY_MS);
         let wall = EventTime::from_millis(10 * DAY_MS);
         let day = |days: i64| EventTime::from_millis(days * DAY_MS);
-        for (oldest, before) in [(None, 9), (Some(day(10)), 9), (Some(day(9)), 9), (Some(day(2)), 2)] {
-            assert_eq!(statements.next(oldest, wall).before, day(before), "{oldest:?}");
+        for (oldest, before) in [
+            (None, 9),
+            (Some(day(10)), 9),
+            (Some(day(9)), 9),
+            (Some(day(2)), 2),
+        ] {
+            assert_eq!(
+                statements.next(oldest, wall).before,
+                day(before),
+                "{oldest:?}"
+            );
         }
     }
 
@@ -52,6 +69,9 @@ mod tests {
     fn the_counter_rises_with_every_statement() {
         let mut statements = Statements::new(3, DAY_MS);
         let made = [(); 3].map(|()| statements.next(None, EventTime::from_millis(0)));
-        assert_eq!(made.map(|frontier| (frontier.run, frontier.counter)), [(3, 1), (3, 2), (3, 3)]);
+        assert_eq!(
+            made.map(|frontier| (frontier.run, frontier.counter)),
+            [(3, 1), (3, 2), (3, 3)]
+        );
     }
 }

@@ -41,8 +41,14 @@ impl Shut {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    Open { from: Millis },
-    Shut { why: Shut, failures: u32, probe_at: Millis },
+    Open {
+        from: Millis,
+    },
+    Shut {
+        why: Shut,
+        failures: u32,
+        probe_at: Millis,
+    },
 }
 
 /// The gate between the buffer and the link.
@@ -69,8 +75,19 @@ impl Gate {
     /// Shut, as before any connection.
     #[must_use]
     pub const fn new(window_max: usize, probes: Backoff, open_jitter_ms: Millis) -> Self {
-        let state = State::Shut { why: Shut::NoBeacon, failures: 0, probe_at: Millis::MAX };
-        Self { state, window: 1, window_max, probes, open_jitter_ms, token: None }
+        let state = State::Shut {
+            why: Shut::NoBeacon,
+            failures: 0,
+            probe_at: Millis::MAX,
+        };
+        Self {
+            state,
+            window: 1,
+            window_max,
+            probes,
+            open_jitter_ms,
+            token: None,
+        }
     }
 
     /// A fresh connection has its subscriptions; the retained beacon is about to come.
@@ -78,7 +95,11 @@ impl Gate {
         self.token = None;
         self.window = 1;
         let probe_at = now + BEACON_WAIT_MS;
-        self.state = State::Shut { why: Shut::NoBeacon, failures: 0, probe_at };
+        self.state = State::Shut {
+            why: Shut::NoBeacon,
+            failures: 0,
+            probe_at,
+        };
     }
 
     /// A beacon of the unit's own centre, in its present life.
@@ -98,21 +119,38 @@ impl Gate {
             (State::Shut { why, .. }, Err(still)) if why == still => {}
             (_, Err(why)) => self.shut(now, why, jitter),
             (State::Open { .. }, Ok(())) if !new_owner => {}
-            (State::Shut { why: Shut::Refused, .. }, Ok(())) if !new_owner => {}
-            (State::Shut { why: Shut::Closed | Shut::Version, .. }, Ok(())) => {
+            (
+                State::Shut {
+                    why: Shut::Refused, ..
+                },
+                Ok(()),
+            ) if !new_owner => {}
+            (
+                State::Shut {
+                    why: Shut::Closed | Shut::Version,
+                    ..
+                },
+                Ok(()),
+            ) => {
                 self.open(now + jitter.up_to(self.open_jitter_ms));
                 return Change::Resend;
             }
             (_, Ok(())) => self.open(now),
         }
-        if new_owner { Change::Resend } else { Change::None }
+        if new_owner {
+            Change::Resend
+        } else {
+            Change::None
+        }
     }
 
     /// The centre refused something for now.
     pub fn refused(&mut self, now: Millis, jitter: &mut Jitter) {
         match &mut self.state {
             State::Open { .. } => self.shut(now, Shut::Refused, jitter),
-            State::Shut { failures, probe_at, .. } => {
+            State::Shut {
+                failures, probe_at, ..
+            } => {
                 *failures = failures.saturating_add(1);
                 *probe_at = now + self.probes.wait_ms(*failures, jitter);
             }
@@ -123,7 +161,10 @@ impl Gate {
     pub fn answered(&mut self, now: Millis) {
         match &mut self.state {
             State::Open { .. } => self.window = (self.window * 2).min(self.window_max),
-            State::Shut { why: Shut::NoBeacon | Shut::Refused, .. } => self.open(now),
+            State::Shut {
+                why: Shut::NoBeacon | Shut::Refused,
+                ..
+            } => self.open(now),
             State::Shut { failures, .. } => *failures = 0,
         }
     }
@@ -145,7 +186,10 @@ impl Gate {
 
     /// That message leaves.
     pub fn probed(&mut self, now: Millis, jitter: &mut Jitter) {
-        if let State::Shut { failures, probe_at, .. } = &mut self.state {
+        if let State::Shut {
+            failures, probe_at, ..
+        } = &mut self.state
+        {
             *failures = failures.saturating_add(1);
             // At least the half of the bound: a probe needs time for its answer.
             let bound = self.probes.bound_ms(*failures);
@@ -179,7 +223,11 @@ impl Gate {
     fn shut(&mut self, now: Millis, why: Shut, jitter: &mut Jitter) {
         self.window = 1;
         let probe_at = now + self.probes.wait_ms(1, jitter);
-        self.state = State::Shut { why, failures: 1, probe_at };
+        self.state = State::Shut {
+            why,
+            failures: 1,
+            probe_at,
+        };
     }
 }
 
@@ -190,11 +238,17 @@ mod tests {
 
     use super::*;
 
-    const PROBES: Backoff = Backoff { base_ms: 1_000, cap_ms: 60_000 };
+    const PROBES: Backoff = Backoff {
+        base_ms: 1_000,
+        cap_ms: 60_000,
+    };
 
     fn beacon(token: u64, intake: Intake) -> Beacon {
         Beacon {
-            centre: Centre { id: CentreId::from_bytes([1; 16]), timeline: 1 },
+            centre: Centre {
+                id: CentreId::from_bytes([1; 16]),
+                timeline: 1,
+            },
             token,
             build: "1".into(),
             wire_min: WIRE_VERSION,
@@ -222,7 +276,10 @@ mod tests {
     #[test]
     fn an_open_beacon_opens_with_a_window_of_one_that_doubles_per_receipt() {
         let (mut gate, mut jitter) = subscribed();
-        assert_eq!(gate.beacon(5, &beacon(1, Intake::Open), &mut jitter), Change::Resend);
+        assert_eq!(
+            gate.beacon(5, &beacon(1, Intake::Open), &mut jitter),
+            Change::Resend
+        );
         let mut windows = vec![gate.window(5)];
         for _ in 0..6 {
             gate.answered(6);
@@ -235,7 +292,10 @@ mod tests {
     fn a_reopened_intake_is_entered_within_the_jitter_and_not_before() {
         let (mut gate, mut jitter) = subscribed();
         gate.beacon(0, &beacon(1, Intake::Closed), &mut jitter);
-        assert_eq!(gate.beacon(50_000, &beacon(1, Intake::Open), &mut jitter), Change::Resend);
+        assert_eq!(
+            gate.beacon(50_000, &beacon(1, Intake::Open), &mut jitter),
+            Change::Resend
+        );
         assert_eq!(gate.window(50_000), 0);
         let from = gate.timeout(50_000).unwrap();
         assert!(from <= 60_000 && gate.window(from) == 1);
@@ -246,11 +306,20 @@ mod tests {
         let (mut gate, mut jitter) = subscribed();
         gate.beacon(0, &beacon(4, Intake::Open), &mut jitter);
         gate.answered(1);
-        assert_eq!(gate.beacon(2, &beacon(4, Intake::Open), &mut jitter), Change::None);
+        assert_eq!(
+            gate.beacon(2, &beacon(4, Intake::Open), &mut jitter),
+            Change::None
+        );
         assert_eq!(gate.window(2), 2);
-        assert_eq!(gate.beacon(2, &beacon(3, Intake::Closed), &mut jitter), Change::None);
+        assert_eq!(
+            gate.beacon(2, &beacon(3, Intake::Closed), &mut jitter),
+            Change::None
+        );
         assert_eq!(gate.window(2), 2);
-        assert_eq!(gate.beacon(3, &beacon(5, Intake::Open), &mut jitter), Change::Resend);
+        assert_eq!(
+            gate.beacon(3, &beacon(5, Intake::Open), &mut jitter),
+            Change::Resend
+        );
         assert_eq!(gate.window(3), 1);
     }
 

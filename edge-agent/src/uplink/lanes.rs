@@ -12,9 +12,9 @@
 
 use std::collections::VecDeque;
 
+use proto::StreamId;
 use proto::ranges::{Seq, SeqRange, SeqSet};
 use proto::receipt::StreamReceipt;
-use proto::StreamId;
 
 use super::backoff::Millis;
 use crate::buffer::StreamState;
@@ -97,7 +97,8 @@ impl Queue {
     ) {
         if state.accepted_to > self.accepted_to {
             self.accepted_to = state.accepted_to;
-            self.arrivals.note(now, state.accepted_to, event_wait_ms / ARRIVAL_STEPS);
+            self.arrivals
+                .note(now, state.accepted_to, event_wait_ms / ARRIVAL_STEPS);
         }
         self.current = state.current;
         self.unsent.clone_from(&state.unsent);
@@ -133,13 +134,17 @@ impl Queue {
     pub fn refresh(&mut self, travelling: impl Iterator<Item = SeqRange>) {
         self.trim_suspects();
         let mut pending = self.wanted().difference(&self.withheld);
-        travelling.chain(self.suspects.iter().copied()).for_each(|range| pending.remove(range));
+        travelling
+            .chain(self.suspects.iter().copied())
+            .for_each(|range| pending.remove(range));
         self.pending = pending;
     }
 
     /// What has to reach the centre, wherever it is now.
     fn wanted(&self) -> SeqSet {
-        self.unsent.difference(&self.settled).difference(&self.given_up)
+        self.unsent
+            .difference(&self.settled)
+            .difference(&self.given_up)
     }
 
     fn trim_suspects(&mut self) {
@@ -147,9 +152,10 @@ impl Queue {
             return;
         }
         let wanted = self.wanted();
-        let kept = self.suspects.iter().flat_map(|suspect| {
-            wanted.intersection(&(*suspect).into()).ranges().to_vec()
-        });
+        let kept = self
+            .suspects
+            .iter()
+            .flat_map(|suspect| wanted.intersection(&(*suspect).into()).ranges().to_vec());
         self.suspects = kept.collect();
     }
 
@@ -207,10 +213,13 @@ impl Queue {
     /// These numbers stayed unanswered too often: both halves wait apart from all others.
     pub fn suspect(&mut self, range: SeqRange) {
         let half = range.count() / 2;
-        let halves = Seq::new(range.first().get() + half).ok().map_or([None, Some(range)], |middle| {
-            let front = SeqRange::from_count(range.first(), half).ok();
-            [front, SeqRange::new(middle, range.last())]
-        });
+        let halves =
+            Seq::new(range.first().get() + half)
+                .ok()
+                .map_or([None, Some(range)], |middle| {
+                    let front = SeqRange::from_count(range.first(), half).ok();
+                    [front, SeqRange::new(middle, range.last())]
+                });
         for piece in halves.into_iter().flatten() {
             self.pending.remove(piece);
             self.suspects.push_back(piece);
@@ -244,8 +253,13 @@ impl Queue {
         if now < self.paused_until {
             return Some(self.paused_until);
         }
-        let run = self.current.then(|| self.run_from(self.live_from)).flatten()?;
-        self.arrivals.due_at(run.first().get(), event_wait_ms).filter(|due| *due > now)
+        let run = self
+            .current
+            .then(|| self.run_from(self.live_from))
+            .flatten()?;
+        self.arrivals
+            .due_at(run.first().get(), event_wait_ms)
+            .filter(|due| *due > now)
     }
 }
 
@@ -278,7 +292,10 @@ impl Arrivals {
 
     /// When a number has waited long enough.
     fn due_at(&self, number: u64, wait_ms: Millis) -> Option<Millis> {
-        self.marks.iter().find(|(to, _)| number <= *to).map(|(_, at)| at + wait_ms)
+        self.marks
+            .iter()
+            .find(|(to, _)| number <= *to)
+            .map(|(_, at)| at + wait_ms)
     }
 }
 
@@ -316,7 +333,12 @@ mod tests {
 
     fn receipt(stored: SeqSet) -> StreamReceipt {
         let stream = StreamId::from_bytes([1; 16]);
-        StreamReceipt { stream, counted: stored.clone(), stored, lost: SeqSet::new() }
+        StreamReceipt {
+            stream,
+            counted: stored.clone(),
+            stored,
+            lost: SeqSet::new(),
+        }
     }
 
     #[test]
@@ -349,16 +371,24 @@ mod tests {
         let mut queue = queue(0, 2_000);
         queue.connected();
         queue.observe(10, &state(2_100, true), WAIT_MS, std::iter::empty());
-        assert_eq!(queue.next(300, Lane::Live, WAIT_MS), Some(range(2_001, 2_100)));
+        assert_eq!(
+            queue.next(300, Lane::Live, WAIT_MS),
+            Some(range(2_001, 2_100))
+        );
         assert_eq!(queue.next(300, Lane::Backlog, WAIT_MS), Some(range(1, 500)));
         queue.take(Lane::Backlog, range(1, 1_700));
-        assert_eq!(queue.next(300, Lane::Backlog, WAIT_MS), Some(range(1_701, 2_000)));
+        assert_eq!(
+            queue.next(300, Lane::Backlog, WAIT_MS),
+            Some(range(1_701, 2_000))
+        );
     }
 
     #[test]
     fn a_ragged_cursor_is_mended_before_anything_jumps_the_queue() {
         let mut queue = queue(0, 2_000);
-        let holes = (0..20).map(|hole| range(1 + hole * 10, 5 + hole * 10)).collect();
+        let holes = (0..20)
+            .map(|hole| range(1 + hole * 10, 5 + hole * 10))
+            .collect();
         queue.settle(&receipt(holes));
         queue.connected();
         assert_eq!(queue.next(300, Lane::Live, WAIT_MS), Some(range(6, 10)));
@@ -370,11 +400,22 @@ mod tests {
         let mut queue = queue(0, 1_000);
         queue.settle(&receipt(range(1, 100).into()));
         queue.suspect(range(101, 201));
-        queue.observe(0, &state(1_000, true), WAIT_MS, [range(202, 400)].into_iter());
+        queue.observe(
+            0,
+            &state(1_000, true),
+            WAIT_MS,
+            [range(202, 400)].into_iter(),
+        );
         assert_eq!(queue.next(500, Lane::Live, WAIT_MS), Some(range(401, 900)));
-        assert_eq!(queue.next(500, Lane::Suspect, WAIT_MS), Some(range(101, 150)));
+        assert_eq!(
+            queue.next(500, Lane::Suspect, WAIT_MS),
+            Some(range(101, 150))
+        );
         queue.take(Lane::Suspect, range(101, 150));
-        assert_eq!(queue.next(500, Lane::Suspect, WAIT_MS), Some(range(151, 201)));
+        assert_eq!(
+            queue.next(500, Lane::Suspect, WAIT_MS),
+            Some(range(151, 201))
+        );
         queue.settle(&receipt(range(1, 300).into()));
         assert_eq!(queue.next(500, Lane::Suspect, WAIT_MS), None);
     }

@@ -84,7 +84,11 @@ impl Machine {
             Input::Loaded { id, range, bytes } => self.loaded(id, range, bytes),
             Input::Absent { id } => self.absent(id),
             Input::NotPublished { id } => self.not_published(id),
-            Input::SummarySent { stream, claimed, seqs } => {
+            Input::SummarySent {
+                stream,
+                claimed,
+                seqs,
+            } => {
                 let overdue_at = now + self.flight.resend_timeout_ms();
                 self.notes.summary_sent(stream, claimed, seqs, overdue_at);
             }
@@ -114,8 +118,13 @@ impl Machine {
             LinkState::Up => {
                 let queues = self.queues.iter();
                 let events = queues.filter_map(|q| q.timeout(now, self.pace.event_wait_ms));
-                let events = events.chain(self.gate.timeout(now)).chain(self.flight.timeout());
-                events.chain(self.notes.timeout(now)).chain([self.heartbeat_at]).min()
+                let events = events
+                    .chain(self.gate.timeout(now))
+                    .chain(self.flight.timeout());
+                events
+                    .chain(self.notes.timeout(now))
+                    .chain([self.heartbeat_at])
+                    .min()
             }
         }
     }
@@ -144,6 +153,11 @@ impl Machine {
         &self.flight
     }
 
+    /// How long the answers took that came since the last call.
+    pub fn take_answer_times(&mut self) -> Vec<Millis> {
+        self.flight.take_answer_times()
+    }
+
     /// What the machine can tell of itself.
     #[must_use]
     pub const fn tally(&self) -> Tally {
@@ -155,7 +169,10 @@ impl Machine {
         let known = |queue: &Queue| state.streams.iter().any(|stream| stream.id == queue.stream);
         self.queues.retain(known);
         for (place, stream) in state.streams.iter().enumerate() {
-            let at = self.queues.iter().position(|queue| queue.stream == stream.id);
+            let at = self
+                .queues
+                .iter()
+                .position(|queue| queue.stream == stream.id);
             let mut queue = at.map_or_else(
                 || Queue::new(stream.id, batch_passages),
                 |at| self.queues.remove(at),
@@ -180,14 +197,20 @@ impl Machine {
     fn lost(&mut self, now: Millis) {
         self.link_failures = self.link_failures.saturating_add(1);
         self.tally.link_losses += 1;
-        let wait = self.pace.reconnect.wait_ms(self.link_failures, &mut self.jitter);
-        self.link = LinkState::Down { retry_at: now + wait };
+        let wait = self
+            .pace
+            .reconnect
+            .wait_ms(self.link_failures, &mut self.jitter);
+        self.link = LinkState::Down {
+            retry_at: now + wait,
+        };
         self.lose_all();
     }
 
     /// Whatever is on its way may never arrive.
     fn lose_all(&mut self) {
-        self.commands.extend(self.flight.lose_all().into_iter().map(Command::Forget));
+        self.commands
+            .extend(self.flight.lose_all().into_iter().map(Command::Forget));
         self.notes.lose_all();
     }
 
@@ -248,8 +271,9 @@ impl Machine {
                 continue;
             };
             queue.settle(stream);
-            let settled =
-                self.flight.settle(now, stream.stream, |range| queue.is_settled(range));
+            let settled = self
+                .flight
+                .settle(now, stream.stream, |range| queue.is_settled(range));
             if !settled.is_empty() {
                 queue.pauses = 0;
                 queue.paused_until = 0;
@@ -267,7 +291,8 @@ impl Machine {
         if answered > 0 || self.gate.why_shut().is_some() {
             self.gate.answered(now);
         }
-        self.commands.push_back(Command::Receipt(receipt.centre, receipt.streams));
+        self.commands
+            .push_back(Command::Receipt(receipt.centre, receipt.streams));
     }
 
     /// Whether the word of this centre counts.
@@ -289,7 +314,8 @@ impl Machine {
             Voice::Foreign => {
                 self.tally.foreign += 1;
                 // The buffer raises the alarm; it ignores what it is told.
-                self.commands.push_back(Command::Receipt(centre, Vec::new()));
+                self.commands
+                    .push_back(Command::Receipt(centre, Vec::new()));
                 false
             }
         }
@@ -301,7 +327,8 @@ impl Machine {
             return;
         }
         if known != self.allegiance.known() {
-            self.commands.push_back(Command::Receipt(beacon.centre, Vec::new()));
+            self.commands
+                .push_back(Command::Receipt(beacon.centre, Vec::new()));
         }
         if self.gate.beacon(now, beacon, &mut self.jitter) == Change::Resend {
             self.lose_all();
@@ -317,7 +344,11 @@ impl Machine {
             return self.summary_refused(now, refusal, &summary);
         }
         let named = |m: &Message| m.stream == refusal.stream && m.range == range;
-        let id = self.flight.iter().find(|(_, m)| named(m) && m.sendings > 0).map(|(id, _)| id);
+        let id = self
+            .flight
+            .iter()
+            .find(|(_, m)| named(m) && m.sendings > 0)
+            .map(|(id, _)| id);
         match refusal.class {
             RefusalClass::Later => {
                 self.tally.refused_later += 1;
@@ -331,7 +362,11 @@ impl Machine {
                 self.tally.refused_never += 1;
                 if id.is_some() {
                     let (stream, reason) = (refusal.stream, refusal.reason);
-                    self.commands.push_back(Command::Refused { stream, ranges: vec![range], reason });
+                    self.commands.push_back(Command::Refused {
+                        stream,
+                        ranges: vec![range],
+                        reason,
+                    });
                     let queue = self.queues.iter_mut().find(|queue| queue.stream == stream);
                     queue.into_iter().for_each(|queue| queue.give_up(range));
                 }
@@ -344,7 +379,10 @@ impl Machine {
 
     /// The centre asked to wait: all of us, or this stream.
     fn wait(&mut self, now: Millis, stream: StreamId, reason: RefusalReason, ours: bool) {
-        if matches!(reason, RefusalReason::Overload | RefusalReason::UnknownVersion) {
+        if matches!(
+            reason,
+            RefusalReason::Overload | RefusalReason::UnknownVersion
+        ) {
             self.gate.refused(now, &mut self.jitter);
         } else if ours {
             self.pause(now, stream);
@@ -386,7 +424,11 @@ impl Machine {
         let counted = refusal.counted.clone().unwrap_or_default();
         let ranges = summary.seqs.difference(&counted).ranges().to_vec();
         let (stream, reason) = (summary.stream, refusal.reason);
-        self.commands.push_back(Command::Refused { stream, ranges, reason });
+        self.commands.push_back(Command::Refused {
+            stream,
+            ranges,
+            reason,
+        });
     }
 
     /// Takes a message apart: its numbers are pending again, unless the buffer says otherwise.
@@ -431,7 +473,10 @@ impl Machine {
             }
         }
         // What the buffer or a receipt has cut in the meantime is put together anew.
-        let due = self.flight.iter().filter(|(_, message)| message.phase == Phase::Due);
+        let due = self
+            .flight
+            .iter()
+            .filter(|(_, message)| message.phase == Phase::Due);
         let cut: Vec<_> = due
             .filter(|(_, m)| {
                 let queue = self.queues.iter().find(|queue| queue.stream == m.stream);
@@ -445,7 +490,9 @@ impl Machine {
     /// Reads what the window has room for: what was sent before, then live, backlog, suspects.
     fn start(&mut self, now: Millis) {
         while self.flight.active(None) < self.gate.window(now) {
-            let Some(id) = self.due(now).or_else(|| self.take_next(now)) else { return };
+            let Some(id) = self.due(now).or_else(|| self.take_next(now)) else {
+                return;
+            };
             self.read(id);
         }
     }
@@ -455,7 +502,9 @@ impl Machine {
         if !self.gate.may_probe(now) {
             return;
         }
-        let Some(id) = self.due(now).or_else(|| self.take_next(now)) else { return };
+        let Some(id) = self.due(now).or_else(|| self.take_next(now)) else {
+            return;
+        };
         if let Some(message) = self.flight.get_mut(id) {
             message.probe = true;
         }
@@ -468,8 +517,12 @@ impl Machine {
             let queue = self.queues.iter().find(|queue| queue.stream == stream);
             queue.is_none_or(|queue| now < queue.paused_until)
         };
-        let mut due = self.flight.iter().filter(|(_, message)| message.phase == Phase::Due);
-        due.find(|(_, message)| !paused(message.stream)).map(|(id, _)| id)
+        let mut due = self
+            .flight
+            .iter()
+            .filter(|(_, message)| message.phase == Phase::Due);
+        due.find(|(_, message)| !paused(message.stream))
+            .map(|(id, _)| id)
     }
 
     fn take_next(&mut self, now: Millis) -> Option<MessageId> {
@@ -483,7 +536,11 @@ impl Machine {
         ];
         let wait = self.pace.event_wait_ms;
         for (lane, places) in places {
-            let taken = self.flight.iter().filter(|(_, message)| message.lane == lane).count();
+            let taken = self
+                .flight
+                .iter()
+                .filter(|(_, message)| message.lane == lane)
+                .count();
             if taken >= places || !self.flight.lane_has_room(lane, 0, self.rivals(now, lane)) {
                 continue;
             }
@@ -502,9 +559,16 @@ impl Machine {
     /// Whether the other lanes have something to send or on its way.
     fn rivals(&self, now: Millis, lane: Lane) -> bool {
         let wait = self.pace.event_wait_ms;
-        let other = if lane == Lane::Live { Lane::Backlog } else { Lane::Live };
+        let other = if lane == Lane::Live {
+            Lane::Backlog
+        } else {
+            Lane::Live
+        };
         self.flight.active(Some(other)) > 0
-            || self.queues.iter().any(|queue| queue.next(now, other, wait).is_some())
+            || self
+                .queues
+                .iter()
+                .any(|queue| queue.next(now, other, wait).is_some())
     }
 
     fn read(&mut self, id: MessageId) {
@@ -518,7 +582,10 @@ impl Machine {
     /// Summaries, losses and heartbeats.
     fn say(&mut self, now: Millis) {
         let may_speak = self.gate.window(now) > 0;
-        while may_speak && self.room && let Some(note) = self.notes.next(now) {
+        while may_speak
+            && self.room
+            && let Some(note) = self.notes.next(now)
+        {
             self.notes.left(&note, now, self.flight.resend_timeout_ms());
             self.commands.push_back(match note {
                 Note::ReadSummary(stream) => Command::Summary(stream),
@@ -551,7 +618,10 @@ impl Machine {
             if !self.room || !self.flight.has_room(bytes) {
                 return;
             }
-            if !self.flight.lane_has_room(lane, bytes, self.rivals(now, lane)) {
+            if !self
+                .flight
+                .lane_has_room(lane, bytes, self.rivals(now, lane))
+            {
                 continue;
             }
             self.flight.sent(id, now, &mut self.jitter);

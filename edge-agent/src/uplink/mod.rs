@@ -3,16 +3,24 @@
 //! [`machine`] decides, with [`lanes`] (what next), [`flight`] (what is on its way), [`gate`]
 //! (whether the centre wants it), [`notes`] (what is said of passages no longer held), [`centre`]
 //! (whose word counts), [`frontier`] and [`backoff`]: all pure, told the time and the dice.
+//! [`driver`] carries that out between the buffer and [`mqtt`], by way of [`frames`], [`tls`] and
+//! [`inbox`], and shows itself in [`view`].
 //!
 //! Invariant of the whole: nothing here is a queue of passages. Whatever is on its way still lies
 //! in the buffer, and only a receipt frees it.
 
 pub mod backoff;
 pub mod centre;
+pub mod driver;
 pub mod exchange;
 pub mod flight;
+pub mod frames;
 pub mod frontier;
 pub mod gate;
+pub mod inbox;
 pub mod lanes;
 pub mod machine;
+pub mod mqtt;
 pub mod notes;
+pub mod tls;
+pub mod view;

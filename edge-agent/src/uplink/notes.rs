@@ -87,7 +87,9 @@ impl Notes {
             return None;
         }
         let unstated = self.losses.iter().find(|(stream, losses)| {
-            self.stated.get(stream).is_none_or(|s| s.losses != **losses || s.again_at <= now)
+            self.stated
+                .get(stream)
+                .is_none_or(|s| s.losses != **losses || s.again_at <= now)
         });
         if let Some((stream, losses)) = unstated {
             return Some(Note::Losses(*stream, losses.clone()));
@@ -97,7 +99,10 @@ impl Notes {
             Summaries::Reading => false,
             Summaries::Sent(summary) => summary.overdue_at <= now,
         };
-        let mut asked = self.streams.iter().filter(|stream| !self.without.contains(stream));
+        let mut asked = self
+            .streams
+            .iter()
+            .filter(|stream| !self.without.contains(stream));
         (idle && self.summarised > 0).then(|| asked.next().copied().map(Note::ReadSummary))?
     }
 
@@ -106,7 +111,10 @@ impl Notes {
         match note {
             Note::ReadSummary(_) => self.summaries = Summaries::Reading,
             Note::Losses(stream, losses) => {
-                let stated = Stated { losses: losses.clone(), again_at: now + resend_ms };
+                let stated = Stated {
+                    losses: losses.clone(),
+                    again_at: now + resend_ms,
+                };
                 self.stated.insert(*stream, stated);
             }
         }
@@ -120,7 +128,12 @@ impl Notes {
         seqs: SeqSet,
         overdue_at: Millis,
     ) {
-        let summary = SummaryInFlight { stream, claimed, seqs, overdue_at };
+        let summary = SummaryInFlight {
+            stream,
+            claimed,
+            seqs,
+            overdue_at,
+        };
         self.summaries = Summaries::Sent(summary);
     }
 
@@ -180,6 +193,10 @@ impl Notes {
             Summaries::Idle | Summaries::Reading => None,
         };
         let paused = (!self.losses.is_empty() || self.summarised > 0).then_some(self.paused_until);
-        again.chain(overdue).chain(paused).filter(|at| *at > now).min()
+        again
+            .chain(overdue)
+            .chain(paused)
+            .filter(|at| *at > now)
+            .min()
     }
 }

@@ -1,0 +1,512 @@
+//! The shell around the machine: buffer on one side, link on the other.
+//!
+//! One task owns everything here. Its `select!` only receives; what follows from it happens after,
+//! without waiting: reads of the buffer run as futures of their own, publishes never wait, and
+//! whatever the link refuses stays with the machine.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use prometheus_client::metrics::histogram::Histogram;
+use proto::heartbeat::CameraLink;
+use proto::limits::{IN_FLIGHT_BATCHES_MAX, SUMMARY_ENTRIES_MAX};
+use proto::receipt::RefusalReason;
+use proto::summary::SummaryEntry;
+use proto::{EventTime, SeqRange, StreamId};
+use rustls::ClientConfig;
+use service::tasks::TaskSet;
+use service::tls::Identity;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::backoff::{Backoff, Jitter, Millis};
+use super::exchange::{Command, Input, LinkState, Pace};
+use super::flight::MessageId;
+use super::frames::Framer;
+use super::frontier::Statements;
+use super::inbox::Inbox;
+use super::machine::Machine;
+use super::mqtt::{Address, Link, LinkEvent};
+use super::tls::{Credentials, CredentialsError, Stamp};
+use super::view::{LinkPhase, UplinkView};
+use crate::buffer::{
+    Buffer, BufferState, CentreVerdict, PendingSummary, ReadError, ReadLimit, StoreStopped,
+    StoredRun,
+};
+use crate::clock::{Monotonic, wall};
+use crate::config::UplinkConfig;
+
+/// Stored bytes read for one message: a full window of such frames stays near the bytes that may
+/// be on their way.
+const READ_BYTES_MAX: usize = 24 * 1024;
+
+/// The least wait between two attempts to connect, and between two probes.
+const FIRST_WAIT_MS: Millis = 1_000;
+
+/// The longest wait between two probes of a closed intake, and between two sendings of a message.
+const LONGEST_WAIT_MS: Millis = 300_000;
+
+/// Within which a reopened intake is entered.
+const OPEN_JITTER_MS: Millis = 10_000;
+
+/// How often the certificate files are looked at for changes.
+const FILES_EVERY: Duration = Duration::from_secs(30);
+
+/// Longest sleep of the driver: a machine that waits for nothing is asked again all the same.
+const SLEEP_MS_MAX: Millis = 3_600_000;
+
+/// What the uplink is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// Where passages lie.
+    pub buffer: Buffer,
+    /// Where and as whom to connect.
+    pub address: Address,
+    /// With which certificates.
+    pub credentials: Credentials,
+    /// The clock for every wait.
+    pub clock: Monotonic,
+    /// Where the uplink shows itself.
+    pub view: watch::Sender<UplinkView>,
+    /// Seconds from sending to receipt.
+    pub receipt_seconds: Histogram,
+}
+
+/// The pace that the configuration asks for.
+#[must_use]
+pub fn pace(config: &UplinkConfig) -> Pace {
+    let longest = |base: Millis| LONGEST_WAIT_MS.max(base);
+    let resend_ms = config.resend_min_s * 1_000;
+    Pace {
+        batch_passages: u64::from(config.batch_passages),
+        event_wait_ms: config.event_wait_ms,
+        heartbeat_ms: config.heartbeat_s * 1_000,
+        reconnect: Backoff { base_ms: FIRST_WAIT_MS, cap_ms: config.reconnect_max_s * 1_000 },
+        probe: Backoff { base_ms: FIRST_WAIT_MS, cap_ms: LONGEST_WAIT_MS },
+        resend: Backoff { base_ms: resend_ms, cap_ms: longest(resend_ms) },
+        open_jitter_ms: OPEN_JITTER_MS,
+    }
+}
+
+/// Carries passages up until `stop`, then says goodbye.
+pub async fn run(parts: Parts, config: UplinkConfig, seed: u64, tasks: TaskSet) {
+    let stop = tasks.token().clone();
+    Driver::new(parts, &config, seed, tasks).run(stop).await;
+}
+
+type Reply = Pin<Box<dyn Future<Output = Done> + Send>>;
+type Loaded = Result<(Identity, ClientConfig), CredentialsError>;
+
+/// What came of something that was asked for.
+enum Done {
+    Read { id: MessageId, stream: StreamId, range: SeqRange, run: Result<Option<StoredRun>, ReadError> },
+    Summary { stream: StreamId, entries: Result<Vec<PendingSummary>, StoreStopped> },
+    Receipt(Result<CentreVerdict, StoreStopped>),
+    Refused { stream: StreamId, reason: RefusalReason, moved: Result<u64, StoreStopped> },
+    Credentials { loaded: Box<Loaded>, stamp: Stamp },
+}
+
+/// What woke the driver.
+enum Wake {
+    Buffer,
+    Link(LinkEvent),
+    Done(Done),
+    Files,
+    Timer,
+    Stop,
+}
+
+struct Driver {
+    machine: Machine,
+    framer: Framer,
+    buffer: Buffer,
+    state: watch::Receiver<Arc<BufferState>>,
+    address: Address,
+    credentials: Credentials,
+    /// What the certificate files looked like when they were last read.
+    stamp: Option<Stamp>,
+    tasks: TaskSet,
+    link: Option<Link>,
+    /// Frames of messages that wait for room on the link: at most one per message.
+    frames: BTreeMap<MessageId, Vec<u8>>,
+    /// What the buffer and the disk were asked: at most one question per message and three more.
+    replies: FuturesUnordered<Reply>,
+    inbox: Inbox,
+    telling: bool,
+    accepted: u64,
+    camera: CameraLink,
+    trouble: Option<String>,
+    last_receipt: Option<(Millis, EventTime)>,
+    clock: Monotonic,
+    view: watch::Sender<UplinkView>,
+    receipt_seconds: Histogram,
+}
+
+impl Driver {
+    fn new(parts: Parts, config: &UplinkConfig, seed: u64, tasks: TaskSet) -> Self {
+        let mut state = parts.buffer.state();
+        let now = state.borrow_and_update().clone();
+        let delay_ms = i64::from(config.camera_delay_h) * 3_600_000;
+        let mut driver = Self {
+            machine: Machine::new(pace(config), now.centre, Jitter::new(seed)),
+            framer: Framer::new(Statements::new(now.run, delay_ms)),
+            buffer: parts.buffer,
+            state,
+            address: parts.address,
+            credentials: parts.credentials,
+            stamp: None,
+            tasks,
+            link: None,
+            frames: BTreeMap::new(),
+            replies: FuturesUnordered::new(),
+            inbox: Inbox::default(),
+            telling: false,
+            accepted: now.counters.accepted,
+            camera: CameraLink::Unknown,
+            trouble: None,
+            last_receipt: None,
+            clock: parts.clock,
+            view: parts.view,
+            receipt_seconds: parts.receipt_seconds,
+        };
+        driver.feed(Input::Buffer(now));
+        driver
+    }
+
+    async fn run(mut self, stop: CancellationToken) {
+        let mut files = tokio::time::interval(FILES_EVERY);
+        files.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            self.obey();
+            self.show();
+            let now = self.clock.now();
+            let wait = self.machine.timeout(now).map_or(SLEEP_MS_MAX, |at| at.saturating_sub(now));
+            let sleep = tokio::time::sleep(Duration::from_millis(wait.min(SLEEP_MS_MAX)));
+            let wake = tokio::select! {
+                () = stop.cancelled() => Wake::Stop,
+                event = next_event(&mut self.link) => Wake::Link(event),
+                Some(done) = self.replies.next() => Wake::Done(done),
+                Ok(()) = self.state.changed() => Wake::Buffer,
+                _ = files.tick() => Wake::Files,
+                () = sleep => Wake::Timer,
+            };
+            match wake {
+                Wake::Stop => break,
+                Wake::Buffer => self.observe(),
+                Wake::Link(event) => self.hear(event),
+                Wake::Done(done) => self.done(done),
+                Wake::Files => self.look_at_files(),
+                Wake::Timer => self.feed(Input::Tick),
+            }
+        }
+        if let Some(link) = self.link.take() {
+            link.close().await;
+        }
+        tracing::info!("uplink closed; what has no receipt stays in the buffer");
+    }
+
+    fn feed(&mut self, input: Input) {
+        self.machine.handle(self.clock.now(), input);
+    }
+
+    fn observe(&mut self) {
+        let state = self.state.borrow_and_update().clone();
+        if state.counters.accepted != self.accepted {
+            self.accepted = state.counters.accepted;
+            self.camera = CameraLink::LastPostAt(wall());
+        }
+        self.feed(Input::Buffer(state));
+    }
+
+    fn hear(&mut self, event: LinkEvent) {
+        match event {
+            LinkEvent::Subscribed => {
+                tracing::info!(broker = self.address.host, port = self.address.port, "link up");
+                self.trouble = None;
+                self.feed(Input::Subscribed);
+            }
+            LinkEvent::Room => self.feed(Input::Room),
+            LinkEvent::Down(down) => match *down {
+                proto::frame::Down::Receipt(receipt) => self.feed(Input::Receipt(receipt)),
+                proto::frame::Down::Refusal(refusal) => {
+                    tracing::warn!(
+                        stream = %refusal.stream,
+                        range = ?refusal.range,
+                        class = ?refusal.class,
+                        reason = refusal.reason.word(),
+                        detail = refusal.detail,
+                        "the centre refused a message"
+                    );
+                    self.feed(Input::Refusal(refusal));
+                }
+                proto::frame::Down::Beacon(beacon) => self.feed(Input::Beacon(beacon)),
+            },
+            LinkEvent::Unreadable(problem) => {
+                tracing::warn!(problem, "a message from the centre cannot be read; ignored");
+            }
+            LinkEvent::Lost(reason) => self.lose(reason),
+        }
+    }
+
+    fn lose(&mut self, reason: String) {
+        tracing::warn!(reason, "link down; passages wait in the buffer");
+        self.link = None;
+        self.trouble = Some(reason);
+        self.feed(Input::Lost);
+    }
+
+    fn done(&mut self, done: Done) {
+        match done {
+            Done::Read { id, stream, range, run } => self.loaded(id, stream, range, run),
+            Done::Summary { stream, entries } => self.summary(stream, entries),
+            Done::Receipt(verdict) => self.told(verdict),
+            Done::Refused { stream, reason, moved } => match moved {
+                Ok(passages) => tracing::error!(
+                    %stream,
+                    passages,
+                    reason = reason.word(),
+                    "passages that the centre will never take were moved aside; they are kept"
+                ),
+                Err(error) => tracing::error!(%error, "refused passages could not be moved aside"),
+            },
+            Done::Credentials { loaded, stamp } => {
+                self.stamp = Some(stamp);
+                self.connect(*loaded);
+            }
+        }
+    }
+
+    /// Does what the machine wants, in order.
+    fn obey(&mut self) {
+        while let Some(command) = self.machine.poll() {
+            match command {
+                Command::Connect => self.read_credentials(),
+                Command::Read { id, stream, range } => self.read(id, stream, range),
+                Command::Publish(id) => self.publish(id),
+                Command::Forget(id) => drop(self.frames.remove(&id)),
+                Command::Summary(stream) => self.read_summary(stream),
+                Command::Losses(stream, losses) => {
+                    let state = self.state.borrow().clone();
+                    if let Some(frame) = self.framer.losses(&state, wall(), stream, losses) {
+                        self.say(frame, "losses");
+                    }
+                }
+                Command::Heartbeat => {
+                    let state = self.state.borrow().clone();
+                    let frame = self.framer.heartbeat(&state, wall(), self.camera);
+                    self.say(frame, "a heartbeat");
+                }
+                Command::Receipt(centre, streams) => {
+                    self.inbox.push(centre, streams);
+                    self.tell();
+                }
+                Command::Refused { stream, ranges, reason } => {
+                    ranges.into_iter().for_each(|range| self.refuse(stream, range, reason));
+                }
+            }
+        }
+    }
+
+    /// Reads the certificate files off the async threads.
+    fn read_credentials(&mut self) {
+        let credentials = self.credentials.clone();
+        self.ask(async move {
+            let stamp = credentials.stamp();
+            let read = tokio::task::spawn_blocking(move || credentials.load()).await;
+            let loaded = read.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()));
+            Done::Credentials { loaded: Box::new(loaded), stamp }
+        });
+    }
+
+    fn connect(&mut self, loaded: Loaded) {
+        match loaded {
+            Ok((identity, config)) => {
+                let not_after = EventTime::from_millis(identity.not_after.as_millisecond());
+                self.view.send_modify(|view| view.certificate_not_after = Some(not_after));
+                self.link = Some(Link::connect(&self.tasks, &self.address, config));
+            }
+            Err(error) => self.lose(error.to_string()),
+        }
+    }
+
+    /// Replaced certificates are taken over by connecting anew.
+    fn look_at_files(&mut self) {
+        if self.link.is_some() && self.stamp.as_ref() != Some(&self.credentials.stamp()) {
+            tracing::info!("certificate files changed; connecting anew");
+            self.lose("certificate files changed".to_owned());
+        }
+    }
+
+    fn read(&mut self, id: MessageId, stream: StreamId, range: SeqRange) {
+        let buffer = self.buffer.clone();
+        let passages = usize::try_from(range.count()).unwrap_or(usize::MAX);
+        let limit = ReadLimit { passages, bytes: READ_BYTES_MAX };
+        self.ask(async move {
+            let run = buffer.read(stream, range.first(), limit).await;
+            Done::Read { id, stream, range, run }
+        });
+    }
+
+    fn loaded(
+        &mut self,
+        id: MessageId,
+        stream: StreamId,
+        range: SeqRange,
+        run: Result<Option<StoredRun>, ReadError>,
+    ) {
+        let run = run.unwrap_or_else(|error| {
+            tracing::error!(%stream, %range, %error, "passages cannot be read");
+            None
+        });
+        let run = run.filter(|run| run.first == range.first());
+        let read = run.and_then(|run| {
+            let count = u64::try_from(run.batch.len()).ok()?;
+            let read = SeqRange::from_count(run.first, count).ok()?;
+            (read.last() <= range.last()).then_some((read, run.batch))
+        });
+        let Some((read, batch)) = read else {
+            return self.feed(Input::Absent { id });
+        };
+        let state = self.state.borrow().clone();
+        let frame = self.framer.passages(&state, wall(), stream, read.first(), batch);
+        let bytes = frame.len();
+        self.frames.insert(id, frame);
+        self.feed(Input::Loaded { id, range: read, bytes });
+    }
+
+    fn publish(&mut self, id: MessageId) {
+        let Some(frame) = self.frames.remove(&id) else { return };
+        let sent = self.link.as_ref().is_some_and(|link| link.publish(frame.clone()));
+        if !sent {
+            self.frames.insert(id, frame);
+            self.feed(Input::NotPublished { id });
+        }
+    }
+
+    /// Publishes something that is said again anyway.
+    fn say(&self, frame: Vec<u8>, what: &'static str) {
+        let sent = self.link.as_ref().is_some_and(|link| link.publish(frame));
+        if !sent {
+            tracing::debug!(what, "not sent for want of room; it is said again");
+        }
+    }
+
+    fn read_summary(&mut self, stream: StreamId) {
+        let buffer = self.buffer.clone();
+        self.ask(async move {
+            let entries = buffer.pending_summaries(stream, SUMMARY_ENTRIES_MAX).await;
+            Done::Summary { stream, entries }
+        });
+    }
+
+    fn summary(&mut self, stream: StreamId, entries: Result<Vec<PendingSummary>, StoreStopped>) {
+        let entries: Vec<SummaryEntry> = entries.map_or_else(
+            |error| {
+                tracing::error!(%stream, %error, "summaries cannot be read");
+                Vec::new()
+            },
+            |pending| pending.into_iter().map(|pending| pending.entry).collect(),
+        );
+        let state = self.state.borrow().clone();
+        let Some(framed) = self.framer.summary(&state, wall(), stream, entries) else {
+            return self.feed(Input::SummaryAbsent(stream));
+        };
+        let sent = self.link.as_ref().is_some_and(|link| link.publish(framed.frame));
+        let (claimed, seqs) = (framed.claimed, framed.seqs);
+        self.feed(if sent {
+            Input::SummarySent { stream, claimed, seqs }
+        } else {
+            Input::SummaryNotSent
+        });
+    }
+
+    fn refuse(&mut self, stream: StreamId, range: SeqRange, reason: RefusalReason) {
+        let buffer = self.buffer.clone();
+        self.ask(async move {
+            let moved = buffer.refused(stream, range, reason).await;
+            Done::Refused { stream, reason, moved }
+        });
+    }
+
+    /// Tells the buffer what the centre said, one word at a time so that the order is kept.
+    fn tell(&mut self) {
+        if self.telling {
+            return;
+        }
+        let Some((centre, streams)) = self.inbox.pop() else { return };
+        self.telling = true;
+        let buffer = self.buffer.clone();
+        self.ask(async move { Done::Receipt(buffer.receipt(centre, streams).await) });
+    }
+
+    fn told(&mut self, verdict: Result<CentreVerdict, StoreStopped>) {
+        self.telling = false;
+        match verdict {
+            Ok(CentreVerdict::Known) => {}
+            Ok(CentreVerdict::Pinned) => tracing::info!("this unit now belongs to its centre"),
+            Ok(CentreVerdict::NewTimeline) => tracing::warn!(
+                "the centre's database was put back in time; what is still held is sent again"
+            ),
+            Ok(CentreVerdict::Foreign(centre)) => tracing::error!(
+                centre = %centre.id,
+                timeline = centre.timeline,
+                "a centre other than the pinned one answers; its words are ignored"
+            ),
+            Err(error) => tracing::error!(%error, "a receipt could not be taken over"),
+        }
+        self.tell();
+    }
+
+    fn ask(&self, question: impl Future<Output = Done> + Send + 'static) {
+        self.replies.push(Box::pin(question));
+    }
+
+    fn show(&mut self) {
+        for answer_ms in self.machine.take_answer_times() {
+            self.receipt_seconds.observe(Duration::from_millis(answer_ms).as_secs_f64());
+        }
+        let heard = self.machine.last_receipt();
+        if self.last_receipt.map(|(at, _)| at) != heard {
+            self.last_receipt = heard.map(|at| (at, wall()));
+        }
+        let (phase, reason) = match (self.machine.link(), self.machine.why_shut()) {
+            (LinkState::Down { .. }, _) => (LinkPhase::Down, self.trouble.clone()),
+            (LinkState::Connecting, _) => (LinkPhase::Connecting, self.trouble.clone()),
+            (LinkState::Up, Some(why)) => (LinkPhase::Waiting, Some(why.words().to_owned())),
+            (LinkState::Up, None) => (LinkPhase::Up, None),
+        };
+        let flight = self.machine.flight();
+        let mut view = self.view.borrow().clone();
+        if phase != view.phase {
+            view.since = wall();
+        }
+        view.phase = phase;
+        view.reason = reason;
+        view.last_receipt = self.last_receipt.map(|(_, at)| at);
+        view.in_flight_messages = flight.len();
+        view.in_flight_passages = flight.iter().map(|(_, message)| message.range.count()).sum();
+        view.in_flight_bytes = flight.bytes_sent(None);
+        view.receipt_time_ms = flight.receipt_time_ms();
+        view.tally = self.machine.tally();
+        self.view.send_if_modified(|shown| {
+            let changed = *shown != view;
+            *shown = view;
+            changed
+        });
+    }
+}
+
+/// The next event of the link; never, without one.
+async fn next_event(link: &mut Option<Link>) -> LinkEvent {
+    match link {
+        Some(link) => link.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+const _: () = assert!(READ_BYTES_MAX * IN_FLIGHT_BATCHES_MAX <= 4 * proto::limits::IN_FLIGHT_BYTES_MAX);

@@ -1,0 +1,89 @@
+//! What the uplink shows of itself, for status, metrics and health. Pure.
+
+use proto::EventTime;
+
+use super::exchange::Tally;
+
+/// Whether the centre can be reached, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkPhase {
+    /// Not connected.
+    Down,
+    /// An attempt is under way.
+    Connecting,
+    /// Connected, but only probes may leave.
+    Waiting,
+    /// Connected and sending.
+    Up,
+}
+
+impl LinkPhase {
+    /// The word for it in status and logs.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Down => "down",
+            Self::Connecting => "connecting",
+            Self::Waiting => "waiting",
+            Self::Up => "up",
+        }
+    }
+}
+
+/// What the uplink shows of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UplinkView {
+    /// Whether the centre can be reached.
+    pub phase: LinkPhase,
+    /// Since when, by the unit's clock.
+    pub since: EventTime,
+    /// Why it is not up.
+    pub reason: Option<String>,
+    /// When the last receipt came, by the unit's clock.
+    pub last_receipt: Option<EventTime>,
+    /// Messages without an answer.
+    pub in_flight_messages: usize,
+    /// Passages in them.
+    pub in_flight_passages: u64,
+    /// Bytes of those that were handed to the link.
+    pub in_flight_bytes: usize,
+    /// Smoothed time from sending to receipt.
+    pub receipt_time_ms: Option<u64>,
+    /// When the unit's certificate expires; none while it cannot be read.
+    pub certificate_not_after: Option<EventTime>,
+    /// What happened since the start.
+    pub tally: Tally,
+}
+
+impl UplinkView {
+    /// Before anything happened.
+    #[must_use]
+    pub const fn new(since: EventTime, certificate_not_after: Option<EventTime>) -> Self {
+        Self {
+            phase: LinkPhase::Down,
+            since,
+            reason: None,
+            last_receipt: None,
+            in_flight_messages: 0,
+            in_flight_passages: 0,
+            in_flight_bytes: 0,
+            receipt_time_ms: None,
+            certificate_not_after,
+            tally: Tally {
+                links: 0,
+                link_losses: 0,
+                messages_sent: 0,
+                messages_resent: 0,
+                passages_sent: 0,
+                messages_answered: 0,
+                passages_answered: 0,
+                receipts: 0,
+                refused_later: 0,
+                refused_reshape: 0,
+                refused_never: 0,
+                foreign: 0,
+                suspects: 0,
+            },
+        }
+    }
+}
