@@ -73,8 +73,6 @@ fn migrations(storage: Storage) -> Result<Vec<Migration>, refinery::Error> {
         ("V2__passage", passage),
         ("V3__views", include_str!("migrations/V3__views.sql")),
         ("V4__roles", include_str!("migrations/V4__roles.sql")),
-        ("V3__views", include_str!("migrations/V3__views.sql")),
-        ("V4__roles", include_str!("migrations/V4__roles.sql")),
     ]
     .into_iter()
     .map(|(name, sql)| Migration::unapplied(name, sql))
