@@ -6,13 +6,17 @@
 //! Invariants: nothing started here outlives this process, whatever ends it; nothing written here
 //! stays behind outside the build directory; the programs are the built binaries, never linked in.
 
+pub mod bench;
 pub mod clock;
+pub mod demo;
+pub mod feed;
 pub mod fleet;
 pub mod pki;
 pub mod postgres;
 pub mod process;
 pub mod programs;
 pub mod recompute;
+pub mod replay;
 pub mod synthetic;
 pub mod system;
 pub mod workdir;

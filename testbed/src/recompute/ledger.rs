@@ -18,73 +18,79 @@ pub type Rows = BTreeMap<String, Vec<Fact>>;
 /// What was posted and accepted.
 #[derive(Debug, Clone, Default)]
 pub struct Ledger {
-    rows: Rows,
+    devices: BTreeMap<String, Posted>,
+    without_rows: bool,
+}
+
+/// What one device posted.
+#[derive(Debug, Clone, Default)]
+struct Posted {
     passages: u64,
+    windows: BTreeMap<(Interval, i64), Stats>,
+    rows: Vec<Fact>,
 }
 
 impl Ledger {
-    /// Nothing posted yet.
+    /// Nothing posted yet. Keeps every passage, to compare raw rows.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// One more vehicle.
-    pub fn add(&mut self, device: &str, fact: Fact) {
-        match self.rows.get_mut(device) {
-            Some(facts) => facts.push(fact),
-            None => {
-                self.rows.insert(device.to_owned(), vec![fact]);
-            }
-        }
-        self.passages += 1;
+    /// Nothing posted yet. Keeps the windows alone, so that its size does not grow with the traffic.
+    #[must_use]
+    pub fn of_windows() -> Self {
+        Self { without_rows: true, ..Self::default() }
     }
 
-    /// All that another ledger holds.
-    pub fn merge(&mut self, other: Self) {
-        for (device, facts) in other.rows {
-            self.rows.entry(device).or_default().extend(facts);
+    /// One more vehicle.
+    pub fn add(&mut self, device: &str, fact: Fact) {
+        if !self.devices.contains_key(device) {
+            self.devices.insert(device.to_owned(), Posted::default());
         }
-        self.passages += other.passages;
+        let Some(posted) = self.devices.get_mut(device) else { return };
+        posted.passages += 1;
+        for interval in Interval::ALL {
+            let start_ms = fact.event_ms - fact.event_ms.rem_euclid(interval.ms());
+            posted.windows.entry((interval, start_ms)).or_default().add(&fact);
+        }
+        if !self.without_rows {
+            posted.rows.push(fact);
+        }
+    }
+
+    /// All that a ledger of other devices holds.
+    pub fn merge(&mut self, other: Self) {
+        self.devices.extend(other.devices);
+    }
+
+    /// Whether raw rows can be compared with it.
+    #[must_use]
+    pub const fn keeps_rows(&self) -> bool {
+        !self.without_rows
     }
 
     /// Vehicles in it.
     #[must_use]
-    pub const fn passages(&self) -> u64 {
-        self.passages
+    pub fn passages(&self) -> u64 {
+        self.devices.values().map(|posted| posted.passages).sum()
     }
 
-    /// The devices in it, with their passages.
-    pub fn devices(&self) -> impl Iterator<Item = (&str, &[Fact])> {
-        self.rows
-            .iter()
-            .map(|(device, facts)| (device.as_str(), facts.as_slice()))
+    /// Vehicles of one device.
+    #[must_use]
+    pub fn passages_of(&self, device: &str) -> u64 {
+        self.devices.get(device).map_or(0, |posted| posted.passages)
     }
 
     /// The windows that follow from it.
     #[must_use]
     pub fn windows(&self) -> Windows {
-        let mut windows = Windows::new();
-        for (device, facts) in &self.rows {
-            for interval in Interval::ALL {
-                let mut of_device: BTreeMap<i64, Stats> = BTreeMap::new();
-                for fact in facts {
-                    let start_ms = fact.event_ms - fact.event_ms.rem_euclid(interval.ms());
-                    of_device.entry(start_ms).or_default().add(fact);
-                }
-                windows.extend(of_device.into_iter().map(|(start_ms, stats)| {
-                    (
-                        WindowKey {
-                            device: device.clone(),
-                            interval,
-                            start_ms,
-                        },
-                        stats,
-                    )
-                }));
-            }
-        }
-        windows
+        let all = self.devices.iter().flat_map(|(device, posted)| {
+            posted.windows.iter().map(|(&(interval, start_ms), stats)| {
+                (WindowKey { device: device.clone(), interval, start_ms }, stats.clone())
+            })
+        });
+        all.collect()
     }
 
     /// Compares windows that the database holds with those that follow from the ledger.
@@ -107,22 +113,27 @@ impl Ledger {
         findings
     }
 
-    /// Compares raw rows that the database holds with the passages of the ledger, as multisets.
+    /// Compares raw rows that the database holds with the passages of the ledger, as multisets;
+    /// none where the ledger keeps windows alone.
     #[must_use]
-    pub fn compare_rows(&self, found: &Rows) -> Findings {
+    pub fn compare_rows(&self, found: &Rows) -> Option<Findings> {
+        if self.without_rows {
+            return None;
+        }
         let none = Vec::new();
         let mut findings = Findings::default();
-        let mut devices: Vec<&String> = self.rows.keys().chain(found.keys()).collect();
+        let mut devices: Vec<&String> = self.devices.keys().chain(found.keys()).collect();
         devices.sort_unstable();
         devices.dedup();
         for device in devices {
-            let mut posted: Vec<&Fact> = self.rows.get(device).unwrap_or(&none).iter().collect();
+            let posted = self.devices.get(device).map_or(&none, |posted| &posted.rows);
+            let mut posted: Vec<&Fact> = posted.iter().collect();
             let mut stored: Vec<&Fact> = found.get(device).unwrap_or(&none).iter().collect();
             posted.sort_unstable();
             stored.sort_unstable();
             compare_sorted(device, &posted, &stored, &mut findings);
         }
-        findings
+        Some(findings)
     }
 }
 
@@ -280,10 +291,12 @@ mod tests {
         let posted = ledger(&[twin.clone(), twin.clone(), fact("10:00:01", 70.0)]);
         let rows = |facts: &[Fact]| Rows::from([("a".to_owned(), facts.to_vec())]);
         let all = [fact("10:00:01", 70.0), twin.clone(), twin.clone()];
-        assert!(posted.compare_rows(&rows(&all)).exact());
-        assert_eq!(posted.compare_rows(&rows(&all[..2])).wrong, 1);
+        let wrong = |found: &Rows| posted.compare_rows(found).map(|findings| findings.wrong);
+        assert!(posted.compare_rows(&rows(&all)).is_some_and(|findings| findings.exact()));
+        assert_eq!(wrong(&rows(&all[..2])), Some(1));
         let twice = [&all[..], &[twin]].concat();
-        assert_eq!(posted.compare_rows(&rows(&twice)).wrong, 1);
-        assert_eq!(posted.compare_rows(&Rows::new()).wrong, 3);
+        assert_eq!(wrong(&rows(&twice)), Some(1));
+        assert_eq!(wrong(&Rows::new()), Some(3));
+        assert_eq!(Ledger::of_windows().compare_rows(&Rows::new()), None);
     }
 }

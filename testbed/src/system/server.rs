@@ -47,6 +47,12 @@ impl Server {
         &self.name
     }
 
+    /// Its process id while it was started and not stopped.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::id)
+    }
+
     /// A page of the operator's listener, such as `readyz`.
     #[must_use]
     pub fn page(&self, page: &str) -> String {

@@ -1,0 +1,231 @@
+//! The live summary: refreshed in place on a terminal, a line now and then elsewhere.
+//!
+//! Everything for people goes to standard error when standard output is to carry the JSON line.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use crate::recompute::database::Totals;
+use crate::system::System;
+
+/// Without a terminal, one line in so many refreshes.
+const PLAIN_EVERY: u32 = 5;
+
+/// What is shown at one moment.
+#[derive(Debug, Clone)]
+pub(super) struct Look {
+    pub(super) elapsed: Duration,
+    pub(super) accepted: u64,
+    /// None while the database does not answer.
+    pub(super) totals: Option<Totals>,
+    pub(super) connected: u64,
+    pub(super) units: usize,
+    /// p50 and p99.
+    pub(super) freshness_ms: (Option<u64>, Option<u64>),
+    /// Name and accepted passages of each real agent.
+    pub(super) agents: Vec<(String, u64)>,
+}
+
+/// Where it is shown.
+#[derive(Debug)]
+pub(super) struct Screen {
+    to_stderr: bool,
+    is_terminal: bool,
+    /// Lines of the last summary, to be overwritten.
+    drawn: usize,
+    looks: u32,
+    before: Option<(Duration, u64)>,
+}
+
+impl Screen {
+    pub(super) fn new(to_stderr: bool) -> Self {
+        let is_terminal = if to_stderr {
+            io::stderr().is_terminal()
+        } else {
+            io::stdout().is_terminal()
+        };
+        Self {
+            to_stderr,
+            is_terminal,
+            drawn: 0,
+            looks: 0,
+            before: None,
+        }
+    }
+
+    /// A line that stays.
+    pub(super) fn note(&mut self, text: &str) -> io::Result<()> {
+        let erased = self.erase();
+        self.write(&format!("{erased}{text}\n"))
+    }
+
+    /// Commands to try; they stay above the summary.
+    pub(super) fn help(&mut self, commands: &[(&'static str, String)]) -> io::Result<()> {
+        let mut text = String::from("\ntry, in another terminal:\n");
+        for (what, command) in commands {
+            text.push_str(&format!("  # {what}\n  {command}\n"));
+        }
+        self.note(&text)
+    }
+
+    /// The summary.
+    pub(super) fn show(&mut self, look: &Look) -> io::Result<()> {
+        let rate = self.before.map_or(0, |(then, accepted)| {
+            let ms = look.elapsed.saturating_sub(then).as_millis().max(1);
+            u128::from(look.accepted - accepted) * 1_000 / ms
+        });
+        self.before = Some((look.elapsed, look.accepted));
+        self.looks += 1;
+        if self.is_terminal {
+            let text = look.block(rate);
+            let erased = self.erase();
+            self.drawn = text.lines().count();
+            self.write(&format!("{erased}{text}"))
+        } else if self.looks % PLAIN_EVERY == 1 {
+            self.write(&format!("{}\n", look.line(rate)))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Moves to the first line of the last summary and clears from there on.
+    fn erase(&mut self) -> String {
+        match std::mem::take(&mut self.drawn) {
+            0 => String::new(),
+            lines => format!("\x1b[{lines}A\x1b[J"),
+        }
+    }
+
+    fn write(&self, text: &str) -> io::Result<()> {
+        let write = |out: &mut dyn Write| out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        if self.to_stderr {
+            write(&mut io::stderr().lock())
+        } else {
+            write(&mut io::stdout().lock())
+        }
+    }
+}
+
+impl Look {
+    fn buffered(&self) -> Option<u64> {
+        let totals = self.totals?;
+        Some(
+            self.accepted
+                .saturating_sub(totals.counted + totals.rejected + totals.lost),
+        )
+    }
+
+    fn line(&self, rate: u128) -> String {
+        format!(
+            "{}  in {} ({rate}/s)  counted {}  stored {}  buffered {}  lost {}  \
+             freshness p50 {} p99 {} ms  connected {}/{}",
+            clock_face(self.elapsed),
+            self.accepted,
+            known(self.totals.map(|totals| totals.counted)),
+            known(self.totals.map(|totals| totals.stored)),
+            known(self.buffered()),
+            known(self.totals.map(|totals| totals.lost)),
+            known(self.freshness_ms.0),
+            known(self.freshness_ms.1),
+            self.connected,
+            self.units,
+        )
+    }
+
+    fn block(&self, rate: u128) -> String {
+        let totals = self.totals;
+        let rows = [
+            ("passages in", format!("{:>12}   {rate}/s", self.accepted)),
+            (
+                "counted",
+                format!("{:>12}", known(totals.map(|totals| totals.counted))),
+            ),
+            (
+                "stored",
+                format!("{:>12}", known(totals.map(|totals| totals.stored))),
+            ),
+            ("buffered", format!("{:>12}", known(self.buffered()))),
+            (
+                "lost",
+                format!("{:>12}", known(totals.map(|totals| totals.lost))),
+            ),
+            (
+                "freshness",
+                format!(
+                    "{:>9} ms p50, {} ms p99, from the post to the receipt after COMMIT",
+                    known(self.freshness_ms.0),
+                    known(self.freshness_ms.1)
+                ),
+            ),
+            (
+                "simulated",
+                format!("{:>12} of {} units connected", self.connected, self.units),
+            ),
+        ];
+        let mut text = format!("{}   Ctrl-C ends it\n", clock_face(self.elapsed));
+        for (name, value) in rows {
+            text.push_str(&format!("  {name:<12}{value}\n"));
+        }
+        for (device, accepted) in &self.agents {
+            text.push_str(&format!(
+                "  {device:<12}{accepted:>12} posted to its agent\n"
+            ));
+        }
+        text
+    }
+}
+
+fn known(number: Option<u64>) -> String {
+    number.map_or_else(|| "-".to_owned(), |number| number.to_string())
+}
+
+fn clock_face(elapsed: Duration) -> String {
+    format!(
+        "{:02}:{:02}",
+        elapsed.as_secs() / 60,
+        elapsed.as_secs() % 60
+    )
+}
+
+/// What to type elsewhere to look around.
+pub(super) fn commands(system: &System) -> Vec<(&'static str, String)> {
+    let mut commands = Vec::new();
+    let hour = "$(date -u -d '-1 hour' +%FT%TZ)";
+    let now = "$(date -u -d '+5 minutes' +%FT%TZ)";
+    if let Some(agent) = system.agents.values().next() {
+        let device = agent.device();
+        let path = format!("kvfv/{device}/avg-speed");
+        let url = system.api(&path);
+        commands.push((
+            "average speed of a unit, by 5-minute windows",
+            format!("curl -s \"{url}?from={hour}&to={now}&interval=5m\""),
+        ));
+        commands.push(("all units", format!("curl -s {}", system.api("kvfv"))));
+        let url = agent.camera().url();
+        let body = format!(
+            "{{\"kvfv_id\": \"{device}\", \"timestamp\": \"'$(date -u +%FT%TZ)'\", \
+             \"vehicle_speed\": 85.2, \"plate_number\": \"A123БВ68\"}}"
+        );
+        commands.push((
+            "one more vehicle (it will stand out in the comparison: nobody recorded it)",
+            format!("curl -s {url} -H 'content-type: application/json' -d '{body}'"),
+        ));
+        commands.push(("how the unit is", agent.status_command()));
+    }
+    let sql = "SELECT * FROM v_speed_5m ORDER BY bucket DESC LIMIT 10";
+    commands.push((
+        "windows by SQL",
+        format!("psql '{}' -c '{sql}'", system.database_url()),
+    ));
+    commands.push((
+        "the broker's meters",
+        format!("curl -s {}", system.broker.page("metrics")),
+    ));
+    commands.push((
+        "the aggregator's meters",
+        format!("curl -s {}", system.aggregator.page("metrics")),
+    ));
+    let directory = system.directory().display();
+    commands.push(("settings and logs", format!("ls {directory}")));
+    commands
+}
