@@ -134,8 +134,15 @@ impl SpeedAnswer {
                 }
             })
             .collect();
-        let whole = if covered.end <= settled_to { State::Final } else { State::Partial };
-        let state = windows.iter().map(|window| window.state).fold(whole, State::max);
+        let whole = if covered.end <= settled_to {
+            State::Final
+        } else {
+            State::Partial
+        };
+        let state = windows
+            .iter()
+            .map(|window| window.state)
+            .fold(whole, State::max);
         let totals = &rows.totals;
         Self {
             kvfv_id: kvfv_id.to_owned(),
@@ -160,7 +167,12 @@ impl SpeedWindow {
             (false, true) => State::Final,
             (false, false) => State::Partial,
         };
-        let Sums { n, violations, seen, .. } = row.sums;
+        let Sums {
+            n,
+            violations,
+            seen,
+            ..
+        } = row.sums;
         Self {
             start: Utc::from_millis(row.start_ms),
             end: Utc::from_millis(row.start_ms + interval.length_ms()),
@@ -338,8 +350,18 @@ mod tests {
     }
 
     fn row(start_ms: i64, revised: bool) -> WindowRow {
-        let sums = Sums { n: 1, ..Sums::default() };
-        WindowRow { start_ms, sums, p50: None, p85: None, revised, revision: 1 }
+        let sums = Sums {
+            n: 1,
+            ..Sums::default()
+        };
+        WindowRow {
+            start_ms,
+            sums,
+            p50: None,
+            p85: None,
+            revised,
+            revision: 1,
+        }
     }
 
     fn answer(rows: Vec<WindowRow>, seen: i64, final_to: Option<i64>, now: i64) -> SpeedAnswer {
@@ -354,7 +376,11 @@ mod tests {
 
     fn shown(answer: &SpeedAnswer) -> Vec<(i64, u64, State)> {
         let entry = |window: &SpeedWindow| {
-            (window.start.as_millis() / MINUTE, window.vehicles, window.state)
+            (
+                window.start.as_millis() / MINUTE,
+                window.vehicles,
+                window.state,
+            )
         };
         answer.windows.iter().map(entry).collect()
     }
@@ -362,7 +388,11 @@ mod tests {
     #[test]
     fn a_gap_is_zero_after_the_first_sign_and_absent_before() {
         let answer = answer(vec![row(10 * MINUTE, false)], 7, Some(20), 60);
-        let expected = [(5, 0, State::Final), (10, 1, State::Final), (15, 0, State::Final)];
+        let expected = [
+            (5, 0, State::Final),
+            (10, 1, State::Final),
+            (15, 0, State::Final),
+        ];
         assert_eq!(shown(&answer), expected);
         assert_eq!(answer.state, State::Final);
     }
@@ -370,7 +400,11 @@ mod tests {
     #[test]
     fn windows_yet_to_begin_are_absent_and_leave_the_range_partial() {
         let answer = answer(vec![row(0, false)], 0, Some(10), 11);
-        let expected = [(0, 1, State::Final), (5, 0, State::Final), (10, 0, State::Partial)];
+        let expected = [
+            (0, 1, State::Final),
+            (5, 0, State::Final),
+            (10, 0, State::Partial),
+        ];
         assert_eq!(shown(&answer), expected);
         assert_eq!(answer.state, State::Partial);
     }
@@ -412,7 +446,15 @@ mod tests {
         };
         let now = Utc::from_millis(2 * CLONED_FOR_MS);
         let state = |heartbeat_ms, cloned_ms| {
-            Unit::new(DeviceRow { heartbeat_ms, cloned_ms, ..row.clone() }, now).state
+            Unit::new(
+                DeviceRow {
+                    heartbeat_ms,
+                    cloned_ms,
+                    ..row.clone()
+                },
+                now,
+            )
+            .state
         };
         let ago = |ms| Some(now.as_millis() - ms);
         assert_eq!(state(None, None), UnitState::Unheard);

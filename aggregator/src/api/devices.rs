@@ -57,7 +57,10 @@ pub(super) async fn list(
             .filter(|limit| (1..=PAGE_UNITS_MAX).contains(limit))
             .ok_or_else(|| {
                 let shown: String = text.chars().take(20).collect();
-                error::parameter("limit", format!("{shown:?} is not within 1 to {PAGE_UNITS_MAX}"))
+                error::parameter(
+                    "limit",
+                    format!("{shown:?} is not within 1 to {PAGE_UNITS_MAX}"),
+                )
             })?,
     };
     let after = match query.after {
@@ -67,13 +70,20 @@ pub(super) async fn list(
             .into(),
     };
     // One more than asked for, by which the last page is known.
-    let rows = api.reader.devices(&after, limit + 1).await.map_err(|wrong| error::read(&wrong))?;
+    let rows = api
+        .reader
+        .devices(&after, limit + 1)
+        .await
+        .map_err(|wrong| error::read(&wrong))?;
     let now = Utc::from_millis(clock::wall_millis());
     let mut units: Vec<Unit> = rows.into_iter().map(|row| Unit::new(row, now)).collect();
     let page = usize::try_from(limit).unwrap_or(usize::MAX);
     let more = units.len() > page;
     units.truncate(page);
-    let next = units.last().filter(|_| more).map(|unit| unit.kvfv_id.clone());
+    let next = units
+        .last()
+        .filter(|_| more)
+        .map(|unit| unit.kvfv_id.clone());
     Ok(Json(UnitPage { units, next }))
 }
 

@@ -14,9 +14,13 @@ const BUSY_RETRY_S: u32 = 1;
 
 /// A parameter that cannot be understood.
 pub(super) fn parameter(name: &str, problem: impl Into<String>) -> Problem {
-    Problem::new(StatusCode::BAD_REQUEST, "invalid-parameter", "Invalid parameter")
-        .detail(format!("{name}: {}", problem.into()))
-        .with("parameter", name)
+    Problem::new(
+        StatusCode::BAD_REQUEST,
+        "invalid-parameter",
+        "Invalid parameter",
+    )
+    .detail(format!("{name}: {}", problem.into()))
+    .with("parameter", name)
 }
 
 /// A name that no unit can have.
@@ -27,21 +31,30 @@ pub(super) fn unit_name(error: &DeviceIdError) -> Problem {
 /// A unit that the centre does not know.
 pub(super) fn unknown_unit(kvfv_id: &str) -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "unknown-unit", "Unknown unit")
-        .detail(format!("the centre has never heard of a unit {kvfv_id:?}; GET /kvfv lists them"))
+        .detail(format!(
+            "the centre has never heard of a unit {kvfv_id:?}; GET /kvfv lists them"
+        ))
         .with("kvfv_id", kvfv_id)
 }
 
 /// No such page.
 pub(super) fn no_such_page(path: &str) -> Problem {
     let shown: String = path.chars().take(200).collect();
-    Problem::new(StatusCode::NOT_FOUND, "no-such-page", "No such page")
-        .detail(format!("there is nothing at {shown:?}; GET / lists what there is"))
+    Problem::new(StatusCode::NOT_FOUND, "no-such-page", "No such page").detail(format!(
+        "there is nothing at {shown:?}; GET / lists what there is"
+    ))
 }
 
-/// The API only reads.
+/// Any attempt to change something.
 pub(super) fn method(method: &str) -> Problem {
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed")
-        .detail(format!("{method} is not allowed here; use GET, HEAD or OPTIONS"))
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method-not-allowed",
+        "Method not allowed",
+    )
+    .detail(format!(
+        "{method} is not allowed here; the API only reads: use GET or HEAD"
+    ))
 }
 
 /// A range that is well written and cannot be answered.
@@ -51,19 +64,20 @@ pub(super) fn range(error: &RangeError) -> Problem {
         RangeError::Empty { from, to } => Problem::new(status, "empty-range", "Empty range")
             .with("from", from.to_string())
             .with("to", to.to_string()),
-        RangeError::TooLong { windows, windows_max, .. } => {
-            Problem::new(status, "range-too-long", "Range too long")
-                .with("windows", *windows)
-                .with("limit", *windows_max)
-        }
+        RangeError::TooLong {
+            windows,
+            windows_max,
+            ..
+        } => Problem::new(status, "range-too-long", "Range too long")
+            .with("windows", *windows)
+            .with("limit", *windows_max),
     }
     .detail(error.to_string())
 }
 
 /// The database did not answer.
 pub(super) fn read(error: &ReadError) -> Problem {
-    let unavailable =
-        |slug, title| Problem::new(StatusCode::SERVICE_UNAVAILABLE, slug, title);
+    let unavailable = |slug, title| Problem::new(StatusCode::SERVICE_UNAVAILABLE, slug, title);
     match error {
         ReadError::Away(_) => {
             tracing::warn!(%error, "cannot answer");
@@ -75,12 +89,18 @@ pub(super) fn read(error: &ReadError) -> Problem {
             .detail(format!("{error}; come back later"))
             .retry_after_s(BUSY_RETRY_S),
         ReadError::TimedOut => unavailable("database-slow", "Database slow")
-            .detail(format!("{error}; ask for less at a time, or come back later"))
+            .detail(format!(
+                "{error}; ask for less at a time, or come back later"
+            ))
             .retry_after_s(AWAY_RETRY_S),
         ReadError::Fault(_) => {
             tracing::error!(%error, "cannot answer");
-            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error")
-                .detail("the answer could not be made; the centre's log says why")
+            Problem::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal",
+                "Internal error",
+            )
+            .detail("the answer could not be made; the centre's log says why")
         }
     }
 }

@@ -18,10 +18,10 @@ pub mod utc;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::rejection::PathRejection;
 use axum::extract::Path;
-use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
-use axum::response::{IntoResponse, Response};
+use axum::extract::rejection::PathRejection;
+use axum::http::{HeaderValue, Method, Uri, header};
+use axum::response::Response;
 use axum::routing::get;
 use proto::device::DeviceId;
 use serde::Serialize;
@@ -34,7 +34,9 @@ use crate::store::reader::Reader;
 
 /// How long an answer may be used again: windows change once a second at most.
 const CACHE_CONTROL: HeaderValue = HeaderValue::from_static("max-age=1");
-const ALLOWED_METHODS: HeaderValue = HeaderValue::from_static("GET,HEAD,OPTIONS");
+
+/// A problem may be gone at once.
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 /// A problem document (RFC 9457). Some problems have further members, such as `parameter` or `limit`.
 #[derive(Debug, Serialize, ToSchema)]
@@ -50,7 +52,9 @@ struct ProblemDocument {
     #[schema(example = 422)]
     status: u16,
     /// What happened this time, with value, limit and next step.
-    #[schema(example = "the range has 105120 windows of 5m, the limit is 10000; ask for less at a time or for longer windows")]
+    #[schema(
+        example = "the range has 105120 windows of 5m, the limit is 10000; ask for less at a time or for longer windows"
+    )]
     detail: Option<String>,
 }
 
@@ -84,32 +88,34 @@ pub fn router(reader: Reader, config: &ApiConfig) -> Router {
         .with_state(api)
 }
 
-/// Which web pages may read the API in a browser. Preflights are answered here.
+/// Which web pages may read the API in a browser. Answers OPTIONS, preflights among them.
 fn cors(origins: &[String]) -> CorsLayer {
-    let listed = origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok());
+    let listed = origins
+        .iter()
+        .filter_map(|origin| HeaderValue::from_str(origin).ok());
     let allowed = if origins.iter().any(|origin| origin == "*") {
         AllowOrigin::any()
     } else {
         AllowOrigin::list(listed)
     };
-    CorsLayer::new().allow_origin(allowed).allow_methods([Method::GET, Method::HEAD])
+    CorsLayer::new()
+        .allow_origin(allowed)
+        .allow_methods([Method::GET, Method::HEAD])
 }
 
 async fn cacheable(mut response: Response) -> Response {
-    let value = match response.status().is_success() {
-        true => CACHE_CONTROL,
-        false => HeaderValue::from_static("no-store"),
+    let value = if response.status().is_success() {
+        CACHE_CONTROL
+    } else {
+        NO_STORE
     };
     response.headers_mut().insert(header::CACHE_CONTROL, value);
     response
 }
 
-async fn other_method(method: Method) -> Response {
-    let allow = [(header::ALLOW, ALLOWED_METHODS)];
-    if method == Method::OPTIONS {
-        return (StatusCode::NO_CONTENT, allow).into_response();
-    }
-    (allow, error::method(method.as_str())).into_response()
+/// What is neither GET nor HEAD; OPTIONS is answered by [`cors`]. The router adds `Allow`.
+async fn other_method(method: Method) -> Problem {
+    error::method(method.as_str())
 }
 
 async fn no_such_page(uri: Uri) -> Problem {

@@ -48,14 +48,23 @@ impl TimeRange {
     ///
     /// # Errors
     /// When it is empty or too long.
-    pub fn new(from: Utc, to: Utc, interval: Interval, windows_max: u32) -> Result<Self, RangeError> {
+    pub fn new(
+        from: Utc,
+        to: Utc,
+        interval: Interval,
+        windows_max: u32,
+    ) -> Result<Self, RangeError> {
         if from >= to {
             return Err(RangeError::Empty { from, to });
         }
         let range = Self { from, to, interval };
         let windows = range.window_count();
         if windows > i64::from(windows_max) {
-            return Err(RangeError::TooLong { windows, interval: interval.word(), windows_max });
+            return Err(RangeError::TooLong {
+                windows,
+                interval: interval.word(),
+                windows_max,
+            });
         }
         Ok(range)
     }
@@ -105,14 +114,21 @@ mod tests {
 
     fn covered(range: TimeRange) -> String {
         let covered = range.covered_ms();
-        format!("{} {}", Utc::from_millis(covered.start), Utc::from_millis(covered.end))
+        format!(
+            "{} {}",
+            Utc::from_millis(covered.start),
+            Utc::from_millis(covered.end)
+        )
     }
 
     #[test]
     fn a_window_belongs_to_the_range_in_which_it_starts() {
         let five = Interval::FiveMinutes;
         let aligned = range("2025-04-05T10:00:00Z", "2025-04-05T10:15:00Z", five);
-        assert_eq!(covered(aligned), "2025-04-05T10:00:00Z 2025-04-05T10:15:00Z");
+        assert_eq!(
+            covered(aligned),
+            "2025-04-05T10:00:00Z 2025-04-05T10:15:00Z"
+        );
         let inside = range("2025-04-05T10:00:00.001Z", "2025-04-05T10:10:00.001Z", five);
         assert_eq!(covered(inside), "2025-04-05T10:05:00Z 2025-04-05T10:15:00Z");
         let between = range("2025-04-05T10:01:00Z", "2025-04-05T10:04:00Z", five);
@@ -121,7 +137,11 @@ mod tests {
 
     #[test]
     fn days_are_utc() {
-        let local = range("2025-04-05T00:00:00+03:00", "2025-04-06T00:00:00+03:00", Interval::Day);
+        let local = range(
+            "2025-04-05T00:00:00+03:00",
+            "2025-04-06T00:00:00+03:00",
+            Interval::Day,
+        );
         assert_eq!(covered(local), "2025-04-05T00:00:00Z 2025-04-06T00:00:00Z");
     }
 
@@ -138,6 +158,13 @@ mod tests {
         let to = |windows| Utc::from_millis(windows * HOUR_MS);
         assert!(TimeRange::new(from, to(10), Interval::Hour, 10).is_ok());
         let error = TimeRange::new(from, to(11), Interval::Hour, 10).unwrap_err();
-        assert_eq!(error, RangeError::TooLong { windows: 11, interval: "1h", windows_max: 10 });
+        assert_eq!(
+            error,
+            RangeError::TooLong {
+                windows: 11,
+                interval: "1h",
+                windows_max: 10
+            }
+        );
     }
 }

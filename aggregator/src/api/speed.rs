@@ -42,7 +42,10 @@ impl SpeedQuery {
         let to = instant("to", &self.to)?.unwrap_or(now);
         let from = instant("from", &self.from)?
             .unwrap_or_else(|| Utc::from_millis(to.as_millis() - DEFAULT_RANGE_MS));
-        let word = self.interval.as_deref().unwrap_or(Interval::default().word());
+        let word = self
+            .interval
+            .as_deref()
+            .unwrap_or(Interval::default().word());
         let interval = Interval::from_word(word).ok_or_else(|| {
             error::parameter("interval", format!("{word:?} is none of 5m, 1h, 24h"))
         })?;
@@ -94,7 +97,11 @@ mod tests {
 
     fn query(from: Option<&str>, to: Option<&str>, interval: Option<&str>) -> SpeedQuery {
         let owned = |text: Option<&str>| text.map(ToOwned::to_owned);
-        SpeedQuery { from: owned(from), to: owned(to), interval: owned(interval) }
+        SpeedQuery {
+            from: owned(from),
+            to: owned(to),
+            interval: owned(interval),
+        }
     }
 
     #[test]
@@ -102,7 +109,10 @@ mod tests {
         let now = Utc::from_millis(1_743_848_130_123);
         let range = SpeedQuery::default().range(now, 300).unwrap();
         assert_eq!(range.to(), now);
-        assert_eq!(range.to().as_millis() - range.from().as_millis(), DEFAULT_RANGE_MS);
+        assert_eq!(
+            range.to().as_millis() - range.from().as_millis(),
+            DEFAULT_RANGE_MS
+        );
         assert_eq!(range.interval(), Interval::FiveMinutes);
         assert_eq!(range.window_count(), 288);
     }

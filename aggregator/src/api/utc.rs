@@ -48,9 +48,13 @@ impl Utc {
         // alone reads all of ISO 8601 and time zone names as well.
         let separators = [(4, b'-'), (7, b'-'), (13, b':'), (16, b':')];
         let has_form = bytes.len() >= "2025-04-05T10:15:00Z".len()
-            && separators.iter().all(|(place, mark)| bytes[*place] == *mark)
+            && separators
+                .iter()
+                .all(|(place, mark)| bytes[*place] == *mark)
             && matches!(bytes[10], b'T' | b't' | b' ')
-            && bytes[19..].iter().all(|byte| b"0123456789.:+-Zz ".contains(byte));
+            && bytes[19..]
+                .iter()
+                .all(|byte| b"0123456789.:+-Zz ".contains(byte));
         if !has_form {
             return Err(wrong());
         }
@@ -62,7 +66,10 @@ impl Utc {
             text.parse::<Timestamp>()
         };
         let instant = instant.map_err(|_| wrong())?;
-        let (ms, finer_ns) = (instant.as_millisecond(), instant.subsec_nanosecond() % 1_000_000);
+        let (ms, finer_ns) = (
+            instant.as_millisecond(),
+            instant.subsec_nanosecond() % 1_000_000,
+        );
         Ok(Self(if finer_ns > 0 { ms + 1 } else { ms }))
     }
 }
@@ -98,7 +105,11 @@ mod tests {
             "2025-04-05T10:15:30.000Z",
             "2025-04-05T10:15:29.9990001Z",
         ] {
-            assert_eq!(Utc::parse(text).unwrap().to_string(), "2025-04-05T10:15:30Z", "{text}");
+            assert_eq!(
+                Utc::parse(text).unwrap().to_string(),
+                "2025-04-05T10:15:30Z",
+                "{text}"
+            );
         }
     }
 
@@ -106,8 +117,16 @@ mod tests {
     fn a_finer_fraction_is_rounded_up() {
         let before_1970 = Utc::parse("1969-12-31T23:59:59.9985Z").unwrap();
         assert_eq!(before_1970.as_millis(), -1);
-        assert_eq!(Utc::parse("1970-01-01T00:00:00.0000001Z").unwrap().as_millis(), 1);
-        assert_eq!(Utc::parse("1970-01-01T00:00:00.001Z").unwrap().as_millis(), 1);
+        assert_eq!(
+            Utc::parse("1970-01-01T00:00:00.0000001Z")
+                .unwrap()
+                .as_millis(),
+            1
+        );
+        assert_eq!(
+            Utc::parse("1970-01-01T00:00:00.001Z").unwrap().as_millis(),
+            1
+        );
     }
 
     #[test]

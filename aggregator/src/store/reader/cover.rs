@@ -15,7 +15,17 @@ const DAY_MS: i64 = 24 * HOUR_MS;
 
 /// How long a window is. Windows are aligned to UTC.
 #[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
     ToSchema,
 )]
 pub enum Interval {
@@ -58,7 +68,9 @@ impl Interval {
     /// Reads the word.
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|interval| interval.word() == word)
+        Self::ALL
+            .into_iter()
+            .find(|interval| interval.word() == word)
     }
 }
 
@@ -98,8 +110,15 @@ impl Cover {
         // A midnight is a whole hour: beside the first, at most one rest is left.
         let rests = [after_head, before_tail, five_tail];
         debug_assert!(rests.iter().filter(|rest| !rest.is_empty()).count() <= 1);
-        let five_rest = rests.into_iter().find(|rest| !rest.is_empty()).unwrap_or(0..0);
-        Self { days, hours: [hour_head, hour_tail], fives: [five_head, five_rest] }
+        let five_rest = rests
+            .into_iter()
+            .find(|rest| !rest.is_empty())
+            .unwrap_or(0..0);
+        Self {
+            days,
+            hours: [hour_head, hour_tail],
+            fives: [five_head, five_rest],
+        }
     }
 }
 
@@ -134,7 +153,10 @@ mod tests {
         let seven_past_ten = 10 * HOUR_MS + 5 * BUCKET_MS;
         let cover = Cover::of(seven_past_ten..seven_past_ten + DAY_MS);
         let rows = |ranges: &[Range<i64>], length: i64| -> i64 {
-            ranges.iter().map(|range| (range.end - range.start) / length).sum()
+            ranges
+                .iter()
+                .map(|range| (range.end - range.start) / length)
+                .sum()
         };
         assert_eq!(rows(&[cover.days], DAY_MS), 0);
         assert_eq!(rows(&cover.hours, HOUR_MS), 23);

@@ -41,8 +41,14 @@ mod tests {
     fn an_instant_survives_the_binary_form() {
         for ms in [0, -1, 1, EPOCH_MS, 253_402_300_799_999, -62_167_219_200_000] {
             let mut wire = BytesMut::new();
-            assert!(matches!(Instant(ms).to_sql(&Type::TIMESTAMPTZ, &mut wire), Ok(IsNull::No)));
-            assert_eq!(Instant::from_sql(&Type::TIMESTAMPTZ, &wire).unwrap(), Instant(ms));
+            assert!(matches!(
+                Instant(ms).to_sql(&Type::TIMESTAMPTZ, &mut wire),
+                Ok(IsNull::No)
+            ));
+            assert_eq!(
+                Instant::from_sql(&Type::TIMESTAMPTZ, &wire).unwrap(),
+                Instant(ms)
+            );
         }
     }
 

@@ -67,7 +67,10 @@ impl Reader {
     #[must_use]
     pub fn new(pool: Pool) -> Self {
         let speed_statements = Arc::new(Interval::ALL.map(speed::statement));
-        Self { pool, speed_statements }
+        Self {
+            pool,
+            speed_statements,
+        }
     }
 
     /// Runs one prepared statement; once more on a fresh connection when the first was found dead,
@@ -132,8 +135,14 @@ fn failed(error: &tokio_postgres::Error) -> ReadError {
     }
     // Connection, resources, operator intervention, system: passing. Login refused: an operator
     // must act, and the caller can do nothing but come back.
-    let passing = ["08", "28", "53", "57", "58"].iter().any(|class| code.code().starts_with(class));
-    if passing { ReadError::Away(chain(error)) } else { ReadError::Fault(chain(error)) }
+    let passing = ["08", "28", "53", "57", "58"]
+        .iter()
+        .any(|class| code.code().starts_with(class));
+    if passing {
+        ReadError::Away(chain(error))
+    } else {
+        ReadError::Fault(chain(error))
+    }
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
@@ -145,5 +154,6 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 /// A column of a row; an error when it does not have the type that the views promise.
 fn column<'a, T: FromSql<'a>>(row: &'a Row, place: usize) -> Result<T, ReadError> {
-    row.try_get(place).map_err(|error| ReadError::Fault(chain(&error)))
+    row.try_get(place)
+        .map_err(|error| ReadError::Fault(chain(&error)))
 }

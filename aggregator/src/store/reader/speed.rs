@@ -90,11 +90,18 @@ impl Reader {
         let cover = Cover::of(covered_ms.clone());
         let [hour_head, hour_tail] = cover.hours;
         let [five_head, five_rest] = cover.fives;
-        let parts = [covered_ms, cover.days, hour_head, hour_tail, five_head, five_rest];
+        let parts = [
+            covered_ms, cover.days, hour_head, hour_tail, five_head, five_rest,
+        ];
         let bounds = parts.map(|part| [Instant(part.start), Instant(part.end)]);
         let device = device.as_str();
         let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&device];
-        parameters.extend(bounds.iter().flatten().map(|bound| bound as &(dyn ToSql + Sync)));
+        parameters.extend(
+            bounds
+                .iter()
+                .flatten()
+                .map(|bound| bound as &(dyn ToSql + Sync)),
+        );
         let statement = &self.speed_statements[interval as usize];
         let rows = self.query(statement, &parameters).await?;
         sort_out(&rows)
@@ -109,7 +116,10 @@ fn sort_out(rows: &[Row]) -> Result<Option<SpeedRows>, ReadError> {
         match column::<i16>(row, 0)? {
             UNIT => {
                 let final_to: Option<Instant> = column(row, 2)?;
-                unit = Some((column::<Instant>(row, 1)?.0, final_to.map(|instant| instant.0)));
+                unit = Some((
+                    column::<Instant>(row, 1)?.0,
+                    final_to.map(|instant| instant.0),
+                ));
             }
             COVER => {
                 let lowest_kmh: i16 = column(row, 16)?;
@@ -162,8 +172,12 @@ fn sum(row: &Row, place: usize) -> Result<u128, ReadError> {
 }
 
 fn speed(row: &Row, place: usize) -> Result<Option<Speed>, ReadError> {
-    let Some(centi_kmh) = column::<Option<i32>>(row, place)? else { return Ok(None) };
-    let speed = u16::try_from(centi_kmh).ok().and_then(Speed::from_centi_kmh);
+    let Some(centi_kmh) = column::<Option<i32>>(row, place)? else {
+        return Ok(None);
+    };
+    let speed = u16::try_from(centi_kmh)
+        .ok()
+        .and_then(Speed::from_centi_kmh);
     let wrong = || ReadError::Fault(format!("a speed of {centi_kmh} × 0.01 km/h in a window"));
     speed.map(Some).ok_or_else(wrong)
 }

@@ -65,7 +65,10 @@ impl Sums {
             return None;
         }
         let spread = (n * self.sumsq_ckmh2).saturating_sub(self.sum_ckmh * self.sum_ckmh);
-        #[expect(clippy::cast_precision_loss, reason = "the last step of an exact computation")]
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "the last step of an exact computation"
+        )]
         let variance = spread as f64 / (n * (n - 1)) as f64;
         Some(variance.sqrt().round() / 100.0)
     }
@@ -78,7 +81,10 @@ fn rounded_quotient(dividend: u128, divisor: u128) -> Option<u128> {
     (divisor > 0).then(|| (2 * dividend + divisor) / (2 * divisor))
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a speed of at most 40,000 × 0.01 km/h")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a speed of at most 40,000 × 0.01 km/h"
+)]
 fn kmh(centi: u128) -> f64 {
     centi as f64 / 100.0
 }
@@ -101,7 +107,10 @@ pub struct HistogramError {
 
 impl Default for Totals {
     fn default() -> Self {
-        Self { sums: Sums::default(), bins: Box::new([0; BINS]) }
+        Self {
+            sums: Sums::default(),
+            bins: Box::new([0; BINS]),
+        }
     }
 }
 
@@ -110,10 +119,21 @@ impl Totals {
     ///
     /// # Errors
     /// When the histogram reaches beyond the last bin or counts less than nothing.
-    pub fn add(&mut self, sums: &Sums, lowest_kmh: i64, counts: &[i32]) -> Result<(), HistogramError> {
-        let wrong = HistogramError { lowest_kmh, counts: counts.len() };
+    pub fn add(
+        &mut self,
+        sums: &Sums,
+        lowest_kmh: i64,
+        counts: &[i32],
+    ) -> Result<(), HistogramError> {
+        let wrong = HistogramError {
+            lowest_kmh,
+            counts: counts.len(),
+        };
         let first = usize::try_from(lowest_kmh).map_err(|_| wrong)?;
-        let bins = self.bins.get_mut(first..).and_then(|bins| bins.get_mut(..counts.len()));
+        let bins = self
+            .bins
+            .get_mut(first..)
+            .and_then(|bins| bins.get_mut(..counts.len()));
         for (bin, count) in bins.ok_or(wrong)?.iter_mut().zip(counts) {
             *bin += u64::try_from(*count).map_err(|_| wrong)?;
         }
@@ -165,15 +185,30 @@ mod tests {
     }
 
     fn add(totals: &mut Totals, stats: &SpeedStats) {
-        let counts: Vec<i32> =
-            stats.histogram.counts().iter().map(|count| i32::try_from(*count).unwrap()).collect();
-        totals.add(&sums(stats), stats.histogram.lowest_kmh().into(), &counts).unwrap();
+        let counts: Vec<i32> = stats
+            .histogram
+            .counts()
+            .iter()
+            .map(|count| i32::try_from(*count).unwrap())
+            .collect();
+        totals
+            .add(&sums(stats), stats.histogram.lowest_kmh().into(), &counts)
+            .unwrap();
     }
 
     #[test]
     fn without_speeds_there_is_no_mean_and_no_percentile() {
         let mut totals = Totals::default();
-        totals.add(&Sums { n: 3, ..Sums::default() }, 0, &[]).unwrap();
+        totals
+            .add(
+                &Sums {
+                    n: 3,
+                    ..Sums::default()
+                },
+                0,
+                &[],
+            )
+            .unwrap();
         assert_eq!(totals.sums.n, 3);
         assert_eq!(totals.sums.time_mean_kmh(), None);
         assert_eq!(totals.sums.space_mean_kmh(), None);
@@ -196,7 +231,10 @@ mod tests {
 
     #[test]
     fn the_deviation_is_that_of_a_sample() {
-        assert_eq!(sums(&stats(&[6_000, 6_200])).standard_deviation_kmh(), Some(1.41));
+        assert_eq!(
+            sums(&stats(&[6_000, 6_200])).standard_deviation_kmh(),
+            Some(1.41)
+        );
         assert_eq!(sums(&stats(&[6_000])).standard_deviation_kmh(), None);
     }
 

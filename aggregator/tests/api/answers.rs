@@ -1,0 +1,288 @@
+//! `GET /kvfv/{kvfv_id}/avg-speed`.
+
+use aggregator::api::utc::Utc;
+use aggregator::store::reader::Interval;
+use proto::passage::{Passage, Speed};
+use proto::window::SpeedStats;
+use serde_json::{Value, json};
+
+use crate::centre::Centre;
+use crate::traffic::{
+    HOUR_MS, MIDNIGHT_MS, MINUTE_MS, passage, settle, store, traffic, unit, windows,
+};
+
+fn utc(ms: i64) -> String {
+    Utc::from_millis(ms).to_string()
+}
+
+fn path(unit: &str, from_ms: i64, to_ms: i64, interval: Interval) -> String {
+    let (from, to) = (utc(from_ms), utc(to_ms));
+    format!(
+        "/kvfv/{unit}/avg-speed?from={from}&to={to}&interval={}",
+        interval.word()
+    )
+}
+
+/// Both to the hundredth; exact halves may be rounded either way by a floating division.
+#[track_caller]
+fn same_speed(shown: &Value, expected: Option<f64>) {
+    match (shown.as_f64(), expected) {
+        (Some(shown), Some(expected)) => {
+            assert!(
+                (shown - expected).abs() <= 0.005_000_1,
+                "{shown} for {expected}"
+            );
+            assert!(
+                (shown * 100.0 - (shown * 100.0).round()).abs() < 1e-6,
+                "{shown}"
+            );
+        }
+        (shown, expected) => assert_eq!(shown, expected),
+    }
+}
+
+#[track_caller]
+fn same_statistics(shown: &Value, expected: &SpeedStats) {
+    assert_eq!(shown["vehicles"], expected.n);
+    same_speed(&shown["avg_speed"], expected.time_mean_kmh());
+    same_speed(&shown["space_mean_speed"], expected.space_mean_kmh());
+    assert_eq!(
+        shown["p50"].as_f64(),
+        expected.percentile(50).map(Speed::kmh)
+    );
+    assert_eq!(
+        shown["p85"].as_f64(),
+        expected.percentile(85).map(Speed::kmh)
+    );
+}
+
+#[tokio::test]
+async fn every_answer_equals_a_recomputation_from_the_passages() {
+    let centre = Centre::start().await;
+    let passages = traffic(MIDNIGHT_MS - 7 * HOUR_MS, 60 * 60);
+    unit(&centre.database, "KV1").await;
+    store(&centre.database, "KV1", &passages).await;
+    // Another unit's passages stay out of it.
+    unit(&centre.database, "KV2").await;
+    store(&centre.database, "KV2", &passages[..50]).await;
+
+    let ranges = [
+        (-24 * HOUR_MS, 72 * HOUR_MS),
+        (0, 24 * HOUR_MS),
+        (-7 * HOUR_MS, 17 * HOUR_MS),
+        (7 * MINUTE_MS + 13, 24 * HOUR_MS + 7 * MINUTE_MS + 13),
+        (-3 * HOUR_MS - 20 * MINUTE_MS, 3 * HOUR_MS + 25 * MINUTE_MS),
+        (10 * MINUTE_MS, 25 * MINUTE_MS),
+        (HOUR_MS + 1, HOUR_MS + 2),
+    ];
+    for (from, to) in ranges.map(|(from, to)| (MIDNIGHT_MS + from, MIDNIGHT_MS + to)) {
+        for interval in Interval::ALL {
+            let answer = centre.get(&path("KV1", from, to, interval)).await;
+            assert_eq!(answer.status, 200, "{}", answer.text);
+            let answer = answer.json();
+            let expected = windows(&passages, interval);
+            let expected: Vec<_> = expected
+                .iter()
+                .filter(|(start, _)| (from..to).contains(start))
+                .collect();
+
+            let mut whole = SpeedStats::default();
+            expected.iter().for_each(|(_, stats)| whole.merge(stats));
+            same_statistics(&answer, &whole);
+
+            let shown: Vec<&Value> = answer["windows"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter(|window| window["vehicles"] != 0)
+                .collect();
+            assert_eq!(shown.len(), expected.len());
+            for (shown, (start, stats)) in shown.into_iter().zip(expected) {
+                assert_eq!(shown["start"], utc(*start));
+                assert_eq!(shown["end"], utc(start + interval.length_ms()));
+                same_statistics(shown, stats);
+                same_speed(&shown["std_dev"], stats.standard_deviation_kmh());
+                assert_eq!(shown["min_speed"].as_f64(), stats.min.map(Speed::kmh));
+                assert_eq!(shown["max_speed"].as_f64(), stats.max.map(Speed::kmh));
+                assert_eq!(shown["violations"], stats.violations);
+                assert_eq!(shown["revision"], 1);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_has_this_form() {
+    let centre = Centre::start().await;
+    unit(&centre.database, "KV12345").await;
+    let at = MIDNIGHT_MS + 10 * HOUR_MS;
+    let passages = [
+        Passage {
+            violation: true,
+            ..passage(at, Some(12_000))
+        },
+        passage(at + 1, Some(6_000)),
+        passage(at + 2, None),
+        passage(at + 5 * MINUTE_MS, Some(4_000)),
+    ];
+    store(&centre.database, "KV12345", &passages).await;
+    settle(&centre.database, "KV12345", at + 5 * MINUTE_MS).await;
+    let interval = Interval::FiveMinutes;
+    let answer = centre
+        .get(&path("KV12345", at, at + 10 * MINUTE_MS, interval))
+        .await;
+    assert_eq!(answer.header("content-type"), Some("application/json"));
+    assert_eq!(answer.header("cache-control"), Some("max-age=1"));
+    let expected = json!({
+        "kvfv_id": "KV12345",
+        "from": "2025-04-05T10:00:00Z",
+        "to": "2025-04-05T10:10:00Z",
+        "interval": "5m",
+        "avg_speed": 73.33,
+        "space_mean_speed": 60.0,
+        "vehicles": 4,
+        "p50": 60.5,
+        "p85": 120.0,
+        "state": "partial",
+        "windows": [
+            {
+                "start": "2025-04-05T10:00:00Z",
+                "end": "2025-04-05T10:05:00Z",
+                "avg_speed": 90.0,
+                "space_mean_speed": 80.0,
+                "vehicles": 3,
+                "p50": 61.0,
+                "p85": 120.0,
+                "min_speed": 60.0,
+                "max_speed": 120.0,
+                "std_dev": 42.43,
+                "violations": 1,
+                "state": "final",
+                "revision": 1
+            },
+            {
+                "start": "2025-04-05T10:05:00Z",
+                "end": "2025-04-05T10:10:00Z",
+                "avg_speed": 40.0,
+                "space_mean_speed": 40.0,
+                "vehicles": 1,
+                "p50": 40.0,
+                "p85": 40.0,
+                "min_speed": 40.0,
+                "max_speed": 40.0,
+                "std_dev": null,
+                "violations": 0,
+                "state": "partial",
+                "revision": 1
+            }
+        ]
+    });
+    assert_eq!(answer.json(), expected);
+}
+
+#[tokio::test]
+async fn adjoining_ranges_share_no_window_and_miss_none() {
+    let centre = Centre::start().await;
+    unit(&centre.database, "KV1").await;
+    let starts = [0, 5, 10, 15].map(|minute| MIDNIGHT_MS + minute * MINUTE_MS);
+    store(
+        &centre.database,
+        "KV1",
+        &starts.map(|start| passage(start, Some(5_000))),
+    )
+    .await;
+    let seven = MIDNIGHT_MS + 7 * MINUTE_MS;
+    let mut seen = Vec::new();
+    for (from, to) in [(MIDNIGHT_MS, seven), (seven, MIDNIGHT_MS + 16 * MINUTE_MS)] {
+        let answer = centre
+            .get(&path("KV1", from, to, Interval::FiveMinutes))
+            .await
+            .json();
+        seen.extend(
+            answer["windows"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|window| window["start"].clone()),
+        );
+    }
+    assert_eq!(seen, starts.map(|start| Value::from(utc(start))));
+}
+
+#[tokio::test]
+async fn a_range_may_be_written_in_any_offset() {
+    let centre = Centre::start().await;
+    unit(&centre.database, "KV1").await;
+    store(&centre.database, "KV1", &traffic(MIDNIGHT_MS, 120)).await;
+    let ask = async |from: &str, to: &str| {
+        let answer = centre
+            .get(&format!("/kvfv/KV1/avg-speed?from={from}&to={to}"))
+            .await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        answer.json()
+    };
+    let utc = ask("2025-04-05T00:00:00Z", "2025-04-05T01:00:00Z").await;
+    assert_ne!(utc["vehicles"], 0);
+    let moscow = ask(
+        "2025-04-05T03:00:00%2B03:00",
+        "2025-04-05T04:00:00.000%2B03:00",
+    )
+    .await;
+    let unescaped = ask("2025-04-05T03:00:00+03:00", "2025-04-04T21:00:00-04:00").await;
+    assert_eq!(utc, moscow);
+    assert_eq!(utc, unescaped);
+}
+
+#[tokio::test]
+async fn a_window_is_partial_then_final_then_revised() {
+    let centre = Centre::start().await;
+    unit(&centre.database, "KV1").await;
+    store(
+        &centre.database,
+        "KV1",
+        &[passage(MIDNIGHT_MS, Some(5_000))],
+    )
+    .await;
+    let end = MIDNIGHT_MS + 5 * MINUTE_MS;
+    let state = async || {
+        let answer = centre
+            .get(&path("KV1", MIDNIGHT_MS, end, Interval::FiveMinutes))
+            .await
+            .json();
+        assert_eq!(answer["state"], answer["windows"][0]["state"]);
+        let view = centre.value("SELECT state FROM v_speed_5m").await;
+        assert_eq!(answer["state"].as_str(), view.as_deref());
+        view.unwrap()
+    };
+    assert_eq!(state().await, "partial");
+    settle(&centre.database, "KV1", end - MINUTE_MS).await;
+    assert_eq!(state().await, "partial");
+    settle(&centre.database, "KV1", end).await;
+    assert_eq!(state().await, "final");
+    let revise = "UPDATE speed_stats_5m SET revised = true, rev = rev + 1";
+    centre.database.batch_execute(revise).await.unwrap();
+    assert_eq!(state().await, "revised");
+}
+
+#[tokio::test]
+async fn a_known_unit_without_traffic_counts_zero() {
+    let centre = Centre::start().await;
+    unit(&centre.database, "KV1").await;
+    let to = MIDNIGHT_MS + 10 * MINUTE_MS;
+    settle(&centre.database, "KV1", to).await;
+    let answer = centre
+        .get(&path("KV1", MIDNIGHT_MS, to, Interval::FiveMinutes))
+        .await
+        .json();
+    assert_eq!(answer["vehicles"], 0);
+    assert_eq!(answer["avg_speed"], Value::Null);
+    assert_eq!(answer["p85"], Value::Null);
+    assert_eq!(answer["state"], "final");
+    let windows = answer["windows"].as_array().unwrap();
+    assert_eq!(windows.len(), 2);
+    assert!(
+        windows
+            .iter()
+            .all(|window| window["vehicles"] == 0 && window["revision"] == 0)
+    );
+}
