@@ -17,19 +17,40 @@
 //!
 //! It does not decide what is sent, when, or in which order: that is the uplink's.
 
+mod chunk;
+mod engine;
+mod error;
+mod evict;
+mod ids;
+mod keys;
+mod loading;
+#[cfg(test)]
+mod model;
+mod opening;
+mod owner;
+mod records;
+mod state;
+mod store;
+mod stream;
+mod summaries;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::heartbeat::{Backlog, Disk};
-use proto::loss::{Loss, LossReason};
-use proto::passage::{EventTime, Passage};
-use proto::ranges::{Seq, SeqRange, SeqSet};
+use proto::passage::Passage;
+use proto::ranges::{Seq, SeqRange};
 use proto::receipt::{Centre, RefusalReason, StreamReceipt};
 use proto::summary::SummaryEntry;
 use proto::{PassageBatch, StreamId};
 use serde::Deserialize;
+use service::clock::wall_millis;
 use tokio::sync::{oneshot, watch};
+
+pub use error::{AppendError, OpenError, ReadError, StoreStopped};
+pub use state::{Alarm, BufferState, Counters, StoreHealth, StreamState};
+
+use engine::Engine;
 
 /// Commands that may wait for the owner thread. When it is full, appends are refused with
 /// [`AppendError::Overloaded`] (503 at the door) and the uplink's calls wait for room.
@@ -38,6 +59,9 @@ pub const QUEUE_COMMANDS_MAX: usize = 1_024;
 /// Passages that may be offered without a receipt before the group commit stops reserving ahead:
 /// twice the uplink's window at its usual batch of 500.
 pub const OFFERED_AHEAD_MAX: u64 = 8_192;
+
+/// Passages of one append, at most; ingest's limit of items lies at or below it.
+pub const APPEND_PASSAGES_MAX: usize = 16_384;
 
 /// What to do with new passages when the quota is full of passages without a receipt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -91,40 +115,6 @@ pub struct Appended {
     pub duplicates: u32,
 }
 
-/// Why passages were not accepted: none of them is on the disk as far as anybody will ever see,
-/// except after `Failed`, when nobody knows and a retry with the same `event_id` is the remedy.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum AppendError {
-    /// The quota is full and the policy refuses, or all that could go is on its way to the centre.
-    #[error("buffer holds {held_bytes} bytes, its quota is {quota_bytes} bytes")]
-    Full {
-        /// Logical bytes in it.
-        held_bytes: u64,
-        /// Logical bytes allowed.
-        quota_bytes: u64,
-    },
-    /// The file system is full, or down to the free floor.
-    #[error("file system of the buffer has {free_bytes} bytes free, the floor is {floor_bytes}")]
-    NoSpace {
-        /// Bytes free.
-        free_bytes: u64,
-        /// Bytes to be left free.
-        floor_bytes: u64,
-    },
-    /// A flush failed; the store refuses everything until the agent is restarted.
-    #[error("store of the buffer failed and refuses passages until a restart: {0}")]
-    Failed(Arc<str>),
-    /// The owner thread has more to do than it can.
-    #[error("{QUEUE_COMMANDS_MAX} requests wait for the buffer already")]
-    Overloaded,
-    /// More passages at once than one append may carry.
-    #[error("append of {0} passages is above the limit of {APPEND_PASSAGES_MAX}")]
-    TooMany(usize),
-}
-
-/// Passages of one append, at most; ingest's limit of items lies at or below it.
-pub const APPEND_PASSAGES_MAX: usize = 16_384;
-
 /// How much [`Buffer::read`] hands out at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReadLimit {
@@ -142,28 +132,6 @@ pub struct StoredRun {
     /// The passages.
     pub batch: PassageBatch,
 }
-
-/// Why passages could not be read.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ReadError {
-    /// The medium returned something else than was written. The chunk has been moved aside and
-    /// its range is booked as a loss; reading goes on behind it.
-    #[error("passages {range} are damaged on the disk and were moved aside: {problem}")]
-    Corrupt {
-        /// The numbers that are lost.
-        range: SeqRange,
-        /// What was wrong with them.
-        problem: String,
-    },
-    /// The store failed or the agent stops.
-    #[error(transparent)]
-    Stopped(#[from] StoreStopped),
-}
-
-/// The owner thread takes no more commands.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("buffer has stopped: {0}")]
-pub struct StoreStopped(pub Arc<str>);
 
 /// What the buffer thinks of the centre that spoke.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,160 +155,6 @@ pub struct PendingSummary {
     pub entry: SummaryEntry,
 }
 
-/// Everything about the buffer that others need; published after every commit, so every number in
-/// it is durable.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BufferState {
-    /// Oldest first; the stream of this run, once it has one, comes last.
-    pub streams: Vec<Arc<StreamState>>,
-    /// What waits for a receipt, over all streams.
-    pub unsent: Backlog,
-    /// The least event time of held passages that are not counted: what bounds the frontier.
-    pub oldest_uncounted: Option<EventTime>,
-    /// Losses that no receipt has listed yet, at most [`proto::limits::LOSSES_MAX`] are shown.
-    pub losses: Vec<(StreamId, Loss)>,
-    /// Passages whose raw form was dropped and whose window deltas wait for a receipt.
-    pub summarised: u64,
-    /// The disk under it.
-    pub disk: Disk,
-    /// Logical bytes held, sent copies included.
-    pub held_bytes: u64,
-    /// Which start of the store this is; rises with every start, even of a new store.
-    pub run: u32,
-    /// Whether it takes passages.
-    pub health: StoreHealth,
-    /// The database that the unit belongs to.
-    pub centre: Option<Centre>,
-    /// Since this start.
-    pub counters: Counters,
-    /// What an operator should see to.
-    pub alarms: Vec<Alarm>,
-}
-
-/// One stream of the buffer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StreamState {
-    /// Which.
-    pub id: StreamId,
-    /// Whether it is the stream of this run, which still grows.
-    pub current: bool,
-    /// The durable mark: the last number that is on the disk.
-    pub accepted_to: u64,
-    /// Numbers that a frame may have contained.
-    pub offered: SeqSet,
-    /// Numbers whose raw passages are on the disk.
-    pub held: SeqSet,
-    /// Numbers on the disk that neither a `stored` nor a `lost` of a receipt covers: to be sent.
-    pub unsent: SeqSet,
-    /// What receipts said is in the windows.
-    pub counted: SeqSet,
-    /// What receipts said is in the database.
-    pub stored: SeqSet,
-    /// What receipts said is booked as lost.
-    pub lost: SeqSet,
-    /// The least event time among the unsent.
-    pub oldest_unsent: Option<EventTime>,
-}
-
-/// Whether the store takes passages.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StoreHealth {
-    /// Yes.
-    Ok,
-    /// Not while the disk is so full.
-    NoSpace,
-    /// Not before a restart.
-    Failed(Arc<str>),
-}
-
-/// Counters since the start of the agent.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Passages made durable.
-    pub accepted: u64,
-    /// Passages recognised by their `event_id`.
-    pub duplicates: u64,
-    /// Group commits, each with its fsync.
-    pub commits: u64,
-    /// Sent copies that were deleted for space.
-    pub released: u64,
-    /// Passages lost, raw or altogether, by reason: quota, corrupt, refused, operator.
-    pub lost: [u64; 4],
-}
-
-impl Counters {
-    /// Where a reason counts in [`Counters::lost`].
-    #[must_use]
-    pub const fn place(reason: LossReason) -> usize {
-        match reason {
-            LossReason::Quota => 0,
-            LossReason::Corrupt => 1,
-            LossReason::Refused => 2,
-            LossReason::Operator => 3,
-        }
-    }
-}
-
-/// What an operator should see to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Alarm {
-    /// A store that could not be opened was moved to this place.
-    StoreQuarantined {
-        /// Where it is.
-        directory: PathBuf,
-    },
-    /// So many passages were refused by the centre or damaged, and are kept aside.
-    PassagesQuarantined {
-        /// How many.
-        passages: u64,
-    },
-    /// A receipt of another database came.
-    ForeignCentre {
-        /// Which.
-        centre: Centre,
-    },
-}
-
-/// Why the buffer could not be opened at all.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The directory cannot be used.
-    #[error("cannot use the buffer directory {}: {source}", path.display())]
-    Directory {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// Another process has it open.
-    #[error("buffer directory {} is in use by another process", path.display())]
-    InUse {
-        /// Which.
-        path: PathBuf,
-    },
-    /// A newer agent wrote it.
-    #[error(
-        "buffer has format {found}, this agent knows up to {known}: it is older than its store; install the newer agent again"
-    )]
-    Newer {
-        /// What the store says.
-        found: u32,
-        /// What this agent knows.
-        known: u32,
-    },
-    /// A new store cannot be made either.
-    #[error("cannot make a store in {}: {problem}", path.display())]
-    Store {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        problem: String,
-    },
-    /// No random bits for the name of the stream.
-    #[error("the system gives no random bits: {0}")]
-    Random(#[from] getrandom::Error),
-}
-
 /// A handle on the buffer. Clones speak to the same owner thread; it ends when all are dropped.
 #[derive(Debug, Clone)]
 pub struct Buffer {
@@ -351,6 +165,7 @@ pub struct Buffer {
 /// The thread's part: hand it to `TaskSet::spawn_blocking_thread("buffer", move || owner.run())`.
 #[derive(Debug)]
 pub struct OwnerThread {
+    engine: Box<Engine>,
     commands: flume::Receiver<Command>,
     state: watch::Sender<Arc<BufferState>>,
 }
@@ -386,17 +201,24 @@ enum Command {
 }
 
 impl Buffer {
-    /// Opens the store, or makes one; see [`OpenError`]. Blocks for up to three times the
-    /// `open_timeout`: call it before the runtime serves anything.
+    /// Opens the store, or makes one. Blocks for up to three times the `open_timeout`: call it
+    /// before the runtime serves anything.
     ///
     /// # Errors
     /// When there is no place for a store, another process has it, or a newer agent wrote it. A
     /// damaged store is no error: it is moved aside and an [`Alarm`] says so.
     pub fn open(settings: &BufferSettings) -> Result<(Self, OwnerThread), OpenError> {
-        Err(OpenError::Store {
-            path: settings.directory.clone(),
-            problem: "not yet".into(),
-        })
+        let mut engine = Box::new(Engine::open(settings, wall_millis())?);
+        let (commands, queue) = flume::bounded(QUEUE_COMMANDS_MAX);
+        let (publisher, state) = watch::channel(Arc::new(engine.state(StoreHealth::Ok)));
+        Ok((
+            Self { commands, state },
+            OwnerThread {
+                engine,
+                commands: queue,
+                state: publisher,
+            },
+        ))
     }
 
     /// Makes passages durable. Resolves after the fsync that covers them. Dropping the future does
@@ -533,14 +355,8 @@ impl Buffer {
     fn why(&self) -> StoreStopped {
         match &self.state.borrow().health {
             StoreHealth::Failed(why) => StoreStopped(Arc::clone(why)),
-            StoreHealth::Ok | StoreHealth::NoSpace => StoreStopped("the agent stops".into()),
+            StoreHealth::NoSpace => StoreStopped("the disk is full".into()),
+            StoreHealth::Ok => StoreStopped("the agent stops".into()),
         }
-    }
-}
-
-impl OwnerThread {
-    /// Serves the buffer until every [`Buffer`] is dropped, then writes what is left.
-    pub fn run(self) {
-        drop((self.commands, self.state));
     }
 }

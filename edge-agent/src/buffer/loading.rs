@@ -1,0 +1,155 @@
+//! Reading a store from its first key to its last: what the engine keeps in memory comes from here.
+//!
+//! Passages are not read, only where they are; a chunk's checksum is looked at when it is read.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
+
+use proto::StreamId;
+use proto::loss::Loss;
+use proto::receipt::Centre;
+use serde::de::DeserializeOwned;
+
+use super::ids::EventIds;
+use super::keys::{self, ChunkKey, Key};
+use super::opening::LoadError;
+use super::records::{FORMAT, IdBlock, Marks, StoredEntry, from_bytes};
+use super::store::Store;
+use super::stream::{ChunkMeta, EntryMeta, Stream};
+use super::summaries;
+
+/// A store and what stands in it.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub(super) store: Store,
+    /// In the order of their runs.
+    pub(super) streams: Vec<Stream>,
+    pub(super) ids: EventIds,
+    /// The run before this one; 0 in a new store.
+    pub(super) run: u32,
+    pub(super) centre: Option<Centre>,
+    /// Chunks that were set aside, with their logical bytes.
+    pub(super) aside: VecDeque<(ChunkKey, u32)>,
+}
+
+impl Loaded {
+    /// Opens the store and reads it.
+    pub(super) fn read(directory: &Path) -> Result<Self, LoadError> {
+        let store = Store::open(directory)?;
+        // Before anything else: what a newer agent wrote is not to be judged by this one.
+        if let Some(format) =
+            fact::<u32>(&store, keys::FACT_FORMAT)?.filter(|found| *found > FORMAT)
+        {
+            return Err(LoadError::Newer(format));
+        }
+        let run = fact(&store, keys::FACT_RUN)?.unwrap_or(0);
+        let centre = fact(&store, keys::FACT_CENTRE)?;
+        let mut reader = Reader::default();
+        let mut at = sled::IVec::default();
+        while let Some((key, value)) = store.after(&at)? {
+            reader.take(&key, &value)?;
+            at = key;
+        }
+        let mut streams: Vec<_> = reader.streams.into_values().collect();
+        streams.sort_by_key(|stream| stream.marks.run);
+        streams.iter_mut().for_each(Stream::refresh);
+        Ok(Self {
+            store,
+            streams,
+            ids: reader.ids,
+            run,
+            centre,
+            aside: reader.aside,
+        })
+    }
+}
+
+struct Reader {
+    streams: BTreeMap<[u8; 16], Stream>,
+    ids: EventIds,
+    aside: VecDeque<(ChunkKey, u32)>,
+}
+
+impl Default for Reader {
+    fn default() -> Self {
+        Self {
+            streams: BTreeMap::new(),
+            ids: EventIds::new(),
+            aside: VecDeque::new(),
+        }
+    }
+}
+
+impl Reader {
+    fn take(&mut self, key: &[u8], value: &[u8]) -> Result<(), LoadError> {
+        let bytes = u32::try_from(key.len() + value.len()).unwrap_or(u32::MAX);
+        let known = Key::decode(key)
+            .ok_or_else(|| LoadError::Record(hex(key), "no key of this format".to_owned()))?;
+        match known {
+            Key::Fact => {}
+            Key::Chunk(ChunkKey {
+                stream,
+                range,
+                event_min,
+                event_max,
+            }) => {
+                self.stream(stream).load(ChunkMeta {
+                    range,
+                    event_min,
+                    event_max,
+                    bytes,
+                });
+            }
+            Key::Stream(id) => {
+                let marks: Marks = record(key, value)?;
+                let stream = self.stream(id);
+                let accepted_to = stream.marks.accepted_to.max(marks.accepted_to);
+                stream.marks = Marks {
+                    accepted_to,
+                    ..marks
+                };
+            }
+            Key::Loss(id, _) => {
+                let loss: Loss = record(key, value)?;
+                self.stream(id).losses.push(loss);
+            }
+            Key::Summary(id, number) => {
+                let StoredEntry { sealed, entry } = record(key, value)?;
+                let (event_min, event_max) = summaries::event_span(&entry);
+                let seqs = entry.seqs;
+                self.stream(id).entries.push_back(EntryMeta {
+                    number,
+                    sealed,
+                    seqs,
+                    event_min,
+                    event_max,
+                    bytes,
+                });
+            }
+            Key::EventIds(number) => {
+                let block: IdBlock = record(key, value)?;
+                self.ids.load(number, block);
+            }
+            Key::Aside(chunk) => self.aside.push_back((chunk, bytes)),
+        }
+        Ok(())
+    }
+
+    fn stream(&mut self, id: StreamId) -> &mut Stream {
+        self.streams
+            .entry(*id.as_bytes())
+            .or_insert_with(|| Stream::new(id, Marks::default()))
+    }
+}
+
+fn fact<T: DeserializeOwned>(store: &Store, key: &[u8]) -> Result<Option<T>, LoadError> {
+    store.get(key)?.map(|value| record(key, &value)).transpose()
+}
+
+fn record<T: DeserializeOwned>(key: &[u8], value: &[u8]) -> Result<T, LoadError> {
+    from_bytes(value).map_err(|error| LoadError::Record(hex(key), error.to_string()))
+}
+
+fn hex(key: &[u8]) -> String {
+    key.iter().map(|byte| format!("{byte:02x}")).collect()
+}

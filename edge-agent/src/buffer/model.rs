@@ -1,0 +1,473 @@
+//! The engine against a naive model: any order of appends, reads, receipts, refusals, full quotas
+//! and restarts leaves every number exactly where the ledger says it is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use proto::device::CentreId;
+use proto::loss::{LossReason, LossScope};
+use proto::passage::{EventTime, Passage, Speed};
+use proto::ranges::{Seq, SeqRange, SeqSet};
+use proto::receipt::{Centre, StreamReceipt};
+use proto::window::fold;
+use proto::{PassageBatch, StreamId};
+
+use super::engine::Engine;
+use super::{
+    Admitted, AppendError, BufferSettings, BufferState, CentreVerdict, EventKey, QuotaPolicy,
+    ReadLimit, StoreHealth,
+};
+
+const NOW_MS: i64 = 1_743_848_130_000;
+const LIMIT: ReadLimit = ReadLimit {
+    passages: 150,
+    bytes: 8_192,
+};
+
+pub(super) fn settings(directory: &Path, quota_bytes: u64, policy: QuotaPolicy) -> BufferSettings {
+    BufferSettings {
+        directory: directory.to_owned(),
+        quota_bytes,
+        free_floor_bytes: 0,
+        policy,
+        linger: Duration::ZERO,
+        open_timeout: Duration::from_secs(60),
+    }
+}
+
+fn centre(timeline: u32) -> Centre {
+    Centre {
+        id: CentreId::from_bytes([9; 16]),
+        timeline,
+    }
+}
+
+/// With little reserved ahead, so that a few passages are enough to have some that were never offered.
+fn open(settings: &BufferSettings) -> Engine {
+    let mut engine = Engine::open(settings, NOW_MS).unwrap();
+    engine.offered_ahead_max = 200;
+    engine
+}
+
+#[derive(Debug, Clone)]
+enum Operation {
+    /// So many new passages, the last ones of the append before again.
+    Append {
+        new: usize,
+        again: usize,
+        ids: bool,
+    },
+    /// The centre gets a batch and counts it; it may keep the raw rows, and books losses.
+    Deliver {
+        stream: usize,
+        store: bool,
+        book: bool,
+    },
+    /// The centre refuses what it would get next.
+    Refuse {
+        stream: usize,
+        passages: u64,
+    },
+    /// Summaries are offered; the centre counts them or the receipt is lost.
+    Summaries {
+        stream: usize,
+        receipt: bool,
+    },
+    /// A standby without the last commits is promoted.
+    Promote,
+    Reopen,
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    let deliver = (0..4_usize, any::<bool>(), any::<bool>());
+    prop_oneof![
+        6 => (1..260_usize, 0..20_usize, any::<bool>())
+            .prop_map(|(new, again, ids)| Operation::Append { new, again, ids }),
+        3 => (1..4_usize, Just(0), any::<bool>())
+            .prop_map(|(new, again, ids)| Operation::Append { new, again, ids }),
+        6 => deliver.prop_map(|(stream, store, book)| Operation::Deliver { stream, store, book }),
+        1 => (0..4_usize, 1..200_u64)
+            .prop_map(|(stream, passages)| Operation::Refuse { stream, passages }),
+        2 => (0..4_usize, any::<bool>())
+            .prop_map(|(stream, receipt)| Operation::Summaries { stream, receipt }),
+        1 => Just(Operation::Promote),
+        2 => Just(Operation::Reopen),
+    ]
+}
+
+/// What the centre knows of one stream.
+#[derive(Debug, Clone, Default)]
+struct Cursor {
+    counted: SeqSet,
+    stored: SeqSet,
+    lost: SeqSet,
+}
+
+struct World {
+    settings: BufferSettings,
+    engine: Option<Engine>,
+    /// Every passage ever accepted, by stream and number.
+    accepted: BTreeMap<[u8; 16], Vec<Passage>>,
+    known_ids: BTreeSet<[u8; 16]>,
+    last_append: Vec<Admitted>,
+    made: u64,
+    timeline: u32,
+    cursors: BTreeMap<[u8; 16], Cursor>,
+}
+
+impl World {
+    fn new(directory: &Path, quota_bytes: u64, policy: QuotaPolicy) -> Self {
+        let settings = settings(directory, quota_bytes, policy);
+        Self {
+            engine: Some(open(&settings)),
+            settings,
+            accepted: BTreeMap::new(),
+            known_ids: BTreeSet::new(),
+            last_append: Vec::new(),
+            made: 0,
+            timeline: 1,
+            cursors: BTreeMap::new(),
+        }
+    }
+
+    fn engine(&mut self) -> &mut Engine {
+        self.engine.as_mut().unwrap()
+    }
+
+    fn state(&mut self) -> BufferState {
+        self.engine().state(StoreHealth::Ok)
+    }
+
+    fn stream(&mut self, place: usize) -> Option<StreamId> {
+        let streams = self.state().streams;
+        (!streams.is_empty()).then(|| streams[place % streams.len()].id)
+    }
+
+    fn passage(&mut self, ids: bool) -> Admitted {
+        self.made += 1;
+        let n = self.made;
+        // Mostly in order, some hours late.
+        let late = if n.is_multiple_of(29) { 7_200_000 } else { 0 };
+        let passage = Passage {
+            event_time: EventTime::from_millis(NOW_MS + i64::try_from(n).unwrap() * 900 - late),
+            speed: Speed::from_centi_kmh(u16::try_from(n * 31 % 20_000).unwrap()),
+            extra: n
+                .is_multiple_of(50)
+                .then(|| format!(r#"{{"n":{n}}}"#).into()),
+            ..Passage::default()
+        };
+        let id = ids.then(|| {
+            let mut id = [0; 16];
+            id[..8].copy_from_slice(&n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
+            EventKey(id)
+        });
+        Admitted {
+            passage,
+            event_id: id,
+        }
+    }
+
+    fn apply(&mut self, operation: &Operation) {
+        match operation {
+            Operation::Append { new, again, ids } => self.append(*new, *again, *ids),
+            Operation::Deliver {
+                stream,
+                store,
+                book,
+            } => self.deliver(*stream, *store, *book),
+            Operation::Refuse { stream, passages } => self.refuse(*stream, *passages),
+            Operation::Summaries { stream, receipt } => self.summaries(*stream, *receipt),
+            Operation::Promote => {
+                self.timeline += 1;
+                self.cursors.clear();
+                let verdict = self.receipt(Vec::new());
+                assert!(matches!(
+                    verdict,
+                    CentreVerdict::NewTimeline | CentreVerdict::Pinned
+                ));
+            }
+            Operation::Reopen => {
+                self.engine = None;
+                self.engine = Some(open(&self.settings));
+                assert_eq!(self.state().alarms.len(), usize::from(self.has_aside()));
+            }
+        }
+        self.check();
+    }
+
+    fn has_aside(&mut self) -> bool {
+        !self.engine().aside.is_empty()
+    }
+
+    fn append(&mut self, new: usize, again: usize, ids: bool) {
+        let from = self.last_append.len().saturating_sub(again);
+        let mut passages: Vec<_> = self.last_append[from..].to_vec();
+        passages.extend((0..new).map(|_| self.passage(ids)));
+        let is_new = |admitted: &&Admitted| {
+            admitted
+                .event_id
+                .is_none_or(|id| !self.known_ids.contains(&id.0))
+        };
+        let expected: Vec<_> = passages.iter().filter(is_new).cloned().collect();
+        let staged = self.engine().stage(&passages, NOW_MS).unwrap();
+        self.engine().commit(NOW_MS).unwrap();
+        match staged {
+            Ok(appended) => {
+                assert_eq!(appended.accepted as usize, expected.len());
+                assert_eq!(
+                    appended.duplicates as usize,
+                    passages.len() - expected.len()
+                );
+                let stream = self
+                    .state()
+                    .streams
+                    .last()
+                    .map(|stream| *stream.id.as_bytes());
+                for admitted in expected {
+                    self.known_ids.extend(admitted.event_id.map(|id| id.0));
+                    self.accepted
+                        .entry(stream.unwrap())
+                        .or_default()
+                        .push(admitted.passage);
+                }
+                self.last_append = passages;
+            }
+            Err(refusal) => {
+                assert!(matches!(refusal, AppendError::Full { .. }), "{refusal}");
+                assert!(self.engine().held_bytes >= self.settings.quota_bytes);
+            }
+        }
+    }
+
+    fn deliver(&mut self, stream: usize, store: bool, book: bool) {
+        let Some(id) = self.stream(stream) else {
+            return;
+        };
+        let state = self.state();
+        let known = state.streams.iter().find(|known| known.id == id).unwrap();
+        let first = known
+            .unsent
+            .ranges()
+            .first()
+            .map_or(Seq::FIRST, |range| range.first());
+        if self.engine().reserve(id, first, LIMIT.passages) {
+            self.engine().commit(NOW_MS).unwrap();
+        }
+        let run = self.engine().read(id, first, LIMIT).unwrap().unwrap();
+        let cursor = self.cursors.entry(*id.as_bytes()).or_default();
+        if let Some(run) = run {
+            let range = SeqRange::from_count(run.first, run.batch.len() as u64).unwrap();
+            let now = self.engine.as_mut().unwrap().state(StoreHealth::Ok);
+            let stream = now.streams.iter().find(|known| known.id == id).unwrap();
+            assert!(
+                stream.offered.contains_range(range),
+                "handed out without being offered"
+            );
+            assert!(range.last().get() <= stream.accepted_to);
+            for (place, passage) in run.batch.iter().enumerate() {
+                let number = usize::try_from(run.first.get()).unwrap() + place;
+                assert_eq!(
+                    passage,
+                    self.accepted[id.as_bytes()][number - 1],
+                    "number {number}"
+                );
+            }
+            cursor.counted.insert(range);
+            if store {
+                cursor.stored.insert(range);
+            }
+        }
+        if book {
+            for (_, loss) in state.losses.iter().filter(|(stream, _)| *stream == id) {
+                let range = SeqSet::from(loss.range);
+                match loss.scope {
+                    LossScope::All => {
+                        cursor.lost = cursor.lost.union(&range.difference(&cursor.counted));
+                    }
+                    LossScope::RawOnly => {
+                        let known = range.intersection(&cursor.counted);
+                        cursor.stored = cursor.stored.union(&known);
+                    }
+                }
+            }
+        }
+        cursor.lost = cursor.lost.difference(&cursor.counted);
+        self.receipt(vec![id]);
+    }
+
+    fn receipt(&mut self, streams: Vec<StreamId>) -> CentreVerdict {
+        let receipts: Vec<_> = streams
+            .into_iter()
+            .map(|stream| {
+                let cursor = self
+                    .cursors
+                    .get(stream.as_bytes())
+                    .cloned()
+                    .unwrap_or_default();
+                let Cursor {
+                    counted,
+                    stored,
+                    lost,
+                } = cursor;
+                StreamReceipt {
+                    stream,
+                    counted,
+                    stored,
+                    lost,
+                }
+            })
+            .collect();
+        let speaker = centre(self.timeline);
+        self.engine().receipt(speaker, &receipts)
+    }
+
+    fn refuse(&mut self, stream: usize, passages: u64) {
+        let Some(id) = self.stream(stream) else {
+            return;
+        };
+        let state = self.state();
+        let known = state.streams.iter().find(|known| known.id == id).unwrap();
+        let Some(first) = known.unsent.ranges().last() else {
+            return;
+        };
+        let range = SeqRange::from_count(first.first(), passages).unwrap();
+        let expected = known.held.intersection(&range.into()).count();
+        let taken = self
+            .engine()
+            .take_out(id, range, LossReason::Refused)
+            .unwrap();
+        assert_eq!(taken, expected);
+        self.engine().commit(NOW_MS).unwrap();
+    }
+
+    fn summaries(&mut self, stream: usize, receipt: bool) {
+        let Some(id) = self.stream(stream) else {
+            return;
+        };
+        let (pending, _) = self.engine().seal(id, 8).unwrap();
+        self.engine().commit(NOW_MS).unwrap();
+        let (again, sealed_now) = self.engine().seal(id, 8).unwrap();
+        assert_eq!(
+            (&again, sealed_now),
+            (&pending, false),
+            "sealed bytes never change"
+        );
+        if receipt {
+            let cursor = self.cursors.entry(*id.as_bytes()).or_default();
+            for summary in pending {
+                // The centre applies an entry that is disjoint from what it counted.
+                if cursor.counted.is_disjoint(&summary.entry.seqs) {
+                    cursor.counted = cursor.counted.union(&summary.entry.seqs);
+                }
+            }
+            cursor.lost = cursor.lost.difference(&cursor.counted);
+            self.receipt(vec![id]);
+        }
+    }
+
+    /// Per stream: 1 to `accepted_to` = held or settled or declared, every held passage is as it
+    /// was accepted, and every delta is what its passages add up to.
+    fn check(&mut self) {
+        let state = self.state();
+        let engine = self.engine.as_ref().unwrap();
+        let mut bytes: u64 = engine
+            .aside
+            .iter()
+            .map(|(_, bytes)| u64::from(*bytes))
+            .sum();
+        for (view, stream) in state.streams.iter().zip(&engine.streams) {
+            let accepted = &self.accepted[view.id.as_bytes()];
+            assert_eq!(view.accepted_to, accepted.len() as u64);
+            let declared: SeqSet = stream.losses.iter().map(|loss| loss.range).collect();
+            let all = SeqRange::from_count(Seq::FIRST, view.accepted_to)
+                .map(SeqSet::from)
+                .unwrap();
+            let settled = view.stored.union(&view.lost);
+            let kept = view.held.union(&settled).union(&declared);
+            // After a promotion the centre may have forgotten what was deleted in good faith.
+            if self.timeline == 1 {
+                assert_eq!(all.difference(&kept), SeqSet::new(), "vanished: {stream:?}");
+            }
+            assert_eq!(view.unsent, view.held.difference(&settled));
+            assert!(view.stored.is_subset(&view.counted) && view.counted.is_disjoint(&view.lost));
+            for chunk in &stream.chunks {
+                bytes += u64::from(chunk.bytes);
+                let batch = engine.passages(view.id, chunk).unwrap();
+                let first = usize::try_from(chunk.range.first().get()).unwrap();
+                let expected = &accepted[first - 1..first - 1 + batch.len()];
+                assert!(
+                    batch.iter().eq(expected.iter().cloned()),
+                    "chunk {}",
+                    chunk.range
+                );
+            }
+            let mut summarised = SeqSet::new();
+            for meta in &stream.entries {
+                bytes += u64::from(meta.bytes);
+                let entry = engine.entry(view.id, meta.number).unwrap().unwrap().entry;
+                assert_eq!(entry.seqs, meta.seqs);
+                assert!(entry.seqs.is_disjoint(&view.held), "summed and held");
+                assert!(entry.seqs.is_disjoint(&summarised), "summed twice");
+                summarised = summarised.union(&entry.seqs);
+                let batch: PassageBatch = entry
+                    .seqs
+                    .iter()
+                    .map(|seq| accepted[usize::try_from(seq.get()).unwrap() - 1].clone())
+                    .collect();
+                let mut deltas = fold(&batch, |_| true);
+                deltas.sort_by_key(|delta| delta.bucket);
+                assert_eq!(entry.deltas, deltas, "windows stay exact");
+            }
+            for loss in stream
+                .losses
+                .iter()
+                .filter(|loss| loss.scope == LossScope::RawOnly)
+            {
+                let known = summarised.union(&view.counted);
+                if self.timeline == 1 {
+                    assert!(
+                        known.contains_range(loss.range),
+                        "raw only, but in no window"
+                    );
+                }
+            }
+        }
+        assert_eq!(bytes, state.held_bytes);
+    }
+}
+
+fn run(quota_bytes: u64, policy: QuotaPolicy, operations: &[Operation]) {
+    let place = tempfile::tempdir().unwrap();
+    let mut world = World::new(place.path(), quota_bytes, policy);
+    for operation in operations {
+        world.apply(operation);
+    }
+    world.apply(&Operation::Reopen);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_vanishes_with_room_to_spare(
+        operations in prop::collection::vec(operation(), 1..40),
+    ) {
+        run(1 << 30, QuotaPolicy::DropOldest, &operations);
+    }
+
+    #[test]
+    fn nothing_vanishes_while_the_oldest_is_dropped(
+        operations in prop::collection::vec(operation(), 1..40),
+    ) {
+        run(24 * 1024, QuotaPolicy::DropOldest, &operations);
+    }
+
+    #[test]
+    fn nothing_vanishes_while_the_new_is_refused(
+        operations in prop::collection::vec(operation(), 1..40),
+    ) {
+        run(12 * 1024, QuotaPolicy::RefuseNew, &operations);
+    }
+}

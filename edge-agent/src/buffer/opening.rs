@@ -1,0 +1,444 @@
+//! Getting a store open, whatever the last power cut left of it.
+//!
+//! 1. One process: the file `lock` is locked for as long as the agent runs.
+//! 2. The file `opening` counts attempts; it is removed after a success. So a store that kills the
+//!    process is recognised, too.
+//! 3. sled's half-written snapshot (`snap.*.generating`) is deleted: with one, opening fails.
+//! 4. The store is opened and read under a watchdog, panics contained. When that fails, all of
+//!    sled's snapshots are deleted, which is safe, and it is tried once more.
+//! 5. On the second failure, on a time-out, and on the third attempt in a row the store is moved
+//!    aside whole, to `quarantine-…`, and a new one begins. The newest of those is kept.
+//!
+//! A full disk or missing rights are not damage: then opening fails, and the store stays.
+//! So the agent never loops over a broken store, and never deletes one that it could not read.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use service::panics::contain;
+
+use super::OpenError;
+use super::store::{StoreError, sync_directory};
+
+const LOCK: &str = "lock";
+const ATTEMPTS: &str = "opening";
+const STORE: &str = "store";
+const QUARANTINE: &str = "quarantine-";
+
+/// Attempts in a row that may end without success or failure: the process died.
+const DEATHS_MAX: u32 = 2;
+
+/// What reading an opened store can say.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum LoadError {
+    /// Stop: a newer agent wrote it.
+    #[error("format {0} is of a newer agent")]
+    Newer(u32),
+    /// Damaged, or unreadable.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Something is in it that this format does not have.
+    #[error("record {0} cannot be read: {1}")]
+    Record(String, String),
+    /// It did not come to an end.
+    #[error("did not open within {0:?}")]
+    TimedOut(Duration),
+    /// Opening it killed the process again and again.
+    #[error("{0} attempts to open it killed the process")]
+    Deadly(u32),
+}
+
+/// The directory of the buffer, ours alone.
+#[derive(Debug)]
+pub(super) struct Home {
+    directory: PathBuf,
+    /// Holds the lock until it is dropped.
+    _lock: File,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(super) struct Opened<T> {
+    pub(super) home: Home,
+    pub(super) loaded: T,
+    /// Where a store that could not be opened is now, if there is one.
+    pub(super) quarantined: Option<PathBuf>,
+}
+
+impl Home {
+    /// Makes the directory if need be and locks it.
+    pub(super) fn lock(directory: &Path) -> Result<Self, OpenError> {
+        let fault = |source| OpenError::Directory {
+            path: directory.to_owned(),
+            source,
+        };
+        make_durably(directory).map_err(fault)?;
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(directory.join(LOCK))
+            .map_err(fault)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self {
+                directory: directory.to_owned(),
+                _lock: lock,
+            }),
+            Err(fs::TryLockError::WouldBlock) => Err(OpenError::InUse {
+                path: directory.to_owned(),
+            }),
+            Err(fs::TryLockError::Error(source)) => Err(fault(source)),
+        }
+    }
+
+    /// Where sled's files are.
+    pub(super) fn store(&self) -> PathBuf {
+        self.directory.join(STORE)
+    }
+
+    /// Opens the store with `load`, which gets the directory of sled's files.
+    pub(super) fn open<T: Send + 'static>(
+        self,
+        timeout: Duration,
+        load: fn(&Path) -> Result<T, LoadError>,
+    ) -> Result<Opened<T>, OpenError> {
+        let fault = |source| OpenError::Directory {
+            path: self.directory.clone(),
+            source,
+        };
+        let deaths = self.deaths();
+        self.note_attempt(deaths + 1).map_err(fault)?;
+        let first = if deaths >= DEATHS_MAX {
+            Err(LoadError::Deadly(deaths))
+        } else {
+            self.try_twice(timeout, load)
+        };
+        let loaded = match first {
+            Ok(loaded) => loaded,
+            Err(LoadError::Newer(found)) => {
+                self.forget_attempts().map_err(fault)?;
+                return Err(OpenError::Newer {
+                    found,
+                    known: super::records::FORMAT,
+                });
+            }
+            Err(LoadError::Store(error @ (StoreError::NoSpace | StoreError::Denied(_)))) => {
+                self.forget_attempts().map_err(fault)?;
+                let problem = error.to_string();
+                return Err(OpenError::Store {
+                    path: self.directory.clone(),
+                    problem,
+                });
+            }
+            Err(error) => {
+                tracing::error!(
+                    directory = %self.store().display(), %error,
+                    "store cannot be opened; it is moved aside and a new one begins"
+                );
+                self.quarantine().map_err(fault)?;
+                watched(&self.store(), timeout, load).map_err(|error| OpenError::Store {
+                    path: self.directory.clone(),
+                    problem: error.to_string(),
+                })?
+            }
+        };
+        sync_directory(&self.directory).map_err(fault)?;
+        self.forget_attempts().map_err(fault)?;
+        let quarantined = self.quarantined().map_err(fault)?.pop();
+        Ok(Opened {
+            home: self,
+            loaded,
+            quarantined,
+        })
+    }
+
+    fn try_twice<T: Send + 'static>(
+        &self,
+        timeout: Duration,
+        load: fn(&Path) -> Result<T, LoadError>,
+    ) -> Result<T, LoadError> {
+        let store = self.store();
+        delete_snapshots(&store, |name| name.ends_with(".generating"));
+        match watched(&store, timeout, load) {
+            Err(LoadError::Store(StoreError::Broken(error))) => {
+                tracing::warn!(%error, "store does not open; trying without its snapshots");
+                delete_snapshots(&store, |_| true);
+                watched(&store, timeout, load)
+            }
+            other => other,
+        }
+    }
+
+    fn deaths(&self) -> u32 {
+        fs::read_to_string(self.directory.join(ATTEMPTS))
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(0)
+    }
+
+    fn note_attempt(&self, number: u32) -> io::Result<()> {
+        let mut file = File::create(self.directory.join(ATTEMPTS))?;
+        file.write_all(number.to_string().as_bytes())?;
+        file.sync_all()?;
+        sync_directory(&self.directory)
+    }
+
+    fn forget_attempts(&self) -> io::Result<()> {
+        fs::remove_file(self.directory.join(ATTEMPTS))?;
+        sync_directory(&self.directory)
+    }
+
+    /// Moves the store aside and deletes the ones moved aside before.
+    fn quarantine(&self) -> io::Result<()> {
+        let before = self.quarantined()?;
+        let last = before
+            .iter()
+            .filter_map(|path| number_of(path))
+            .max()
+            .unwrap_or(0);
+        let place = self.directory.join(format!("{QUARANTINE}{}", last + 1));
+        fs::rename(self.store(), place)?;
+        sync_directory(&self.directory)?;
+        before.iter().try_for_each(fs::remove_dir_all)
+    }
+
+    /// Stores that were moved aside, the newest last.
+    fn quarantined(&self) -> io::Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.directory)? {
+            let path = entry?.path();
+            if number_of(&path).is_some() {
+                found.push(path);
+            }
+        }
+        found.sort_by_key(|path| number_of(path));
+        Ok(found)
+    }
+}
+
+/// Bytes that a directory's files take.
+pub(super) fn directory_bytes(directory: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(directory) else {
+        return 0;
+    };
+    entries
+        .filter_map(Result::ok)
+        .filter_map(|entry| entry.metadata().ok())
+        .filter(fs::Metadata::is_file)
+        .map(|metadata| metadata.len())
+        .sum()
+}
+
+fn number_of(path: &Path) -> Option<u32> {
+    path.file_name()?
+        .to_str()?
+        .strip_prefix(QUARANTINE)?
+        .parse()
+        .ok()
+}
+
+/// Opens on a thread of its own and waits for at most `timeout`. A thread that hangs is left behind
+/// with the files that it has open.
+fn watched<T: Send + 'static>(
+    store: &Path,
+    timeout: Duration,
+    load: fn(&Path) -> Result<T, LoadError>,
+) -> Result<T, LoadError> {
+    let broken = |problem: String| LoadError::Store(StoreError::Broken(problem));
+    let (answer, answered) = mpsc::sync_channel(1);
+    let path = store.to_owned();
+    let started = std::thread::Builder::new()
+        .name("buffer-open".to_owned())
+        .spawn(move || {
+            let outcome = contain(|| load(&path));
+            // Nobody waits any more after the time-out: then the store is dropped with the channel.
+            answer.send(outcome).ok();
+        });
+    started.map_err(|error| broken(format!("cannot start its thread: {error}")))?;
+    match answered.recv_timeout(timeout) {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(panic)) => Err(broken(panic.message)),
+        Err(_) => Err(LoadError::TimedOut(timeout)),
+    }
+}
+
+fn delete_snapshots(store: &Path, wanted: fn(&str) -> bool) {
+    let Ok(entries) = fs::read_dir(store) else {
+        return;
+    };
+    for path in entries.filter_map(Result::ok).map(|entry| entry.path()) {
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
+        if name.starts_with("snap.") && wanted(name) {
+            // What cannot be deleted makes the opening fail, which is dealt with.
+            fs::remove_file(&path).ok();
+        }
+    }
+}
+
+/// Creates a directory with its parents, every new name made durable.
+fn make_durably(directory: &Path) -> io::Result<()> {
+    if directory.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = directory
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+    {
+        make_durably(parent)?;
+    }
+    match fs::create_dir(directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let parent = directory
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    sync_directory(parent.unwrap_or(Path::new(".")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(60);
+
+    /// Stands in for sled: the content of a file is the store.
+    fn load(store: &Path) -> Result<String, LoadError> {
+        fs::create_dir_all(store).map_err(StoreError::from)?;
+        if store.join("snap.2.generating").exists() || store.join("snap.1").exists() {
+            return Err(StoreError::Broken("snapshot".to_owned()).into());
+        }
+        match fs::read_to_string(store.join("db")).as_deref() {
+            Ok("rotten") => panic!("rotten"),
+            Ok("newer") => Err(LoadError::Newer(99)),
+            Ok(text) => Ok(text.to_owned()),
+            Err(_) => Ok("new".to_owned()),
+        }
+    }
+
+    fn directory_with(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let place = tempfile::tempdir().unwrap();
+        fs::create_dir(place.path().join(STORE)).unwrap();
+        for (name, text) in files {
+            fs::write(place.path().join(name), text).unwrap();
+        }
+        place
+    }
+
+    fn open(directory: &Path) -> Result<Opened<String>, OpenError> {
+        Home::lock(directory)?.open(TIMEOUT, load)
+    }
+
+    #[test]
+    fn a_missing_directory_is_made() {
+        let place = tempfile::tempdir().unwrap();
+        let opened = open(&place.path().join("a/b")).unwrap();
+        assert_eq!((opened.loaded.as_str(), opened.quarantined), ("new", None));
+    }
+
+    #[test]
+    fn a_sound_store_is_opened_and_leaves_no_marker() {
+        let place = directory_with(&[("store/db", "sound")]);
+        assert_eq!(open(place.path()).unwrap().loaded, "sound");
+        assert!(!place.path().join(ATTEMPTS).exists());
+    }
+
+    #[test]
+    fn a_directory_has_one_user() {
+        let place = directory_with(&[]);
+        let first = Home::lock(place.path()).unwrap();
+        assert!(matches!(
+            Home::lock(place.path()),
+            Err(OpenError::InUse { .. })
+        ));
+        drop(first);
+        assert!(Home::lock(place.path()).is_ok());
+    }
+
+    #[test]
+    fn half_written_and_bad_snapshots_do_not_cost_the_store() {
+        for snapshot in ["store/snap.2.generating", "store/snap.1"] {
+            let place = directory_with(&[("store/db", "sound"), (snapshot, "")]);
+            let opened = open(place.path()).unwrap();
+            assert_eq!(
+                (opened.loaded.as_str(), opened.quarantined),
+                ("sound", None)
+            );
+        }
+    }
+
+    #[test]
+    fn a_store_that_panics_is_moved_aside_whole_and_only_the_newest_is_kept() {
+        let place = directory_with(&[("store/db", "rotten"), ("store/conf", "kept")]);
+        let aside = open(place.path()).unwrap().quarantined.unwrap();
+        assert_eq!(aside, place.path().join("quarantine-1"));
+        assert_eq!(fs::read_to_string(aside.join("conf")).unwrap(), "kept");
+        fs::write(place.path().join("store/db"), "rotten").unwrap();
+        let aside = open(place.path()).unwrap().quarantined.unwrap();
+        assert_eq!(aside, place.path().join("quarantine-2"));
+        assert!(!place.path().join("quarantine-1").exists());
+        assert_eq!(
+            open(place.path()).unwrap().quarantined,
+            Some(aside),
+            "it stays reported"
+        );
+    }
+
+    #[test]
+    fn a_store_that_killed_two_processes_is_not_tried_a_third_time() {
+        let place = directory_with(&[("store/db", "sound"), (ATTEMPTS, "1")]);
+        assert_eq!(open(place.path()).unwrap().loaded, "sound");
+        fs::write(place.path().join(ATTEMPTS), "2").unwrap();
+        let opened = open(place.path()).unwrap();
+        assert_eq!(opened.loaded, "new");
+        assert!(opened.quarantined.is_some());
+    }
+
+    #[test]
+    fn a_store_of_a_newer_agent_is_left_alone() {
+        let place = directory_with(&[("store/db", "newer")]);
+        assert!(matches!(
+            open(place.path()),
+            Err(OpenError::Newer { found: 99, .. })
+        ));
+        assert_eq!(
+            fs::read_to_string(place.path().join("store/db")).unwrap(),
+            "newer"
+        );
+        assert!(
+            !place.path().join(ATTEMPTS).exists(),
+            "a refusal is no death"
+        );
+    }
+
+    #[test]
+    fn a_full_disk_is_not_taken_for_damage() {
+        let place = directory_with(&[("store/db", "sound")]);
+        let full: fn(&Path) -> Result<String, LoadError> = |_| Err(StoreError::NoSpace.into());
+        let refused = Home::lock(place.path()).unwrap().open(TIMEOUT, full);
+        assert!(matches!(refused, Err(OpenError::Store { .. })));
+        assert_eq!(open(place.path()).unwrap().loaded, "sound");
+    }
+
+    #[test]
+    fn a_store_that_hangs_is_moved_aside() {
+        let place = directory_with(&[("store/db", "sound")]);
+        let hang: fn(&Path) -> Result<String, LoadError> = |store| {
+            if store.join("db").exists() {
+                let (_kept, never) = mpsc::channel::<()>();
+                never.recv().ok();
+            }
+            load(store)
+        };
+        let home = Home::lock(place.path()).unwrap();
+        let opened = home.open(Duration::from_millis(200), hang).unwrap();
+        assert_eq!(opened.loaded, "new");
+        assert!(opened.quarantined.is_some());
+    }
+}

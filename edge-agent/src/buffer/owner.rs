@@ -1,0 +1,398 @@
+//! The owner thread: one queue in, one group commit after the other, answers and state out.
+//!
+//! While a commit waits for the disk, the next group gathers in the queue: that alone shares one
+//! fsync among all who wait, so dense traffic needs no waiting. Slow traffic would pay one fsync,
+//! some 12 KB of flash wear, for each passage; there a group waits for the linger, or until 64
+//! passages have come.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use proto::StreamId;
+use proto::loss::LossReason;
+use proto::ranges::Seq;
+use service::clock::{monotonic, wall_millis};
+use tokio::sync::{oneshot, watch};
+
+use super::engine::{Engine, why};
+use super::keys::CHUNK_PASSAGES_MAX;
+use super::store::StoreError;
+use super::{
+    APPEND_PASSAGES_MAX, Admitted, AppendError, Appended, BufferState, Command, OwnerThread,
+    PendingSummary, ReadError, ReadLimit, StoreHealth, StoredRun,
+};
+
+/// Passages at which a group is closed although more wait.
+const GROUP_PASSAGES_MAX: usize = APPEND_PASSAGES_MAX;
+
+/// A group of at least this many passages means that traffic is dense.
+const DENSE_PASSAGES: usize = 16;
+
+/// Groups below that in a row before traffic is called slow again.
+const QUIET_GROUPS: u32 = 8;
+
+/// How long a receipt may wait for a commit to go along with.
+const RECEIPT_LINGER: Duration = Duration::from_secs(1);
+
+/// How often the disk is looked at while nothing happens, and how often after it was full.
+const IDLE: Duration = Duration::from_secs(10);
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How often the disk is looked at under load.
+const MEASURE: Duration = Duration::from_secs(1);
+
+type AppendAnswer = oneshot::Sender<Result<Appended, AppendError>>;
+
+/// What is answered after the next commit.
+#[derive(Debug)]
+enum Waiting {
+    Read {
+        stream: StreamId,
+        first: Seq,
+        limit: ReadLimit,
+        answer: oneshot::Sender<Result<Option<StoredRun>, ReadError>>,
+    },
+    Damaged {
+        error: ReadError,
+        answer: oneshot::Sender<Result<Option<StoredRun>, ReadError>>,
+    },
+    Refused {
+        passages: u64,
+        answer: oneshot::Sender<u64>,
+    },
+    Summaries {
+        pending: Vec<PendingSummary>,
+        answer: oneshot::Sender<Vec<PendingSummary>>,
+    },
+}
+
+#[derive(Debug)]
+pub(super) struct Owner {
+    /// None once the store has failed for good.
+    engine: Option<Engine>,
+    health: StoreHealth,
+    commands: flume::Receiver<Command>,
+    state: watch::Sender<Arc<BufferState>>,
+    group: Vec<(Vec<Admitted>, AppendAnswer)>,
+    group_passages: usize,
+    /// When the first of the group, or a receipt, came.
+    since: Option<Instant>,
+    waiting: Vec<Waiting>,
+    quiet_groups: u32,
+    measured: Instant,
+}
+
+impl OwnerThread {
+    /// Serves the buffer until every [`super::Buffer`] is dropped, then writes what is left.
+    pub fn run(self) {
+        let Self {
+            engine,
+            commands,
+            state,
+        } = self;
+        let owner = Owner {
+            engine: Some(*engine),
+            health: StoreHealth::Ok,
+            commands,
+            state,
+            group: Vec::new(),
+            group_passages: 0,
+            since: None,
+            waiting: Vec::new(),
+            quiet_groups: QUIET_GROUPS,
+            measured: monotonic(),
+        };
+        owner.run();
+    }
+}
+
+impl Owner {
+    fn run(mut self) {
+        loop {
+            let command = match self.deadline() {
+                None => self
+                    .commands
+                    .try_recv()
+                    .map_err(|error| error == flume::TryRecvError::Disconnected),
+                Some(deadline) => self
+                    .commands
+                    .recv_deadline(deadline)
+                    .map_err(|error| error == flume::RecvTimeoutError::Disconnected),
+            };
+            match command {
+                Ok(command) => {
+                    self.take(command);
+                    if self.group_passages >= GROUP_PASSAGES_MAX {
+                        self.commit();
+                    }
+                }
+                Err(is_over) => {
+                    self.commit();
+                    if is_over {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Until when to wait for more; none: not at all.
+    fn deadline(&self) -> Option<Instant> {
+        let since = self.since.unwrap_or_else(monotonic);
+        let Some(engine) = &self.engine else {
+            return Some(since + IDLE);
+        };
+        if self.health == StoreHealth::NoSpace {
+            return Some(monotonic() + RETRY);
+        }
+        let is_dense = self.quiet_groups < QUIET_GROUPS;
+        let is_full = self.group_passages >= CHUNK_PASSAGES_MAX;
+        if !self.waiting.is_empty() || (!self.group.is_empty() && (is_dense || is_full)) {
+            None
+        } else if !self.group.is_empty() {
+            Some(since + engine.settings.linger)
+        } else if engine.is_dirty() {
+            Some(since + RECEIPT_LINGER)
+        } else {
+            Some(monotonic() + IDLE)
+        }
+    }
+
+    fn take(&mut self, command: Command) {
+        let Some(engine) = self
+            .engine
+            .as_mut()
+            .filter(|_| self.health == StoreHealth::Ok)
+        else {
+            self.refuse(command);
+            return;
+        };
+        match command {
+            Command::Append { passages, answer } => {
+                self.group_passages += passages.len();
+                self.group.push((passages, answer));
+                self.since.get_or_insert_with(monotonic);
+            }
+            Command::Read {
+                stream,
+                first,
+                limit,
+                answer,
+            } => {
+                if engine.reserve(stream, first, limit.passages) {
+                    self.waiting.push(Waiting::Read {
+                        stream,
+                        first,
+                        limit,
+                        answer,
+                    });
+                } else {
+                    self.read(stream, first, limit, answer);
+                }
+            }
+            Command::Receipt {
+                centre,
+                streams,
+                answer,
+            } => {
+                answer.send(engine.receipt(centre, &streams)).ok();
+                self.since.get_or_insert_with(monotonic);
+                self.publish();
+            }
+            Command::Refused {
+                stream,
+                range,
+                reason,
+                answer,
+            } => {
+                tracing::error!(%stream, %range, reason = reason.word(), "passages refused for ever are moved aside");
+                match engine.take_out(stream, range, LossReason::Refused) {
+                    Ok(passages) => self.waiting.push(Waiting::Refused { passages, answer }),
+                    Err(error) => self.fail(&error),
+                }
+            }
+            Command::Summaries {
+                stream,
+                entries_max,
+                answer,
+            } => match engine.seal(stream, entries_max) {
+                Ok((pending, false)) => {
+                    answer.send(pending).ok();
+                }
+                Ok((pending, true)) => {
+                    self.waiting.push(Waiting::Summaries { pending, answer });
+                }
+                Err(error) => self.fail(&error),
+            },
+        }
+    }
+
+    /// Answers while the store takes nothing. The others see their channel closed.
+    fn refuse(&self, command: Command) {
+        if let Command::Append { answer, .. } = command {
+            answer.send(Err(self.refusal())).ok();
+        }
+    }
+
+    fn refusal(&self) -> AppendError {
+        match (&self.health, &self.engine) {
+            (StoreHealth::Failed(why), _) => AppendError::Failed(Arc::clone(why)),
+            (_, Some(engine)) => AppendError::NoSpace {
+                free_bytes: engine.disk.free_bytes,
+                floor_bytes: engine.settings.free_floor_bytes,
+            },
+            (_, None) => AppendError::Failed("the store is closed".into()),
+        }
+    }
+
+    fn read(
+        &mut self,
+        stream: StreamId,
+        first: Seq,
+        limit: ReadLimit,
+        answer: oneshot::Sender<Result<Option<StoredRun>, ReadError>>,
+    ) {
+        let Some(engine) = &mut self.engine else {
+            return;
+        };
+        match engine.read(stream, first, limit) {
+            // The loss is durable before anybody hears of it.
+            Ok(Err(error)) => self.waiting.push(Waiting::Damaged { error, answer }),
+            Ok(Ok(run)) => {
+                answer.send(Ok(run)).ok();
+            }
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    /// Makes the group and all that is staged durable, then answers.
+    fn commit(&mut self) {
+        if self.health == StoreHealth::NoSpace {
+            self.retry();
+        }
+        let Some(engine) = self
+            .engine
+            .as_mut()
+            .filter(|_| self.health == StoreHealth::Ok)
+        else {
+            return;
+        };
+        if !self.group.is_empty() {
+            let is_dense = self.group_passages >= DENSE_PASSAGES;
+            self.quiet_groups = if is_dense {
+                0
+            } else {
+                self.quiet_groups.saturating_add(1)
+            };
+        }
+        let now_ms = wall_millis();
+        let mut answers = Vec::with_capacity(self.group.len());
+        let mut outcome = Ok(());
+        for (passages, answer) in self.group.drain(..) {
+            match engine.stage(&passages, now_ms) {
+                Ok(staged) => answers.push((answer, staged)),
+                Err(error) => outcome = Err(error),
+            }
+        }
+        self.group_passages = 0;
+        self.since = None;
+        if self.measured + MEASURE <= monotonic() {
+            self.measured = monotonic();
+            engine.measure_disk();
+            outcome = outcome.and_then(|()| engine.check_blobs());
+        }
+        match outcome.and_then(|()| engine.commit(now_ms)) {
+            Ok(()) => {
+                // The state first: who is answered may look at it.
+                self.publish();
+                for (answer, staged) in answers {
+                    answer.send(staged).ok();
+                }
+                self.answer_waiting();
+            }
+            Err(error) => {
+                self.fail(&error);
+                for (answer, _) in answers {
+                    answer.send(Err(self.refusal())).ok();
+                }
+            }
+        }
+    }
+
+    fn answer_waiting(&mut self) {
+        for waiting in std::mem::take(&mut self.waiting) {
+            match waiting {
+                Waiting::Read {
+                    stream,
+                    first,
+                    limit,
+                    answer,
+                } => {
+                    self.read(stream, first, limit, answer);
+                }
+                Waiting::Damaged { error, answer } => {
+                    answer.send(Err(error)).ok();
+                }
+                Waiting::Refused { passages, answer } => {
+                    answer.send(passages).ok();
+                }
+                Waiting::Summaries { pending, answer } => {
+                    answer.send(pending).ok();
+                }
+            }
+        }
+    }
+
+    /// From here on nothing is answered with success. A full disk heals, everything else needs a
+    /// restart of the agent.
+    fn fail(&mut self, error: &StoreError) {
+        tracing::error!(%error, "store failed; passages are refused");
+        self.health = match error {
+            StoreError::NoSpace => StoreHealth::NoSpace,
+            StoreError::Denied(_) | StoreError::Broken(_) => StoreHealth::Failed(why(error)),
+        };
+        self.publish_health();
+        self.waiting.clear();
+    }
+
+    /// Opens the store again, as a new run, once there is space.
+    fn retry(&mut self) {
+        let Some(mut engine) = self.engine.take() else {
+            return;
+        };
+        engine.measure_disk();
+        if engine.disk.free_bytes == 0 || engine.is_below_floor() {
+            self.engine = Some(engine);
+            return;
+        }
+        match engine.restart(wall_millis()) {
+            Ok(engine) => {
+                tracing::info!("store is open again");
+                self.engine = Some(engine);
+                self.health = StoreHealth::Ok;
+                self.publish();
+            }
+            Err(error) => {
+                tracing::error!(%error, "store does not open again");
+                self.health = StoreHealth::Failed(error.to_string().into());
+                self.publish_health();
+            }
+        }
+    }
+
+    fn publish(&mut self) {
+        if let Some(engine) = &mut self.engine {
+            self.state
+                .send_replace(Arc::new(engine.state(self.health.clone())));
+        }
+    }
+
+    /// What is in memory may be ahead of the disk: only the health changes.
+    fn publish_health(&mut self) {
+        let health = self.health.clone();
+        self.state.send_modify(|state| {
+            let state = Arc::make_mut(state);
+            state.health = health;
+        });
+    }
+}

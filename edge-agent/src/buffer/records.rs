@@ -1,0 +1,196 @@
+//! What the store remembers beside the passages, as postcard.
+//!
+//! Pure.
+
+use proto::limits::RANGES_MAX;
+use proto::ranges::{SeqRange, SeqSet};
+use proto::receipt::StreamReceipt;
+use proto::summary::SummaryEntry;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// The layout of this store. A store with a higher number belongs to a newer agent.
+pub(super) const FORMAT: u32 = 1;
+
+/// The marks of one stream; durable with every commit that moves one of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Marks {
+    /// The run that began the stream: streams are drained and evicted in this order.
+    pub(super) run: u32,
+    /// The last number given to a passage.
+    pub(super) accepted_to: u64,
+    /// Numbers that a frame may have contained.
+    pub(super) offered: SeqSet,
+    /// What receipts said is in the windows.
+    pub(super) counted: SeqSet,
+    /// What receipts said is in the database.
+    pub(super) stored: SeqSet,
+    /// What receipts said is booked as lost.
+    pub(super) lost: SeqSet,
+}
+
+impl Marks {
+    /// Numbers that the centre asks nothing more about.
+    pub(super) fn settled(&self) -> SeqSet {
+        self.stored.union(&self.lost)
+    }
+
+    /// Numbers that a frame may have contained and that are not settled.
+    pub(super) fn pending_offers(&self) -> SeqSet {
+        self.offered.difference(&self.settled())
+    }
+
+    /// Marks numbers as offered. A set of too many ranges gives up its narrowest gap: to call
+    /// more numbers offered than were is safe.
+    pub(super) fn offer(&mut self, range: SeqRange) {
+        self.offered.insert(range);
+        while self.offered.range_count() > RANGES_MAX {
+            let gap = self
+                .offered
+                .ranges()
+                .windows(2)
+                .filter_map(|pair| SeqRange::new(pair[0].last(), pair[1].first()))
+                .min_by_key(|gap| gap.count());
+            match gap {
+                Some(gap) => self.offered.insert(gap),
+                None => return,
+            }
+        }
+    }
+
+    /// Takes over a cursor. Within one timeline cursors only grow, so an older receipt that comes
+    /// late takes nothing back; numbers that were never given are not believed.
+    ///
+    /// Returns whether anything changed.
+    pub(super) fn take_over(&mut self, receipt: &StreamReceipt) -> bool {
+        let given: SeqSet = SeqRange::from_count(proto::Seq::FIRST, self.accepted_to)
+            .map(SeqSet::from)
+            .unwrap_or_default();
+        let counted = receipt.counted.intersection(&given);
+        let stored = receipt.stored.intersection(&counted);
+        let lost = receipt.lost.intersection(&given);
+        let before = (self.counted.clone(), self.stored.clone(), self.lost.clone());
+        self.counted = grown(&self.counted, counted);
+        self.stored = grown(&self.stored, stored);
+        // A number that was counted after all is no longer lost.
+        self.lost = grown(&self.lost, lost).difference(&self.counted);
+        before != (self.counted.clone(), self.stored.clone(), self.lost.clone())
+    }
+
+    /// Forgets what receipts said: the centre may have, too.
+    pub(super) fn forget_receipts(&mut self) {
+        self.counted = SeqSet::new();
+        self.stored = SeqSet::new();
+        self.lost = SeqSet::new();
+    }
+}
+
+/// The union, unless it has too many ranges to be written: then the newer set alone.
+fn grown(old: &SeqSet, new: SeqSet) -> SeqSet {
+    let union = old.union(&new);
+    if union.range_count() <= RANGES_MAX {
+        union
+    } else {
+        new
+    }
+}
+
+/// A summary entry on the disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct StoredEntry {
+    /// Once offered it never changes.
+    pub(super) sealed: bool,
+    pub(super) entry: SummaryEntry,
+}
+
+/// A block of event ids in the order of their acceptance.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct IdBlock {
+    /// When the newest of them was accepted, milliseconds since 1970.
+    pub(super) newest_ms: i64,
+    pub(super) ids: Vec<[u8; 16]>,
+}
+
+pub(super) fn to_bytes(record: &impl Serialize) -> Vec<u8> {
+    postcard::to_stdvec(record).unwrap_or_default()
+}
+
+pub(super) fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, postcard::Error> {
+    postcard::from_bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::{Seq, StreamId};
+
+    use super::*;
+
+    fn range(first: u64, last: u64) -> SeqRange {
+        SeqRange::new(Seq::new(first).unwrap(), Seq::new(last).unwrap()).unwrap()
+    }
+
+    fn set(ranges: &[(u64, u64)]) -> SeqSet {
+        ranges
+            .iter()
+            .map(|(first, last)| range(*first, *last))
+            .collect()
+    }
+
+    fn receipt(
+        counted: &[(u64, u64)],
+        stored: &[(u64, u64)],
+        lost: &[(u64, u64)],
+    ) -> StreamReceipt {
+        StreamReceipt {
+            stream: StreamId::from_bytes([1; 16]),
+            counted: set(counted),
+            stored: set(stored),
+            lost: set(lost),
+        }
+    }
+
+    #[test]
+    fn an_older_receipt_takes_nothing_back() {
+        let mut marks = Marks {
+            accepted_to: 100,
+            ..Marks::default()
+        };
+        assert!(marks.take_over(&receipt(&[(1, 80)], &[(1, 80)], &[])));
+        assert!(!marks.take_over(&receipt(&[(1, 40)], &[(1, 40)], &[])));
+        assert_eq!(marks.stored, set(&[(1, 80)]));
+    }
+
+    #[test]
+    fn numbers_that_were_never_given_are_not_believed() {
+        let mut marks = Marks {
+            accepted_to: 10,
+            ..Marks::default()
+        };
+        marks.take_over(&receipt(&[(1, 20)], &[(5, 30)], &[(9, 40)]));
+        assert_eq!(marks.counted, set(&[(1, 10)]));
+        assert_eq!(marks.stored, set(&[(5, 10)]));
+        assert!(marks.lost.is_empty(), "counted and lost share no number");
+    }
+
+    #[test]
+    fn the_offered_set_stays_within_its_ranges_by_covering_more() {
+        let mut marks = Marks::default();
+        for n in 0..200_u64 {
+            marks.offer(range(1 + n * 10, 2 + n * 10));
+        }
+        assert_eq!(marks.offered.range_count(), RANGES_MAX);
+        assert!((0..200_u64).all(|n| marks.offered.contains_range(range(1 + n * 10, 2 + n * 10))));
+    }
+
+    #[test]
+    fn records_are_read_back() {
+        let marks = Marks {
+            run: 7,
+            accepted_to: 9,
+            offered: set(&[(1, 9)]),
+            counted: set(&[(1, 3)]),
+            ..Marks::default()
+        };
+        assert_eq!(from_bytes::<Marks>(&to_bytes(&marks)), Ok(marks));
+    }
+}

@@ -1,0 +1,125 @@
+//! What others see of the buffer.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use proto::StreamId;
+use proto::heartbeat::{Backlog, Disk};
+use proto::loss::{Loss, LossReason};
+use proto::passage::EventTime;
+use proto::ranges::SeqSet;
+use proto::receipt::Centre;
+
+/// Everything about the buffer that others need; published after every commit, so every number in
+/// it is durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BufferState {
+    /// Oldest first; the stream of this run, once it has one, comes last.
+    pub streams: Vec<Arc<StreamState>>,
+    /// What waits for a receipt, over all streams.
+    pub unsent: Backlog,
+    /// The least event time of held passages that are not counted: what bounds the frontier.
+    pub oldest_uncounted: Option<EventTime>,
+    /// Losses that no receipt has listed yet, at most [`proto::limits::LOSSES_MAX`] are shown.
+    pub losses: Vec<(StreamId, Loss)>,
+    /// Passages whose raw form was dropped and whose window deltas wait for a receipt.
+    pub summarised: u64,
+    /// The disk under it.
+    pub disk: Disk,
+    /// Logical bytes held, sent copies included.
+    pub held_bytes: u64,
+    /// Which start of the store this is; rises with every start, even of a new store.
+    pub run: u32,
+    /// Whether it takes passages.
+    pub health: StoreHealth,
+    /// The database that the unit belongs to.
+    pub centre: Option<Centre>,
+    /// Since this start.
+    pub counters: Counters,
+    /// What an operator should see to.
+    pub alarms: Vec<Alarm>,
+}
+
+/// One stream of the buffer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamState {
+    /// Which.
+    pub id: StreamId,
+    /// Whether it is the stream of this run, which still grows.
+    pub current: bool,
+    /// The durable mark: the last number that is on the disk.
+    pub accepted_to: u64,
+    /// Numbers that a frame may have contained.
+    pub offered: SeqSet,
+    /// Numbers whose raw passages are on the disk.
+    pub held: SeqSet,
+    /// Numbers on the disk that neither a `stored` nor a `lost` of a receipt covers: to be sent.
+    pub unsent: SeqSet,
+    /// What receipts said is in the windows.
+    pub counted: SeqSet,
+    /// What receipts said is in the database.
+    pub stored: SeqSet,
+    /// What receipts said is booked as lost.
+    pub lost: SeqSet,
+    /// The least event time among the unsent.
+    pub oldest_unsent: Option<EventTime>,
+}
+
+/// Whether the store takes passages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreHealth {
+    /// Yes.
+    Ok,
+    /// Not while the disk is so full.
+    NoSpace,
+    /// Not before a restart.
+    Failed(Arc<str>),
+}
+
+/// Counters since the start of the agent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Passages made durable.
+    pub accepted: u64,
+    /// Passages recognised by their `event_id`.
+    pub duplicates: u64,
+    /// Group commits, each with its fsync.
+    pub commits: u64,
+    /// Sent copies that were deleted for space.
+    pub released: u64,
+    /// Passages lost, raw or altogether, by reason: quota, corrupt, refused, operator.
+    pub lost: [u64; 4],
+}
+
+impl Counters {
+    /// Where a reason counts in [`Counters::lost`].
+    #[must_use]
+    pub const fn place(reason: LossReason) -> usize {
+        match reason {
+            LossReason::Quota => 0,
+            LossReason::Corrupt => 1,
+            LossReason::Refused => 2,
+            LossReason::Operator => 3,
+        }
+    }
+}
+
+/// What an operator should see to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Alarm {
+    /// A store that could not be opened was moved to this place.
+    StoreQuarantined {
+        /// Where it is.
+        directory: PathBuf,
+    },
+    /// So many passages were refused by the centre or damaged, and are kept aside.
+    PassagesQuarantined {
+        /// How many.
+        passages: u64,
+    },
+    /// A receipt of another database came.
+    ForeignCentre {
+        /// Which.
+        centre: Centre,
+    },
+}

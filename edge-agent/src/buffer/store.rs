@@ -1,0 +1,247 @@
+//! sled, held the one way in which it was found to survive a power cut.
+//!
+//! `flush` of sled 0.34 is `sync_file_range`, which is no promise: a commit is flush, *then*
+//! `fdatasync` of the file `db`. Only that file is synced, so nothing may ever go to `blobs/`:
+//! values have a limit ([`VALUE_BYTES_MAX`]) and the directory is looked at. sled panics on some
+//! damage; every call of it is contained and a panic is an error.
+//!
+//! It knows nothing of passages.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use service::panics::contain;
+use sled::{Batch, IVec};
+
+use super::chunk::VALUE_BYTES_MAX;
+
+/// Pages that sled keeps in memory. Its 256 shards make it use several times as much.
+const CACHE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// sled's main file.
+const MAIN_FILE: &str = "db";
+
+/// Where sled would put values that are too large for its main file.
+const BLOBS: &str = "blobs";
+
+/// What can go wrong with the disk.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum StoreError {
+    #[error("no space left on the device")]
+    NoSpace,
+    /// The operator's to mend; says nothing about what is stored.
+    #[error("{0}")]
+    Denied(String),
+    #[error("{0}")]
+    Broken(String),
+}
+
+impl From<io::Error> for StoreError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace,
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                Self::Denied(error.to_string())
+            }
+            _ => Self::Broken(error.to_string()),
+        }
+    }
+}
+
+impl From<sled::Error> for StoreError {
+    fn from(error: sled::Error) -> Self {
+        match error {
+            sled::Error::Io(error) => error.into(),
+            other => Self::Broken(other.to_string()),
+        }
+    }
+}
+
+/// Changes that are made together or not at all.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    batch: Batch,
+    is_empty: bool,
+    largest: usize,
+}
+
+impl Changes {
+    pub(super) fn new() -> Self {
+        Self {
+            batch: Batch::default(),
+            is_empty: true,
+            largest: 0,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.is_empty
+    }
+
+    pub(super) fn put(&mut self, key: &[u8], value: Vec<u8>) {
+        self.largest = self.largest.max(value.len());
+        self.batch.insert(key, value);
+        self.is_empty = false;
+    }
+
+    pub(super) fn delete(&mut self, key: &[u8]) {
+        self.batch.remove(key);
+        self.is_empty = false;
+    }
+}
+
+/// An open store.
+#[derive(Debug)]
+pub(super) struct Store {
+    db: sled::Db,
+    /// A second descriptor of the main file: `fdatasync` works on the file, whoever wrote it.
+    main_file: File,
+    directory: PathBuf,
+}
+
+impl Store {
+    /// Opens or makes the store and makes its existence durable.
+    pub(super) fn open(directory: &Path) -> Result<Self, StoreError> {
+        let db = contained(|| {
+            sled::Config::new()
+                .path(directory)
+                .cache_capacity(CACHE_BYTES)
+                .flush_every_ms(None)
+                .mode(sled::Mode::LowSpace)
+                .open()
+                .map_err(StoreError::from)
+        })?;
+        let main_file = File::options()
+            .read(true)
+            .write(true)
+            .open(directory.join(MAIN_FILE))?;
+        main_file.sync_all()?;
+        for entry in fs::read_dir(directory)? {
+            File::open(entry?.path())?.sync_all()?;
+        }
+        sync_directory(directory)?;
+        let store = Self {
+            db,
+            main_file,
+            directory: directory.to_owned(),
+        };
+        store.check_blobs()?;
+        Ok(store)
+    }
+
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<IVec>, StoreError> {
+        contained(|| self.db.get(key).map_err(StoreError::from))
+    }
+
+    /// The next key and its value.
+    ///
+    /// One look-up per key, never an iterator: sled notices that its cache is full only after 64
+    /// looks at the pages of a shard, and an iterator looks once at each page of 16 keys.
+    pub(super) fn after(&self, key: &[u8]) -> Result<Option<(IVec, IVec)>, StoreError> {
+        contained(|| self.db.get_gt(key).map_err(StoreError::from))
+    }
+
+    /// Makes the changes and makes them durable. After an error nobody knows what is on the disk.
+    pub(super) fn commit(&self, changes: Changes) -> Result<(), StoreError> {
+        if changes.largest > VALUE_BYTES_MAX {
+            let largest = changes.largest;
+            return Err(StoreError::Broken(format!(
+                "value of {largest} bytes is above the limit of {VALUE_BYTES_MAX}"
+            )));
+        }
+        contained(|| {
+            self.db.apply_batch(changes.batch)?;
+            self.db.flush()?;
+            Ok(())
+        })?;
+        self.main_file.sync_data()?;
+        Ok(())
+    }
+
+    /// Nothing may ever lie in `blobs/`, for nobody syncs it.
+    pub(super) fn check_blobs(&self) -> Result<(), StoreError> {
+        match fs::read_dir(self.directory.join(BLOBS)) {
+            Ok(mut entries) => entries.next().map_or(Ok(()), |_| {
+                Err(StoreError::Broken(
+                    "a value went to blobs/, which is not synced".to_owned(),
+                ))
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Bytes that the main file takes.
+    pub(super) fn file_bytes(&self) -> u64 {
+        self.main_file
+            .metadata()
+            .map_or(0, |metadata| metadata.len())
+    }
+
+    /// Bytes free on its file system.
+    pub(super) fn free_bytes(&self) -> u64 {
+        rustix::fs::fstatvfs(&self.main_file)
+            .map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}
+
+fn contained<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    contain(work).unwrap_or_else(|panic| Err(StoreError::Broken(panic.message)))
+}
+
+/// Makes the names in a directory durable.
+pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_are_made_together_and_found_after_opening_again() {
+        let place = tempfile::tempdir().unwrap();
+        let store = Store::open(place.path()).unwrap();
+        let mut changes = Changes::new();
+        assert!(changes.is_empty());
+        changes.put(b"a", vec![1]);
+        changes.put(b"b", vec![2]);
+        changes.delete(b"a");
+        assert!(!changes.is_empty());
+        store.commit(changes).unwrap();
+        drop(store);
+        let store = Store::open(place.path()).unwrap();
+        assert_eq!(store.get(b"a").unwrap(), None);
+        assert_eq!(
+            store.after(b"").unwrap().map(|(_, value)| value.to_vec()),
+            Some(vec![2])
+        );
+    }
+
+    #[test]
+    fn a_value_that_would_leave_the_synced_file_is_refused() {
+        let place = tempfile::tempdir().unwrap();
+        let store = Store::open(place.path()).unwrap();
+        let mut changes = Changes::new();
+        changes.put(b"a", vec![0; VALUE_BYTES_MAX + 1]);
+        assert!(store.commit(changes).is_err());
+        assert_eq!(store.get(b"a").unwrap(), None);
+    }
+
+    #[test]
+    fn full_leaves_of_the_largest_values_stay_in_the_synced_file() {
+        let place = tempfile::tempdir().unwrap();
+        let store = Store::open(place.path()).unwrap();
+        for round in 0..40_u32 {
+            let mut changes = Changes::new();
+            for n in 0..16_u32 {
+                changes.put(&(round * 16 + n).to_be_bytes(), vec![7; VALUE_BYTES_MAX]);
+            }
+            store.commit(changes).unwrap();
+        }
+        store.check_blobs().unwrap();
+        fs::write(place.path().join(BLOBS).join("1"), b"x").unwrap();
+        assert!(store.check_blobs().is_err());
+    }
+}

@@ -1,0 +1,431 @@
+//! One stream in memory: its marks, where its chunks are, and what follows from both.
+//!
+//! Invariants: chunks are in ascending order and disjoint; `held` is the union of their ranges;
+//! `unsent` is `held` without what receipts settled.
+//!
+//! Pure.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use proto::StreamId;
+use proto::loss::{Loss, LossReason, LossScope};
+use proto::passage::EventTime;
+use proto::ranges::{Seq, SeqRange, SeqSet};
+use proto::receipt::StreamReceipt;
+
+use super::StreamState;
+use super::keys::ChunkKey;
+use super::records::Marks;
+
+/// A chunk without its passages: 32 bytes, for each of which the disk holds up to 64 passages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ChunkMeta {
+    pub(super) range: SeqRange,
+    pub(super) event_min: EventTime,
+    pub(super) event_max: EventTime,
+    /// Logical bytes: key and value.
+    pub(super) bytes: u32,
+}
+
+impl ChunkMeta {
+    pub(super) fn key(&self, stream: StreamId) -> ChunkKey {
+        ChunkKey {
+            stream,
+            range: self.range,
+            event_min: self.event_min,
+            event_max: self.event_max,
+        }
+    }
+}
+
+/// A pending summary entry without its deltas.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct EntryMeta {
+    pub(super) number: u32,
+    pub(super) sealed: bool,
+    pub(super) seqs: SeqSet,
+    /// The least event time that it may stand for.
+    pub(super) event_min: EventTime,
+    /// The greatest event time that it may stand for.
+    pub(super) event_max: EventTime,
+    pub(super) bytes: u32,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Stream {
+    pub(super) id: StreamId,
+    pub(super) marks: Marks,
+    /// The marks differ from those on the disk.
+    pub(super) marks_changed: bool,
+    pub(super) chunks: VecDeque<ChunkMeta>,
+    pub(super) losses: Vec<Loss>,
+    pub(super) entries: VecDeque<EntryMeta>,
+    held: SeqSet,
+    unsent: SeqSet,
+    /// Logical bytes of all chunks.
+    pub(super) bytes: u64,
+    /// Logical bytes of the chunks that are not settled.
+    pub(super) unsent_bytes: u64,
+    oldest_unsent: Option<EventTime>,
+    oldest_uncounted: Option<EventTime>,
+    /// The published form, until something changes.
+    view: Option<Arc<StreamState>>,
+}
+
+/// What a receipt frees.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Freed {
+    pub(super) losses: Vec<Loss>,
+    pub(super) entries: Vec<EntryMeta>,
+}
+
+impl Stream {
+    pub(super) fn new(id: StreamId, marks: Marks) -> Self {
+        Self {
+            id,
+            marks,
+            marks_changed: false,
+            chunks: VecDeque::new(),
+            losses: Vec::new(),
+            entries: VecDeque::new(),
+            held: SeqSet::new(),
+            unsent: SeqSet::new(),
+            bytes: 0,
+            unsent_bytes: 0,
+            oldest_unsent: None,
+            oldest_uncounted: None,
+            view: None,
+        }
+    }
+
+    /// Nothing of it is left to send, to say, or to keep.
+    pub(super) fn is_empty(&self) -> bool {
+        self.chunks.is_empty() && self.losses.is_empty() && self.entries.is_empty()
+    }
+
+    /// Nothing of it is left to send or to say.
+    pub(super) fn is_settled(&self) -> bool {
+        self.unsent.is_empty() && self.losses.is_empty() && self.entries.is_empty()
+    }
+
+    pub(super) fn unsent(&self) -> &SeqSet {
+        &self.unsent
+    }
+
+    pub(super) fn oldest_unsent(&self) -> Option<EventTime> {
+        self.oldest_unsent
+    }
+
+    pub(super) fn oldest_uncounted(&self) -> Option<EventTime> {
+        self.oldest_uncounted
+    }
+
+    /// A chunk that the disk holds already; [`Stream::refresh`] after the last.
+    pub(super) fn load(&mut self, chunk: ChunkMeta) {
+        self.marks.accepted_to = self.marks.accepted_to.max(chunk.range.last().get());
+        self.held.insert(chunk.range);
+        self.bytes += u64::from(chunk.bytes);
+        self.chunks.push_back(chunk);
+    }
+
+    /// A chunk of new passages.
+    pub(super) fn push(&mut self, chunk: ChunkMeta) {
+        self.held.insert(chunk.range);
+        self.unsent.insert(chunk.range);
+        self.bytes += u64::from(chunk.bytes);
+        self.unsent_bytes += u64::from(chunk.bytes);
+        lower(&mut self.oldest_unsent, chunk.event_min);
+        lower(&mut self.oldest_uncounted, chunk.event_min);
+        self.chunks.push_back(chunk);
+        self.view = None;
+    }
+
+    /// The place of the first chunk that ends at or after the number.
+    pub(super) fn place_of(&self, seq: Seq) -> usize {
+        self.chunks
+            .partition_point(|chunk| chunk.range.last() < seq)
+    }
+
+    /// Exchanges the chunks at some places for others that hold some of the same numbers;
+    /// [`Stream::refresh`] after the last, unless the numbers are all the same.
+    pub(super) fn replace(
+        &mut self,
+        places: std::ops::Range<usize>,
+        by: impl IntoIterator<Item = ChunkMeta>,
+    ) {
+        let at = places.start;
+        for _ in places {
+            // Costs the distance to the nearer end, and those at an end are the usual ones.
+            if let Some(gone) = self.chunks.remove(at) {
+                self.held.remove(gone.range);
+                self.bytes -= u64::from(gone.bytes);
+            }
+        }
+        for (step, chunk) in by.into_iter().enumerate() {
+            self.held.insert(chunk.range);
+            self.bytes += u64::from(chunk.bytes);
+            self.chunks.insert(at + step, chunk);
+        }
+        self.view = None;
+    }
+
+    /// Takes the oldest chunk out.
+    pub(super) fn pop_front(&mut self) -> Option<ChunkMeta> {
+        let chunk = self.chunks.pop_front()?;
+        self.held.remove(chunk.range);
+        self.bytes -= u64::from(chunk.bytes);
+        self.view = None;
+        Some(chunk)
+    }
+
+    /// Derives everything again from chunks and marks.
+    pub(super) fn refresh(&mut self) {
+        let settled = self.marks.settled();
+        let gone = self.marks.counted.union(&self.marks.lost);
+        self.unsent = self.held.difference(&settled);
+        self.unsent_bytes = 0;
+        self.oldest_unsent = None;
+        self.oldest_uncounted = None;
+        for chunk in &self.chunks {
+            if !settled.contains_range(chunk.range) {
+                self.unsent_bytes += u64::from(chunk.bytes);
+                lower(&mut self.oldest_unsent, chunk.event_min);
+            }
+            if !gone.contains_range(chunk.range) {
+                lower(&mut self.oldest_uncounted, chunk.event_min);
+            }
+        }
+        for entry in &self.entries {
+            lower(&mut self.oldest_uncounted, entry.event_min);
+        }
+        self.view = None;
+    }
+
+    /// Numbers without a receipt that a frame may have contained.
+    pub(super) fn pending_offers(&self) -> u64 {
+        self.marks.pending_offers().count()
+    }
+
+    pub(super) fn offer(&mut self, range: SeqRange) {
+        if !self.marks.offered.contains_range(range) {
+            self.marks.offer(range);
+            self.marks_changed = true;
+            self.view = None;
+        }
+    }
+
+    /// Takes over what the centre committed; what it settles of losses and summaries is freed.
+    pub(super) fn receipt(&mut self, receipt: &StreamReceipt) -> Freed {
+        if !self.marks.take_over(receipt) {
+            return Freed::default();
+        }
+        self.marks_changed = true;
+        let marks = &self.marks;
+        let booked = |loss: &Loss| {
+            let known = match loss.scope {
+                LossScope::All => marks.lost.union(&marks.counted),
+                LossScope::RawOnly => marks.lost.union(&marks.stored),
+            };
+            known.contains_range(loss.range)
+        };
+        let (losses, waiting) = self.losses.iter().partition(|loss| booked(loss));
+        self.losses = waiting;
+        let known = marks.counted.union(&marks.lost);
+        let (entries, waiting): (Vec<_>, Vec<_>) = self
+            .entries
+            .drain(..)
+            .partition(|entry| entry.seqs.is_subset(&known));
+        self.entries = waiting.into();
+        self.refresh();
+        Freed { losses, entries }
+    }
+
+    /// Forgets what receipts said, so that what is still held is offered again.
+    pub(super) fn forget_receipts(&mut self) {
+        self.marks.forget_receipts();
+        self.marks_changed = true;
+        self.refresh();
+    }
+
+    /// Books numbers as lost that leave the disk without being settled: raw only where the windows
+    /// have them or will have them by `summarised`. A loss that continues the last one extends it.
+    ///
+    /// Returns the losses to be written; their first numbers are their keys.
+    pub(super) fn declare(
+        &mut self,
+        chunk: &ChunkMeta,
+        within: SeqRange,
+        reason: LossReason,
+        summarised: bool,
+    ) -> Vec<Loss> {
+        let Some(within) = chunk.range.intersection(within) else {
+            return Vec::new();
+        };
+        let gone = SeqSet::from(within).difference(&self.marks.settled());
+        let raw_only = if summarised {
+            gone.clone()
+        } else {
+            gone.intersection(&self.marks.counted)
+        };
+        let all = gone.difference(&raw_only);
+        let with = |set: &SeqSet, scope| -> Vec<Loss> {
+            let loss = |range: &SeqRange| Loss {
+                range: *range,
+                scope,
+                reason,
+                event_min: Some(chunk.event_min),
+                event_max: Some(chunk.event_max),
+            };
+            set.ranges().iter().map(loss).collect()
+        };
+        let mut new = with(&raw_only, LossScope::RawOnly);
+        new.extend(with(&all, LossScope::All));
+        new.into_iter().map(|loss| self.add_loss(loss)).collect()
+    }
+
+    fn add_loss(&mut self, loss: Loss) -> Loss {
+        let before = self.losses.iter_mut().find(|before| {
+            before.range.last().next() == Some(loss.range.first())
+                && (before.scope, before.reason) == (loss.scope, loss.reason)
+        });
+        let Some(before) = before else {
+            self.losses.push(loss);
+            return loss;
+        };
+        if let Some(range) = SeqRange::new(before.range.first(), loss.range.last()) {
+            before.range = range;
+        }
+        before.event_min = before.event_min.min(loss.event_min);
+        before.event_max = before.event_max.max(loss.event_max);
+        *before
+    }
+
+    /// The form that others see.
+    pub(super) fn view(&mut self, current: bool) -> Arc<StreamState> {
+        if let Some(view) = self.view.as_ref().filter(|view| view.current == current) {
+            return Arc::clone(view);
+        }
+        let view = Arc::new(StreamState {
+            id: self.id,
+            current,
+            accepted_to: self.marks.accepted_to,
+            offered: self.marks.offered.clone(),
+            held: self.held.clone(),
+            unsent: self.unsent.clone(),
+            counted: self.marks.counted.clone(),
+            stored: self.marks.stored.clone(),
+            lost: self.marks.lost.clone(),
+            oldest_unsent: self.oldest_unsent,
+        });
+        self.view = Some(Arc::clone(&view));
+        view
+    }
+}
+
+fn lower(least: &mut Option<EventTime>, time: EventTime) {
+    *least = Some(least.map_or(time, |before| before.min(time)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(first: u64, last: u64) -> SeqRange {
+        SeqRange::new(Seq::new(first).unwrap(), Seq::new(last).unwrap()).unwrap()
+    }
+
+    fn chunk(first: u64, last: u64) -> ChunkMeta {
+        ChunkMeta {
+            range: range(first, last),
+            event_min: EventTime::from_millis(i64::try_from(first).unwrap()),
+            event_max: EventTime::from_millis(i64::try_from(last).unwrap()),
+            bytes: 100,
+        }
+    }
+
+    fn stream() -> Stream {
+        let mut stream = Stream::new(StreamId::from_bytes([1; 16]), Marks::default());
+        stream.marks.accepted_to = 30;
+        [chunk(1, 10), chunk(11, 20), chunk(21, 30)]
+            .into_iter()
+            .for_each(|c| stream.push(c));
+        stream
+    }
+
+    fn receipt(counted: &[SeqRange], stored: &[SeqRange], lost: &[SeqRange]) -> StreamReceipt {
+        let set = |ranges: &[SeqRange]| ranges.iter().copied().collect();
+        StreamReceipt {
+            stream: StreamId::from_bytes([1; 16]),
+            counted: set(counted),
+            stored: set(stored),
+            lost: set(lost),
+        }
+    }
+
+    #[test]
+    fn what_is_stored_is_no_longer_unsent_and_what_is_only_counted_still_is() {
+        let mut stream = stream();
+        stream.receipt(&receipt(&[range(1, 20)], &[range(1, 10)], &[]));
+        assert_eq!(stream.unsent(), &SeqSet::from(range(11, 30)));
+        assert_eq!(stream.unsent_bytes, 200);
+        assert_eq!(stream.oldest_unsent(), Some(EventTime::from_millis(11)));
+        assert_eq!(stream.oldest_uncounted(), Some(EventTime::from_millis(21)));
+    }
+
+    #[test]
+    fn a_later_timeline_makes_everything_held_unsent_again() {
+        let mut stream = stream();
+        stream.receipt(&receipt(&[range(1, 30)], &[range(1, 30)], &[]));
+        assert!(stream.is_settled());
+        stream.pop_front();
+        stream.forget_receipts();
+        assert_eq!(stream.unsent(), &SeqSet::from(range(11, 30)));
+    }
+
+    #[test]
+    fn neighbouring_losses_of_one_kind_become_one() {
+        let mut stream = stream();
+        stream.receipt(&receipt(&[range(5, 12)], &[range(5, 7)], &[]));
+        let first = stream.declare(&chunk(1, 10), range(1, 10), LossReason::Quota, true);
+        assert_eq!(
+            first.iter().map(|loss| loss.range).collect::<Vec<_>>(),
+            [range(1, 4), range(8, 10)]
+        );
+        let more = stream.declare(&chunk(11, 20), range(11, 20), LossReason::Quota, true);
+        assert_eq!(more[0].range, range(8, 20));
+        assert_eq!(more[0].event_max, Some(EventTime::from_millis(20)));
+        assert_eq!(stream.losses.len(), 2);
+    }
+
+    #[test]
+    fn without_a_summary_only_counted_numbers_are_lost_raw_only() {
+        let mut stream = stream();
+        stream.receipt(&receipt(&[range(1, 4)], &[], &[]));
+        let losses = stream.declare(&chunk(1, 10), range(1, 10), LossReason::Corrupt, false);
+        let kinds: Vec<_> = losses.iter().map(|loss| (loss.range, loss.scope)).collect();
+        assert_eq!(
+            kinds,
+            [
+                (range(1, 4), LossScope::RawOnly),
+                (range(5, 10), LossScope::All)
+            ]
+        );
+    }
+
+    #[test]
+    fn a_receipt_frees_what_it_books() {
+        let mut stream = stream();
+        stream.declare(&chunk(1, 10), range(1, 10), LossReason::Corrupt, false);
+        stream.declare(&chunk(11, 20), range(11, 20), LossReason::Quota, true);
+        let freed = stream.receipt(&receipt(&[range(4, 20)], &[], &[range(1, 3)]));
+        assert_eq!(
+            freed.losses.len(),
+            1,
+            "the raw rows of 11 to 20 are not booked yet"
+        );
+        let freed = stream.receipt(&receipt(&[range(4, 20)], &[range(11, 20)], &[range(1, 3)]));
+        assert_eq!(freed.losses[0].range, range(11, 20));
+        assert!(stream.losses.is_empty());
+    }
+}
