@@ -146,26 +146,20 @@ fn first_ranges(set: &SeqSet) -> SeqSet {
     set.ranges().iter().take(RANGES_MAX).copied().collect()
 }
 
+/// A state of the buffer for tests.
 #[cfg(test)]
-mod tests {
+pub(crate) mod fixtures {
     use std::sync::Arc;
 
-    use proto::frame::UpFrame;
     use proto::heartbeat::{Backlog, Disk};
-    use proto::loss::{LossReason, LossScope};
-    use proto::{Passage, window};
 
-    use super::*;
+    use super::{BufferState, EventTime, SeqSet, StreamId};
     use crate::buffer::{Counters, StoreHealth, StreamState};
 
-    const STREAM: StreamId = StreamId::from_bytes([7; 16]);
-    const WALL: EventTime = EventTime::from_millis(200_000_000);
+    pub(crate) const STREAM: StreamId = StreamId::from_bytes([7; 16]);
 
-    fn range(first: u64, last: u64) -> SeqRange {
-        SeqRange::new(Seq::new(first).unwrap(), Seq::new(last).unwrap()).unwrap()
-    }
-
-    fn state(stored: SeqSet) -> BufferState {
+    /// One stream that accepted 1,000 passages and holds none.
+    pub(crate) fn buffer_state() -> BufferState {
         let stream = StreamState {
             id: STREAM,
             current: true,
@@ -173,8 +167,8 @@ mod tests {
             offered: SeqSet::new(),
             held: SeqSet::new(),
             unsent: SeqSet::new(),
-            counted: stored.clone(),
-            stored,
+            counted: SeqSet::new(),
+            stored: SeqSet::new(),
             lost: SeqSet::new(),
             oldest_unsent: None,
         };
@@ -192,6 +186,33 @@ mod tests {
             counters: Counters::default(),
             alarms: Vec::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proto::frame::UpFrame;
+    use proto::loss::{LossReason, LossScope};
+    use proto::{Passage, window};
+
+    use super::*;
+    use super::fixtures::buffer_state;
+
+    const STREAM: StreamId = super::fixtures::STREAM;
+    const WALL: EventTime = EventTime::from_millis(200_000_000);
+
+    fn range(first: u64, last: u64) -> SeqRange {
+        SeqRange::new(Seq::new(first).unwrap(), Seq::new(last).unwrap()).unwrap()
+    }
+
+    fn state(stored: SeqSet) -> BufferState {
+        let mut state = buffer_state();
+        let stream = Arc::make_mut(&mut state.streams[0]);
+        stream.counted.clone_from(&stored);
+        stream.stored = stored;
+        state
     }
 
     fn framer() -> Framer {

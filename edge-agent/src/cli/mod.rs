@@ -1,0 +1,84 @@
+//! What a person types: `edge-agent run`, `config check`, `status`.
+
+mod status;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use service::exit;
+
+use crate::{config, run};
+
+/// Buffers the passages of one camera unit and forwards them until the centre has committed them.
+///
+/// Exit status: 0 done or healthy, 1 failed or degraded, 2 wrong usage or not running, 78 faulty
+/// configuration, 134 (abort) a panic: restart it.
+#[derive(Debug, Parser)]
+#[command(name = "edge-agent", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run until SIGTERM or SIGINT.
+    Run(ConfigFile),
+    /// Look at the configuration without running.
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Show how the running agent fares: exit status 0 healthy, 1 degraded, 2 not running.
+    Status(status::Status),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Name every fault with its line; exit status 78 if there is one.
+    Check(ConfigFile),
+}
+
+#[derive(Debug, clap::Args)]
+struct ConfigFile {
+    /// The TOML file; `VERST_AGENT__SECTION__KEY` in the environment overrides a key.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+impl Cli {
+    /// Does it and returns the exit status.
+    #[must_use]
+    pub fn execute(self) -> u8 {
+        match self.command {
+            Command::Run(file) => match config::load(&file.config) {
+                Ok(config) => match run::run(config) {
+                    Ok(()) => exit::OK,
+                    Err(error) => complain(&format!("{error:#}"), error.exit_code()),
+                },
+                Err(faults) => complain(&format!("configuration:\n{faults}"), exit::CONFIG),
+            },
+            Command::Config { command: ConfigCommand::Check(file) } => {
+                match config::load(&file.config) {
+                    Ok(_) => {
+                        say("the configuration is sound\n");
+                        exit::OK
+                    }
+                    Err(faults) => complain(&format!("configuration:\n{faults}"), exit::CONFIG),
+                }
+            }
+            Command::Status(status) => status.execute(),
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the command line's answer")]
+fn complain(text: &str, code: u8) -> u8 {
+    eprintln!("edge-agent: {text}");
+    code
+}
+
+#[expect(clippy::print_stdout, reason = "the command line's answer")]
+fn say(text: &str) {
+    print!("{text}");
+}

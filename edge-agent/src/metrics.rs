@@ -1,0 +1,206 @@
+//! Every metric of the agent, by name. Values come from the buffer's and the uplink's published
+//! state at the time of the scrape, so they can contradict neither `edge-agent status` nor each
+//! other: accepted = receipted + lost + held, sent ≥ answered.
+
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+use proto::loss::LossReason;
+use tokio::sync::watch;
+
+use crate::buffer::{Alarm, BufferState, Counters, StoreHealth};
+use crate::clock::wall;
+use crate::uplink::view::{LinkPhase, UplinkView};
+
+/// Seconds from sending to receipt: from a local test to four times the least resend time.
+const RECEIPT_SECONDS: [f64; 10] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0, 240.0];
+
+/// Metrics that others observe.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// Seconds from sending a message to its receipt.
+    pub receipt_seconds: Histogram,
+}
+
+/// A registry named `verst_agent`, and the metrics that others observe.
+#[must_use]
+pub fn register(
+    buffer: watch::Receiver<Arc<BufferState>>,
+    uplink: watch::Receiver<UplinkView>,
+) -> (Registry, Metrics) {
+    let mut registry = Registry::with_prefix("verst_agent");
+    let metrics = Metrics { receipt_seconds: Histogram::new(RECEIPT_SECONDS) };
+    registry.register_with_unit(
+        "receipt",
+        "Time from sending a message to its receipt",
+        Unit::Seconds,
+        metrics.receipt_seconds.clone(),
+    );
+    registry.register_collector(Box::new(Published { buffer, uplink }));
+    (registry, metrics)
+}
+
+#[derive(Debug)]
+struct Published {
+    buffer: watch::Receiver<Arc<BufferState>>,
+    uplink: watch::Receiver<UplinkView>,
+}
+
+impl Collector for Published {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let buffer = self.buffer.borrow().clone();
+        let uplink = self.uplink.borrow().clone();
+        let mut page = Page(&mut encoder);
+        page.passages(&buffer, &uplink)?;
+        page.buffer(&buffer)?;
+        page.uplink(&uplink)
+    }
+}
+
+struct Page<'a, 'b>(&'a mut DescriptorEncoder<'b>);
+
+impl Page<'_, '_> {
+    fn passages(&mut self, buffer: &BufferState, uplink: &UplinkView) -> std::fmt::Result {
+        let (counters, tally) = (&buffer.counters, &uplink.tally);
+        self.counter("passages_accepted", "Passages made durable since the start", counters.accepted)?;
+        let duplicates = counters.duplicates;
+        self.counter("passages_duplicate", "Passages recognised by their event_id", duplicates)?;
+        let sent = tally.passages_sent;
+        self.counter("passages_sent", "Passages handed to the link, each sending", sent)?;
+        let receipted = tally.passages_answered;
+        self.counter("passages_receipted", "Passages that receipts covered", receipted)?;
+        let released = counters.released;
+        self.counter("passages_released", "Sent copies deleted for space", released)?;
+        let lost = ConstCounter::new(0_u64);
+        let help = "Passages lost, raw or altogether, by reason";
+        let mut encoder = self.0.encode_descriptor("passages_lost", help, None, lost.metric_type())?;
+        for reason in REASONS {
+            let lost = ConstCounter::new(counters.lost[Counters::place(reason)]);
+            lost.encode(encoder.encode_family(&[("reason", reason.word())])?)?;
+        }
+        Ok(())
+    }
+
+    fn buffer(&mut self, state: &BufferState) -> std::fmt::Result {
+        self.gauge("buffered_passages", "Passages that wait for a receipt", state.unsent.passages)?;
+        let bytes = state.unsent.bytes;
+        self.gauge("buffered_bytes", "Logical bytes that wait for a receipt", bytes)?;
+        let now = wall().as_millis();
+        let age_ms = state.unsent.oldest.map_or(0, |oldest| now.saturating_sub(oldest.as_millis()));
+        let age_s = u64::try_from(age_ms / 1_000).unwrap_or(0);
+        self.gauge("buffered_oldest_age_seconds", "Age of the oldest passage that waits", age_s)?;
+        let summarised = state.summarised;
+        self.gauge("summarised_passages", "Dropped passages whose sums wait for a receipt", summarised)?;
+        self.gauge("held_bytes", "Logical bytes in the buffer, sent copies included", state.held_bytes)?;
+        self.gauge("quota_bytes", "Logical bytes that the buffer may hold", state.disk.quota_bytes)?;
+        self.gauge("disk_used_bytes", "Bytes of the buffer's files", state.disk.used_bytes)?;
+        self.gauge("disk_free_bytes", "Bytes free on its file system", state.disk.free_bytes)?;
+        let healthy = u64::from(state.health == StoreHealth::Ok);
+        self.gauge("store_healthy", "Whether the store takes passages", healthy)?;
+        self.counter("commits", "Group commits, each with its fsync", state.counters.commits)?;
+        self.gauge("streams", "Streams in the buffer", length(state.streams.len()))?;
+        let quarantined: u64 = state.alarms.iter().map(quarantined).sum();
+        self.gauge("quarantined_passages", "Passages moved aside", quarantined)?;
+        self.gauge("alarms", "Things that an operator should see to", length(state.alarms.len()))
+    }
+
+    fn uplink(&mut self, view: &UplinkView) -> std::fmt::Result {
+        let tally = &view.tally;
+        self.gauge("link_up", "Whether passages can reach the centre", u64::from(view.phase == LinkPhase::Up))?;
+        self.counter("links", "Links that came up", tally.links)?;
+        self.counter("link_losses", "Links lost, or attempts that failed", tally.link_losses)?;
+        self.counter("messages_sent", "Messages of passages handed to the link", tally.messages_sent)?;
+        let resent = tally.messages_resent;
+        self.counter("messages_resent", "Those that had been sent before", resent)?;
+        let answered = tally.messages_answered;
+        self.counter("messages_answered", "Messages that receipts covered", answered)?;
+        let in_flight = length(view.in_flight_messages);
+        self.gauge("in_flight_messages", "Messages without an answer", in_flight)?;
+        let bytes = length(view.in_flight_bytes);
+        self.gauge("in_flight_bytes", "Bytes handed to the link without an answer", bytes)?;
+        self.counter("receipts", "Receipts of the pinned centre", tally.receipts)?;
+        self.counter("foreign_words", "Words of another centre, or of an earlier life of it", tally.foreign)?;
+        self.counter("suspect_messages", "Messages unanswered again and again", tally.suspects)?;
+        let refusals = [
+            ("later", tally.refused_later),
+            ("reshape", tally.refused_reshape),
+            ("never", tally.refused_never),
+        ];
+        let kind = ConstCounter::new(0_u64).metric_type();
+        let help = "Refusals by class";
+        let mut encoder = self.0.encode_descriptor("refusals", help, None, kind)?;
+        for (class, count) in refusals {
+            ConstCounter::new(count).encode(encoder.encode_family(&[("class", class)])?)?;
+        }
+        let Some(end) = view.certificate_not_after else { return Ok(()) };
+        let left_s = (end.as_millis() - wall().as_millis()) / 1_000;
+        let gauge = ConstGauge::new(left_s);
+        let help = "Seconds until the unit's certificate expires";
+        let kind = gauge.metric_type();
+        gauge.encode(self.0.encode_descriptor("certificate_expires_in_seconds", help, None, kind)?)
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> std::fmt::Result {
+        let counter = ConstCounter::new(value);
+        counter.encode(self.0.encode_descriptor(name, help, None, counter.metric_type())?)
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: u64) -> std::fmt::Result {
+        let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+        gauge.encode(self.0.encode_descriptor(name, help, None, gauge.metric_type())?)
+    }
+}
+
+/// Every reason in the order of [`Counters::place`].
+pub const REASONS: [LossReason; 4] =
+    [LossReason::Quota, LossReason::Corrupt, LossReason::Refused, LossReason::Operator];
+
+fn length(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+const fn quarantined(alarm: &Alarm) -> u64 {
+    match alarm {
+        Alarm::PassagesQuarantined { passages } => *passages,
+        Alarm::StoreQuarantined { .. } | Alarm::ForeignCentre { .. } => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::EventTime;
+
+    use super::*;
+    use crate::uplink::frames::fixtures::buffer_state;
+
+    #[test]
+    fn the_page_shows_what_buffer_and_uplink_published() {
+        let mut state = buffer_state();
+        state.counters.accepted = 41;
+        state.counters.lost[Counters::place(LossReason::Quota)] = 7;
+        let mut view = UplinkView::new(EventTime::default(), Some(EventTime::default()));
+        view.tally.refused_later = 3;
+        let (_buffer, buffer) = watch::channel(Arc::new(state));
+        let (_uplink, uplink) = watch::channel(view);
+        let (registry, metrics) = register(buffer, uplink);
+        metrics.receipt_seconds.observe(0.3);
+        let mut page = String::new();
+        prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
+        for line in [
+            "verst_agent_passages_accepted_total 41",
+            "verst_agent_passages_lost_total{reason=\"quota\"} 7",
+            "verst_agent_passages_lost_total{reason=\"operator\"} 0",
+            "verst_agent_refusals_total{class=\"later\"} 3",
+            "verst_agent_link_up 0",
+            "verst_agent_store_healthy 1",
+            "verst_agent_receipt_seconds_bucket{le=\"0.5\"} 1",
+        ] {
+            assert!(page.lines().any(|found| found == line), "{line} is missing in\n{page}");
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! `edge-agent run`: everything wired, started, and stopped in order.
+//!
+//! ```text
+//! POST ─► ingest ─► buffer (thread) ◄─► uplink ─► broker        status socket, ops pages
+//! ```
+//! The stop: not ready → no new requests, running ones are answered → link closed → buffer's last
+//! commit → end, all within [`GRACE`]. SIGKILL at any moment is as correct, only less polite.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use proto::EventTime;
+use service::exit;
+use service::ops::{Condition, Health};
+use service::serve::{HttpListener, Limits, ListenError};
+use service::tasks::{StuckTasks, TaskFailure, TaskSet};
+use service::tls::TimeFloor;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::buffer::{Buffer, BufferSettings, BufferState, OpenError, OwnerThread, StoreHealth};
+use crate::clock::{Monotonic, wall};
+use crate::config::{BufferConfig, Config};
+use crate::metrics;
+use crate::status::rates::Rates;
+use crate::status::report::Subject;
+use crate::status::server::{self, Sources};
+use crate::uplink::driver::{self, Parts};
+use crate::uplink::mqtt::Address;
+use crate::uplink::tls::{Credentials, CredentialsError};
+use crate::uplink::view::UplinkView;
+
+/// From the stop until what still runs is left behind.
+pub const GRACE: Duration = Duration::from_secs(10);
+
+/// Connections to the operator's pages; further ones wait.
+const OPS_CONNECTIONS_MAX: usize = 16;
+
+/// Threads for everything but the store, which has its own.
+const WORKERS: usize = 2;
+
+/// Of the file system, the part that passages may take by default.
+const DEFAULT_QUOTA_SHARE: u64 = 6;
+
+/// Conditions on the health board.
+const STORE: &str = "store";
+const INTAKE: &str = "intake";
+
+/// Why the agent did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The log cannot begin.
+    #[error(transparent)]
+    Logging(#[from] service::logging::LoggingError),
+    /// The unit's certificate cannot be used.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+    /// There is no place for passages.
+    #[error(transparent)]
+    Buffer(#[from] OpenError),
+    /// The size of the file system is unknown, so there is no default quota.
+    #[error("cannot measure the file system of {}: {problem}; set buffer.quota_bytes", path.display())]
+    FileSystem {
+        /// Which folder.
+        path: std::path::PathBuf,
+        /// Why.
+        problem: std::io::Error,
+    },
+    /// A place to listen is taken.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The system gives no random bits.
+    #[error("the system gives no random bits: {0}")]
+    Random(#[from] getrandom::Error),
+    /// The runtime cannot be made.
+    #[error("cannot start: {0}")]
+    Runtime(#[from] std::io::Error),
+    /// A part failed, and the agent stopped in order.
+    #[error("stopped because of {0}")]
+    Task(TaskFailure),
+    /// The stop took too long.
+    #[error(transparent)]
+    Stuck(#[from] StuckTasks),
+}
+
+impl RunError {
+    /// The exit status: a restart mends neither a wrong certificate nor a store that is too new.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Logging(_)
+            | Self::Credentials(_)
+            | Self::Buffer(OpenError::Newer { .. }) => exit::CONFIG,
+            _ => exit::FAILURE,
+        }
+    }
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// What kept the agent from starting, or ended it.
+pub fn run(config: Config) -> Result<(), RunError> {
+    service::logging::init(config.log.format, &config.log.level)?;
+    let credentials = Credentials::new(&config.device.id, &config.uplink, TimeFloor::new());
+    let (identity, _) = credentials.load()?;
+    let not_after = EventTime::from_millis(identity.not_after.as_millisecond());
+    tracing::info!(
+        device = %config.device.id,
+        version = env!("CARGO_PKG_VERSION"),
+        certificate_until = %identity.not_after,
+        "starting"
+    );
+    let (buffer, owner) = Buffer::open(&settings(&config.buffer)?)?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(WORKERS).enable_all().build()?;
+    let ended = runtime.block_on(serve(config, credentials, not_after, buffer, owner));
+    // Whatever is left was named above; the process must not wait for it.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn serve(
+    config: Config,
+    credentials: Credentials,
+    not_after: EventTime,
+    buffer: Buffer,
+    owner: OwnerThread,
+) -> Result<(), RunError> {
+    let clock = Monotonic::start();
+    let health = Health::new();
+    health.set(STORE, Condition::NotReady("starting".to_owned()));
+    health.set(INTAKE, Condition::NotReady("starting".to_owned()));
+    let tasks = TaskSet::new(service::shutdown::signals());
+    let stop = tasks.token().clone();
+    tasks.spawn_blocking_thread("buffer", move || owner.run());
+
+    let (to_view, view) = watch::channel(UplinkView::new(wall(), Some(not_after)));
+    let (registry, metrics) = metrics::register(buffer.state(), view.clone());
+    let sources = Sources {
+        subject: Arc::new(Subject {
+            device: config.device.id.to_string(),
+            broker: config.uplink.broker.clone(),
+            started_at: wall(),
+        }),
+        buffer: buffer.state(),
+        uplink: view,
+        rates: Arc::new(Mutex::new(Rates::default())),
+    };
+
+    let status = server::bind(&config.status.socket).await?;
+    let ops = HttpListener::bind(&config.ops.listen).await?;
+    tasks.spawn("status", server::serve(status, sources.clone(), stop.clone()));
+    tasks.spawn("rates", server::sample(sources, clock, stop.clone()));
+    let pages = service::ops::router(Arc::new(registry), health.clone());
+    let few = Limits { connections_max: OPS_CONNECTIONS_MAX, ..Limits::default() };
+    tasks.spawn("ops", service::serve::http(ops, pages, stop.clone(), few));
+    tasks.spawn("health", watch_store(buffer.state(), health.clone(), stop.clone()));
+    health.set(INTAKE, Condition::Ok);
+
+    if let Some((host, port)) = config.uplink.broker() {
+        let address = Address { host: host.to_owned(), port, device: config.device.id.clone() };
+        let receipt_seconds = metrics.receipt_seconds;
+        let parts = Parts { buffer, address, credentials, clock, view: to_view, receipt_seconds };
+        let seed = getrandom::u64()?;
+        tasks.spawn("uplink", driver::run(parts, config.uplink, seed, tasks.clone()));
+    }
+    service::systemd::ready("passages are taken");
+
+    stop.cancelled().await;
+    service::systemd::stopping("answering running requests, writing what is left");
+    health.set(INTAKE, Condition::NotReady("stopping".to_owned()));
+    let joined = tasks.join(GRACE).await;
+    if let Some(cause) = tasks.cause() {
+        return Err(RunError::Task(cause));
+    }
+    joined?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Shows the store's condition. A store that failed ends the run: the next one starts a new stream
+/// and finds what is really on the disk.
+async fn watch_store(
+    mut state: watch::Receiver<Arc<BufferState>>,
+    health: Health,
+    stop: CancellationToken,
+) -> Result<(), String> {
+    loop {
+        let now = state.borrow_and_update().health.clone();
+        match now {
+            StoreHealth::Ok => health.set(STORE, Condition::Ok),
+            StoreHealth::NoSpace => {
+                health.set(STORE, Condition::NotReady("the disk is full".to_owned()));
+            }
+            StoreHealth::Failed(why) => {
+                health.set(STORE, Condition::Dead(why.to_string()));
+                return Err(format!("the store failed: {why}"));
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            changed = state.changed() => if changed.is_err() { return Ok(()) },
+        }
+    }
+}
+
+fn settings(config: &BufferConfig) -> Result<BufferSettings, RunError> {
+    Ok(BufferSettings {
+        directory: config.directory.clone(),
+        quota_bytes: config.quota_bytes.map_or_else(|| default_quota(&config.directory), Ok)?,
+        free_floor_bytes: config.free_floor_bytes,
+        policy: config.policy,
+        linger: config.linger(),
+        open_timeout: config.open_timeout(),
+    })
+}
+
+/// A share of the file system on which the folder lies or will lie.
+fn default_quota(folder: &Path) -> Result<u64, RunError> {
+    let there = folder.ancestors().find(|part| part.exists()).unwrap_or(folder);
+    let measured = rustix::fs::statvfs(there).map_err(|problem| RunError::FileSystem {
+        path: folder.to_owned(),
+        problem: problem.into(),
+    })?;
+    Ok(measured.f_blocks.saturating_mul(measured.f_frsize) / DEFAULT_QUOTA_SHARE)
+}

@@ -1,0 +1,6 @@
+//! What `edge-agent status` shows, and the socket that answers it.
+
+pub mod rates;
+pub mod report;
+pub mod server;
+pub mod text;

@@ -1,0 +1,361 @@
+//! How the unit fares, as one value: made from what buffer and uplink publish, sent as JSON over
+//! the status socket. Pure.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::buffer::{Alarm, BufferState, Counters, StoreHealth};
+use crate::metrics::REASONS;
+use crate::uplink::view::{LinkPhase, UplinkView};
+use proto::EventTime;
+
+/// Days before the end of the certificate from which on the unit is degraded.
+const CERTIFICATE_DAYS_MIN: i64 = 14;
+
+/// Silence of the centre, while passages wait on an open link, that is degraded.
+const RECEIPT_SILENCE_S_MAX: i64 = 300;
+
+/// Share of the quota, in percent, that may wait for a receipt before the unit is degraded.
+const FULL_PERCENT_MAX: u64 = 80;
+
+const DAY_MS: i64 = 86_400_000;
+
+/// How the unit fares. Times are milliseconds since 1970 by the unit's clock.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// The unit's name.
+    pub device: String,
+    /// The agent's version.
+    pub version: String,
+    /// When the agent started.
+    pub started_at_ms: i64,
+    /// When this was made.
+    pub now_ms: i64,
+    /// Whether nothing is wrong.
+    pub healthy: bool,
+    /// What is wrong.
+    pub reasons: Vec<String>,
+    /// The way to the centre.
+    pub link: LinkReport,
+    /// What waits for a receipt.
+    pub buffered: BufferedReport,
+    /// What is on its way.
+    pub in_flight: InFlightReport,
+    /// Passages per second over the last minute.
+    pub rates: RatesReport,
+    /// Passages since the start.
+    pub passages: PassagesReport,
+    /// The disk under the buffer.
+    pub disk: DiskReport,
+    /// `ok`, `no_space`, or why it failed.
+    pub store: String,
+    /// The unit's certificate.
+    pub certificate: CertificateReport,
+    /// What an operator should see to.
+    pub alarms: Vec<String>,
+}
+
+/// The way to the centre.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkReport {
+    /// `up`, `waiting` (connected, but the centre does not take passages), `connecting` or `down`.
+    pub state: String,
+    /// Since when.
+    pub since_ms: i64,
+    /// Where to.
+    pub broker: String,
+    /// Why it is not up.
+    pub reason: Option<String>,
+    /// When the last receipt came.
+    pub last_receipt_ms: Option<i64>,
+    /// The usual time from sending to receipt.
+    pub receipt_time_ms: Option<u64>,
+}
+
+/// What waits for a receipt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BufferedReport {
+    /// Passages.
+    pub passages: u64,
+    /// Logical bytes.
+    pub bytes: u64,
+    /// The least event time among them.
+    pub oldest_ms: Option<i64>,
+    /// How old that is.
+    pub oldest_age_ms: Option<i64>,
+    /// Dropped passages whose sums wait.
+    pub summarised: u64,
+}
+
+/// What is on its way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InFlightReport {
+    /// Messages without an answer.
+    pub messages: usize,
+    /// Passages in them.
+    pub passages: u64,
+    /// Bytes of those handed to the link.
+    pub bytes: usize,
+}
+
+/// Passages per second over the last minute.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct RatesReport {
+    /// Made durable.
+    pub in_per_s: f64,
+    /// Receipted.
+    pub out_per_s: f64,
+}
+
+/// Passages since the start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PassagesReport {
+    /// Made durable.
+    pub accepted: u64,
+    /// Recognised by their `event_id`.
+    pub duplicates: u64,
+    /// Receipted.
+    pub receipted: u64,
+    /// Lost, raw or altogether, by reason.
+    pub lost: BTreeMap<String, u64>,
+}
+
+/// The disk under the buffer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskReport {
+    /// Bytes of the buffer's files.
+    pub used_bytes: u64,
+    /// Bytes free on the file system.
+    pub free_bytes: u64,
+    /// Logical bytes in the buffer, sent copies included.
+    pub held_bytes: u64,
+    /// Logical bytes that the buffer may hold.
+    pub quota_bytes: u64,
+}
+
+/// The unit's certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateReport {
+    /// When it expires; none while it cannot be read.
+    pub expires_at_ms: Option<i64>,
+    /// Whole days until then, negative after.
+    pub days_left: Option<i64>,
+}
+
+/// What does not change while the agent runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subject {
+    /// The unit's name.
+    pub device: String,
+    /// Where the link leads.
+    pub broker: String,
+    /// When the agent started.
+    pub started_at: EventTime,
+}
+
+impl Report {
+    /// Makes the report.
+    #[must_use]
+    pub fn new(
+        subject: &Subject,
+        now: EventTime,
+        buffer: &BufferState,
+        uplink: &UplinkView,
+        (in_per_s, out_per_s): (f64, f64),
+    ) -> Self {
+        let now_ms = now.as_millis();
+        let oldest_ms = buffer.unsent.oldest.map(EventTime::as_millis);
+        let expires_at_ms = uplink.certificate_not_after.map(EventTime::as_millis);
+        let lost = REASONS.map(|reason| {
+            (reason.word().to_owned(), buffer.counters.lost[Counters::place(reason)])
+        });
+        let mut report = Self {
+            device: subject.device.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at_ms: subject.started_at.as_millis(),
+            now_ms,
+            healthy: true,
+            reasons: Vec::new(),
+            link: LinkReport {
+                state: uplink.phase.word().to_owned(),
+                since_ms: uplink.since.as_millis(),
+                broker: subject.broker.clone(),
+                reason: uplink.reason.clone(),
+                last_receipt_ms: uplink.last_receipt.map(EventTime::as_millis),
+                receipt_time_ms: uplink.receipt_time_ms,
+            },
+            buffered: BufferedReport {
+                passages: buffer.unsent.passages,
+                bytes: buffer.unsent.bytes,
+                oldest_ms,
+                oldest_age_ms: oldest_ms.map(|oldest| now_ms.saturating_sub(oldest)),
+                summarised: buffer.summarised,
+            },
+            in_flight: InFlightReport {
+                messages: uplink.in_flight_messages,
+                passages: uplink.in_flight_passages,
+                bytes: uplink.in_flight_bytes,
+            },
+            rates: RatesReport { in_per_s, out_per_s },
+            passages: PassagesReport {
+                accepted: buffer.counters.accepted,
+                duplicates: buffer.counters.duplicates,
+                receipted: uplink.tally.passages_answered,
+                lost: lost.into_iter().collect(),
+            },
+            disk: DiskReport {
+                used_bytes: buffer.disk.used_bytes,
+                free_bytes: buffer.disk.free_bytes,
+                held_bytes: buffer.held_bytes,
+                quota_bytes: buffer.disk.quota_bytes,
+            },
+            store: match &buffer.health {
+                StoreHealth::Ok => "ok".to_owned(),
+                StoreHealth::NoSpace => "no_space".to_owned(),
+                StoreHealth::Failed(why) => why.to_string(),
+            },
+            certificate: CertificateReport {
+                expires_at_ms,
+                days_left: expires_at_ms.map(|end| (end - now_ms).div_euclid(DAY_MS)),
+            },
+            alarms: buffer.alarms.iter().map(words).collect(),
+        };
+        report.reasons = report.faults(uplink.phase);
+        report.healthy = report.reasons.is_empty();
+        report
+    }
+
+    fn faults(&self, phase: LinkPhase) -> Vec<String> {
+        let mut faults = Vec::new();
+        if phase != LinkPhase::Up {
+            let why = self.link.reason.as_deref().unwrap_or("not connected yet");
+            faults.push(format!("link is {}: {why}", self.link.state));
+        }
+        let heard = self.link.last_receipt_ms.unwrap_or(self.link.since_ms);
+        let silence_s = (self.now_ms - heard.max(self.link.since_ms)) / 1_000;
+        if phase == LinkPhase::Up
+            && self.in_flight.messages > 0
+            && silence_s > RECEIPT_SILENCE_S_MAX
+        {
+            faults.push(format!("no receipt for {silence_s} s although passages wait"));
+        }
+        if self.store != "ok" {
+            faults.push(format!("store does not take passages: {}", self.store));
+        }
+        let full = self.buffered.bytes.saturating_mul(100);
+        if full > self.disk.quota_bytes.saturating_mul(FULL_PERCENT_MAX) {
+            let (bytes, quota) = (self.buffered.bytes, self.disk.quota_bytes);
+            faults.push(format!("{bytes} bytes wait for a receipt, the quota is {quota}"));
+        }
+        let lost: u64 = self.passages.lost.values().sum();
+        if lost > 0 {
+            faults.push(format!("{lost} passages lost since the start"));
+        }
+        match self.certificate.days_left {
+            None => faults.push("the certificate cannot be read".to_owned()),
+            Some(days) if days < 0 => faults.push("the certificate has expired".to_owned()),
+            Some(days) if days < CERTIFICATE_DAYS_MIN => {
+                faults.push(format!("the certificate expires in {days} days"));
+            }
+            Some(_) => {}
+        }
+        faults.extend(self.alarms.iter().cloned());
+        faults
+    }
+}
+
+fn words(alarm: &Alarm) -> String {
+    match alarm {
+        Alarm::StoreQuarantined { directory } => {
+            format!("a damaged store was moved to {}; export it or delete it", directory.display())
+        }
+        Alarm::PassagesQuarantined { passages } => {
+            format!("{passages} passages were moved aside: refused by the centre or damaged")
+        }
+        Alarm::ForeignCentre { centre } => {
+            format!("another centre answers: {} in its life {}", centre.id, centre.timeline)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::uplink::frames::fixtures::buffer_state;
+
+    const NOW: EventTime = EventTime::from_millis(100 * DAY_MS);
+
+    fn healthy() -> (BufferState, UplinkView) {
+        let mut buffer = buffer_state();
+        buffer.disk.quota_bytes = 1_000;
+        let end = EventTime::from_millis(400 * DAY_MS);
+        let mut view = UplinkView::new(NOW, Some(end));
+        view.phase = LinkPhase::Up;
+        (buffer, view)
+    }
+
+    fn report(buffer: &BufferState, view: &UplinkView) -> Report {
+        let started_at = EventTime::from_millis(0);
+        let subject = Subject { device: "KV1".into(), broker: "b:1".into(), started_at };
+        Report::new(&subject, NOW, buffer, view, (12.0, 11.5))
+    }
+
+    #[test]
+    fn a_unit_with_a_link_and_a_store_is_healthy() {
+        let (buffer, view) = healthy();
+        let report = report(&buffer, &view);
+        assert_eq!((report.healthy, report.reasons.as_slice()), (true, [].as_slice()));
+        assert_eq!(report.certificate.days_left, Some(300));
+    }
+
+    #[test]
+    fn each_trouble_degrades_and_is_named() {
+        type Spoil = fn(&mut BufferState, &mut UplinkView);
+        let table: [(Spoil, &str); 9] = [
+            (|_, v| v.phase = LinkPhase::Down, "link is down: not connected yet"),
+            (
+                |_, v| {
+                    v.phase = LinkPhase::Waiting;
+                    v.reason = Some("no beacon".into());
+                },
+                "link is waiting: no beacon",
+            ),
+            (
+                |_, v| {
+                    v.since = EventTime::from_millis(NOW.as_millis() - 400_000);
+                    v.in_flight_messages = 1;
+                },
+                "no receipt for 400 s although passages wait",
+            ),
+            (|b, _| b.health = StoreHealth::NoSpace, "store does not take passages: no_space"),
+            (
+                |b, _| b.health = StoreHealth::Failed(Arc::from("eio")),
+                "store does not take passages: eio",
+            ),
+            (|b, _| b.unsent.bytes = 900, "900 bytes wait for a receipt, the quota is 1000"),
+            (|b, _| b.counters.lost[0] = 3, "3 passages lost since the start"),
+            (
+                |_, v| v.certificate_not_after = Some(EventTime::from_millis(107 * DAY_MS)),
+                "the certificate expires in 7 days",
+            ),
+            (|_, v| v.certificate_not_after = Some(EventTime::default()), "the certificate has expired"),
+        ];
+        for (spoil, reason) in table {
+            let (mut buffer, mut view) = healthy();
+            spoil(&mut buffer, &mut view);
+            let report = report(&buffer, &view);
+            assert_eq!((report.healthy, report.reasons), (false, vec![reason.to_owned()]));
+        }
+    }
+
+    #[test]
+    fn the_report_survives_its_json() {
+        let (buffer, view) = healthy();
+        let report = report(&buffer, &view);
+        let json = serde_json::to_string(&report).unwrap();
+        assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
+    }
+}

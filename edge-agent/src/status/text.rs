@@ -1,0 +1,156 @@
+//! The report for people: one line a subject, columns aligned. Pure.
+
+use std::fmt::Write as _;
+
+use super::report::Report;
+
+const KIB: f64 = 1_024.0;
+
+/// The whole report as text, ending with a line break.
+#[must_use]
+pub fn render(report: &Report) -> String {
+    let verdict = if report.healthy { "healthy" } else { "degraded" };
+    let mut text = format!("edge-agent {}: {verdict}\n", report.device);
+    for reason in &report.reasons {
+        line(&mut text, "!", reason);
+    }
+    for (subject, said) in lines(report) {
+        line(&mut text, subject, &said);
+    }
+    text
+}
+
+fn line(text: &mut String, subject: &str, said: &str) {
+    // Writing to a string cannot fail.
+    drop(writeln!(text, "  {subject:<13}{said}"));
+}
+
+fn lines(report: &Report) -> Vec<(&'static str, String)> {
+    let ago = |at_ms: i64| span(report.now_ms.saturating_sub(at_ms));
+    let link = &report.link;
+    let buffered = &report.buffered;
+    let waiting = match buffered.oldest_age_ms {
+        Some(age) => format!(
+            "{} passages, {}, the oldest {} old",
+            grouped(buffered.passages),
+            bytes(buffered.bytes),
+            span(age)
+        ),
+        None => "nothing".to_owned(),
+    };
+    let receipt = match (link.last_receipt_ms, link.receipt_time_ms) {
+        (None, _) => "none since the start".to_owned(),
+        (Some(at), None) => format!("{} ago", ago(at)),
+        (Some(at), Some(usual)) => format!("{} ago, usually after {usual} ms", ago(at)),
+    };
+    let passages = &report.passages;
+    let lost: Vec<_> = passages
+        .lost
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(reason, count)| format!("{} ({reason})", grouped(*count)))
+        .collect();
+    let disk = &report.disk;
+    let certificate = report.certificate.days_left.map_or_else(
+        || "cannot be read".to_owned(),
+        |days| if days < 0 { "expired".to_owned() } else { format!("{days} days left") },
+    );
+    let or_none = |list: Vec<String>| if list.is_empty() { "none".to_owned() } else { list.join(", ") };
+    vec![
+        ("running", format!("for {}, version {}", ago(report.started_at_ms), report.version)),
+        ("link", format!("{} for {}, to {}", link.state, ago(link.since_ms), link.broker)),
+        ("receipt", receipt),
+        ("waiting", waiting),
+        (
+            "on its way",
+            format!(
+                "{} passages in {} messages, {}",
+                grouped(report.in_flight.passages),
+                report.in_flight.messages,
+                bytes(u64::try_from(report.in_flight.bytes).unwrap_or(u64::MAX))
+            ),
+        ),
+        (
+            "rate",
+            format!("{:.1}/s in, {:.1}/s out", report.rates.in_per_s, report.rates.out_per_s),
+        ),
+        (
+            "passages",
+            format!(
+                "{} accepted, {} receipted, {} duplicates",
+                grouped(passages.accepted),
+                grouped(passages.receipted),
+                grouped(passages.duplicates)
+            ),
+        ),
+        ("lost", or_none(lost)),
+        (
+            "disk",
+            format!(
+                "{} held of {}, files {}, {} free",
+                bytes(disk.held_bytes),
+                bytes(disk.quota_bytes),
+                bytes(disk.used_bytes),
+                bytes(disk.free_bytes)
+            ),
+        ),
+        ("store", report.store.clone()),
+        ("certificate", certificate),
+        ("alarms", or_none(report.alarms.clone())),
+    ]
+}
+
+/// A length of time in its two largest units.
+fn span(ms: i64) -> String {
+    let ms = ms.max(0);
+    let seconds = ms / 1_000;
+    match (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60) {
+        (0, 0, 0, 0) => format!("{ms} ms"),
+        (0, 0, 0, s) => format!("{s} s"),
+        (0, 0, m, s) => format!("{m} min {s} s"),
+        (0, h, m, _) => format!("{h} h {m} min"),
+        (d, h, ..) => format!("{d} d {h} h"),
+    }
+}
+
+/// A count with its thousands apart.
+fn grouped(count: u64) -> String {
+    let digits = count.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shown with one digit")]
+fn bytes(count: u64) -> String {
+    let mut amount = count as f64;
+    for unit in ["B", "KiB", "MiB", "GiB"] {
+        if amount < KIB {
+            return if unit == "B" { format!("{count} B") } else { format!("{amount:.1} {unit}") };
+        }
+        amount /= KIB;
+    }
+    format!("{amount:.1} TiB")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_show_their_two_largest_units() {
+        let spans = [-5, 999, 1_000, 61_000, 3_600_000, 90_061_000].map(span);
+        assert_eq!(spans, ["0 ms", "999 ms", "1 s", "1 min 1 s", "1 h 0 min", "1 d 1 h"]);
+    }
+
+    #[test]
+    fn counts_and_sizes_are_easy_to_read() {
+        assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!([0, 1_023, 1_536, 5 << 30].map(bytes), ["0 B", "1023 B", "1.5 KiB", "5.0 GiB"]);
+    }
+}
