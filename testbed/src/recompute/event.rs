@@ -156,16 +156,23 @@ impl Event {
 impl From<&Passage> for Fact {
     /// What a simulated unit posts is not JSON: the facts of its passage as it was generated.
     fn from(passage: &Passage) -> Self {
-        let extra = passage.extra.as_ref().map(|text| serde_json::from_str(text));
+        let extra = passage
+            .extra
+            .as_ref()
+            .map(|text| serde_json::from_str(text));
         Self {
             event_ms: passage.event_time.as_millis(),
             speed_ckmh: passage.speed.map(|speed| i32::from(speed.centi_kmh())),
             lane: passage.lane.map(|lane| i16::from(lane.get())),
-            direction: passage.direction.map(|direction| i16::from(direction.code())),
+            direction: passage
+                .direction
+                .map(|direction| i16::from(direction.code())),
             vehicle_class: passage.vehicle_class.map(|class| i16::from(class.get())),
             length_cm: passage.length.map(|length| short(i32::from(length.get()))),
             speed_limit_kmh: passage.speed_limit.map(|limit| i16::from(limit.get())),
-            confidence_permille: passage.confidence.map(|share| short(i32::from(share.get()))),
+            confidence_permille: passage
+                .confidence
+                .map(|share| short(i32::from(share.get()))),
             violation: passage.violation,
             plate: match &passage.plate {
                 Plate::Absent => PlateFact::Absent,

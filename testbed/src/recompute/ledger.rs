@@ -40,7 +40,10 @@ impl Ledger {
     /// Nothing posted yet. Keeps the windows alone, so that its size does not grow with the traffic.
     #[must_use]
     pub fn of_windows() -> Self {
-        Self { without_rows: true, ..Self::default() }
+        Self {
+            without_rows: true,
+            ..Self::default()
+        }
     }
 
     /// One more vehicle.
@@ -48,20 +51,38 @@ impl Ledger {
         if !self.devices.contains_key(device) {
             self.devices.insert(device.to_owned(), Posted::default());
         }
-        let Some(posted) = self.devices.get_mut(device) else { return };
+        let Some(posted) = self.devices.get_mut(device) else {
+            return;
+        };
         posted.passages += 1;
         for interval in Interval::ALL {
             let start_ms = fact.event_ms - fact.event_ms.rem_euclid(interval.ms());
-            posted.windows.entry((interval, start_ms)).or_default().add(&fact);
+            posted
+                .windows
+                .entry((interval, start_ms))
+                .or_default()
+                .add(&fact);
         }
         if !self.without_rows {
             posted.rows.push(fact);
         }
     }
 
-    /// All that a ledger of other devices holds.
+    /// All that another ledger holds, which keeps every passage.
+    ///
+    /// # Panics
+    /// When the other one keeps windows alone.
     pub fn merge(&mut self, other: Self) {
-        self.devices.extend(other.devices);
+        assert!(
+            other.keeps_rows(),
+            "a ledger of windows alone cannot be taken apart"
+        );
+        for (device, posted) in other.devices {
+            posted
+                .rows
+                .into_iter()
+                .for_each(|fact| self.add(&device, fact));
+        }
     }
 
     /// Whether raw rows can be compared with it.
@@ -87,7 +108,14 @@ impl Ledger {
     pub fn windows(&self) -> Windows {
         let all = self.devices.iter().flat_map(|(device, posted)| {
             posted.windows.iter().map(|(&(interval, start_ms), stats)| {
-                (WindowKey { device: device.clone(), interval, start_ms }, stats.clone())
+                (
+                    WindowKey {
+                        device: device.clone(),
+                        interval,
+                        start_ms,
+                    },
+                    stats.clone(),
+                )
             })
         });
         all.collect()
@@ -126,7 +154,10 @@ impl Ledger {
         devices.sort_unstable();
         devices.dedup();
         for device in devices {
-            let posted = self.devices.get(device).map_or(&none, |posted| &posted.rows);
+            let posted = self
+                .devices
+                .get(device)
+                .map_or(&none, |posted| &posted.rows);
             let mut posted: Vec<&Fact> = posted.iter().collect();
             let mut stored: Vec<&Fact> = found.get(device).unwrap_or(&none).iter().collect();
             posted.sort_unstable();
@@ -292,7 +323,11 @@ mod tests {
         let rows = |facts: &[Fact]| Rows::from([("a".to_owned(), facts.to_vec())]);
         let all = [fact("10:00:01", 70.0), twin.clone(), twin.clone()];
         let wrong = |found: &Rows| posted.compare_rows(found).map(|findings| findings.wrong);
-        assert!(posted.compare_rows(&rows(&all)).is_some_and(|findings| findings.exact()));
+        assert!(
+            posted
+                .compare_rows(&rows(&all))
+                .is_some_and(|findings| findings.exact())
+        );
         assert_eq!(wrong(&rows(&all[..2])), Some(1));
         let twice = [&all[..], &[twin]].concat();
         assert_eq!(wrong(&rows(&twice)), Some(1));

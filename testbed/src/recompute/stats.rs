@@ -140,23 +140,22 @@ impl Stats {
         Some(max)
     }
 
-    /// Time-mean speed, km/h.
+    /// Time-mean speed in 0.01 km/h, to the nearest whole one, halves upwards.
     #[must_use]
-    pub fn mean_kmh(&self) -> Option<f64> {
-        (self.n_speed > 0).then(|| real(self.sum_ckmh) / real(self.n_speed) / 100.0)
+    pub fn mean_ckmh(&self) -> Option<i64> {
+        (self.n_speed > 0).then(|| rounded(self.sum_ckmh, self.n_speed))
     }
 
-    /// Space-mean speed, km/h: the harmonic mean of those that move.
+    /// Space-mean speed in 0.01 km/h: the harmonic mean of those that move.
     #[must_use]
-    pub fn harmonic_mean_kmh(&self) -> Option<f64> {
-        let hours_per_km = real(self.pace_sum_ms_per_km) / 3_600_000.0;
-        (self.n_moving > 0).then(|| real(self.n_moving) / hours_per_km)
+    pub fn harmonic_mean_ckmh(&self) -> Option<i64> {
+        (self.n_moving > 0).then(|| rounded(self.n_moving * 360_000_000, self.pace_sum_ms_per_km))
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "for comparison to two digits")]
-const fn real(whole: i64) -> f64 {
-    whole as f64
+/// The nearest whole number to a quotient, halves upwards.
+fn rounded(dividend: i64, divisor: i64) -> i64 {
+    (dividend + divisor / 2) / divisor
 }
 
 #[cfg(test)]
@@ -208,9 +207,9 @@ mod tests {
             )]),
         };
         assert_eq!(stats, expected);
-        assert_eq!(stats.mean_kmh(), Some(70.0));
-        let harmonic = stats.harmonic_mean_kmh().expect("two of them move");
-        assert!((harmonic - 2.0 / (1.0 / 90.0 + 1.0 / 120.0)).abs() < 1e-9);
+        assert_eq!(stats.mean_ckmh(), Some(7_000));
+        // 2 / (1/90 + 1/120) = 102.857…
+        assert_eq!(stats.harmonic_mean_ckmh(), Some(10_286));
         assert_eq!(stats.percentile_ckmh(50), Some(9_050));
         assert_eq!(stats.percentile_ckmh(95), Some(12_000));
     }
@@ -220,7 +219,7 @@ mod tests {
         let mut stats = Stats::default();
         stats.add(&fact(None, 0));
         assert_eq!(
-            (stats.n, stats.mean_kmh(), stats.percentile_ckmh(50)),
+            (stats.n, stats.mean_ckmh(), stats.percentile_ckmh(50)),
             (1, None, None)
         );
     }

@@ -1,0 +1,115 @@
+//! Hours late, after the windows were written.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use testbed::clock;
+use testbed::feed::{self, Line, Pace};
+use testbed::recompute::Ledger;
+use testbed::system::{Options, System};
+
+use crate::support::{HOUR_MS, SETTLED_WITHIN, alone, lines, names};
+
+const UNIT: &str = "late-1";
+/// Older than the agent's largest camera delay of 24 hours, so that windows turn final.
+const AGE_MS: i64 = 30 * HOUR_MS;
+/// The unit states its frontier with every heartbeat.
+const FINAL_WITHIN: Duration = Duration::from_secs(90);
+const LOOK: Duration = Duration::from_millis(250);
+
+async fn avg_speed(system: &System) -> Value {
+    let now_ms = clock::unix_ms();
+    let at = |ms: i64| jiff::Timestamp::from_millisecond(ms - ms % 300_000).expect("a time");
+    let (from, to) = (at(now_ms - AGE_MS - HOUR_MS), at(now_ms - 25 * HOUR_MS));
+    let path = format!("kvfv/{UNIT}/avg-speed?from={from}&to={to}&interval=5m");
+    let response = system
+        .http()
+        .get(system.api(&path))
+        .send()
+        .await
+        .expect("an answer");
+    assert!(response.status().is_success(), "{response:?}");
+    response.json().await.expect("JSON")
+}
+
+fn windows<'a>(answer: &'a Value, state: &str) -> Vec<&'a Value> {
+    let windows = answer["windows"].as_array().expect("windows");
+    windows
+        .iter()
+        .filter(|window| window["vehicles"].as_u64() > Some(0) && window["state"] == state)
+        .collect()
+}
+
+async fn post(system: &System, ledger: &mut Ledger, lines: &[Line]) {
+    let camera = system.agents[UNIT].camera();
+    ledger.merge(
+        feed::post(UNIT, lines, camera, Pace::FULL)
+            .await
+            .expect("accepted"),
+    );
+    system
+        .settled(ledger.passages(), SETTLED_WITHIN)
+        .await
+        .expect("all counted and stored");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn passages_five_hours_late_correct_windows_that_were_final_and_say_so() {
+    let _alone = alone().await;
+    let system = System::start(Options {
+        agents: names(&[UNIT]),
+        ..Options::default()
+    })
+    .await
+    .expect("a running system");
+    let mut ledger = Ledger::new();
+    // Half an hour of traffic, of which every fifth passage stays behind in the camera.
+    let all = lines(UNIT, 3_600, AGE_MS, 9);
+    let is_late = |place: &usize| place % 5 == 4;
+    let on_time: Vec<Line> = (0..all.len())
+        .filter(|place| !is_late(place))
+        .map(|place| all[place].clone())
+        .collect();
+    let late: Vec<Line> = (0..all.len())
+        .filter(is_late)
+        .map(|place| all[place].clone())
+        .collect();
+    post(&system, &mut ledger, &on_time).await;
+    // Something of five hours later, so that the unit is known to have gone on.
+    let five_hours_later = lines(UNIT, 500, AGE_MS - 5 * HOUR_MS, 10);
+    post(&system, &mut ledger, &five_hours_later).await;
+
+    let deadline = tokio::time::Instant::now() + FINAL_WITHIN;
+    let before = loop {
+        let answer = avg_speed(&system).await;
+        if windows(&answer, "partial").is_empty() {
+            break answer;
+        }
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "never final: {answer}"
+        );
+        tokio::time::sleep(LOOK).await;
+    };
+    let written = windows(&before, "final");
+    assert!(!written.is_empty(), "{before}");
+    assert!(windows(&before, "revised").is_empty(), "{before}");
+
+    post(&system, &mut ledger, &late).await;
+    let after = avg_speed(&system).await;
+    let revised = windows(&after, "revised");
+    assert!(!revised.is_empty(), "{after}");
+    for window in revised {
+        let earlier = written
+            .iter()
+            .find(|earlier| earlier["start"] == window["start"]);
+        let revision = |window: &Value| window["revision"].as_i64();
+        assert!(
+            earlier.is_none_or(|earlier| revision(earlier) < revision(window)),
+            "{window}"
+        );
+    }
+    let verdict = system.judge(&ledger).await.expect("compared");
+    assert!(verdict.exact(), "{verdict}");
+    system.stop().expect("an orderly end");
+}

@@ -1,0 +1,15 @@
+//! The whole system, end to end: the real programs as processes, real TLS, a real database.
+//!
+//! Each test starts its own system on private ports and ends with the comparison of every window
+//! and every raw row with a recomputation from what was posted. The programs must have been built
+//! (`cargo build --workspace --bins`; `deploy/test` does).
+
+mod delivery;
+mod kills;
+mod late;
+mod leftovers;
+mod replays;
+mod rest;
+mod restarts;
+mod second_aggregator;
+mod support;
