@@ -80,7 +80,8 @@ pub(super) fn read(error: &ReadError) -> Problem {
     let unavailable = |slug, title| Problem::new(StatusCode::SERVICE_UNAVAILABLE, slug, title);
     match error {
         ReadError::Away(_) => {
-            tracing::warn!(%error, "cannot answer");
+            // The condition of the database is logged where it changes, not by every request.
+            tracing::debug!(%error, "cannot answer");
             unavailable("database-away", "Database away")
                 .detail("the database cannot be reached; units keep their data, come back later")
                 .retry_after_s(AWAY_RETRY_S)

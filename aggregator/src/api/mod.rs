@@ -10,6 +10,7 @@
 pub mod answer;
 mod devices;
 mod error;
+pub mod metrics;
 mod page;
 pub mod range;
 mod speed;
@@ -21,6 +22,7 @@ use axum::Router;
 use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
 use axum::http::{HeaderValue, Method, Uri, header};
+use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::Response;
 use axum::routing::get;
 use proto::device::DeviceId;
@@ -29,6 +31,7 @@ use service::problem::Problem;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa::ToSchema;
 
+use self::metrics::ApiMetrics;
 use crate::config::ApiConfig;
 use crate::store::reader::Reader;
 
@@ -67,7 +70,7 @@ struct Api {
 }
 
 /// The API, to be merged into the program's router. It brings the pages for what does not exist.
-pub fn router(reader: Reader, config: &ApiConfig) -> Router {
+pub fn router(reader: Reader, config: &ApiConfig, metrics: ApiMetrics) -> Router {
     let api = Api {
         reader,
         windows_max: config.windows_max,
@@ -77,7 +80,7 @@ pub fn router(reader: Reader, config: &ApiConfig) -> Router {
         .route("/kvfv", get(devices::list))
         .route("/kvfv/{kvfv_id}", get(devices::show))
         .route("/kvfv/{kvfv_id}/avg-speed", get(speed::avg_speed))
-        .layer(axum::middleware::map_response(cacheable));
+        .layer(map_response(cacheable));
     Router::new()
         .merge(questions)
         .route("/", get(page::index))
@@ -85,6 +88,7 @@ pub fn router(reader: Reader, config: &ApiConfig) -> Router {
         .method_not_allowed_fallback(other_method)
         .fallback(no_such_page)
         .layer(cors(&config.allow_origins))
+        .layer(from_fn_with_state(metrics, metrics::observe))
         .with_state(api)
 }
 

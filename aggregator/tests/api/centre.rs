@@ -1,14 +1,19 @@
 //! A database with the schema, and the API over it on a port of its own.
 
+use std::sync::Arc;
+
 use aggregator::api;
+use aggregator::api::metrics::ApiMetrics;
 use aggregator::config::{ApiConfig, DatabaseConfig, Timescale};
 use aggregator::store::connect::Target;
 use aggregator::store::reader::Reader;
 use aggregator::store::schema;
+use prometheus_client::registry::Registry;
 use reqwest::Method;
 use reqwest::header::HeaderMap;
 use secrecy::SecretString;
 use serde_json::Value;
+use service::ops::{self, Health};
 use service::serve::{Endpoint, HttpListener, Limits, http};
 use service::tasks::TaskSet;
 use testbed::postgres::Cluster;
@@ -69,7 +74,10 @@ impl Centre {
             .await
             .unwrap();
 
-        let router = api::router(Reader::new(target.pool(2).unwrap()), config);
+        let mut registry = Registry::default();
+        let metrics = ApiMetrics::register(&mut registry);
+        let router = api::router(Reader::new(target.pool(2).unwrap()), config, metrics);
+        let router = router.merge(ops::router(Arc::new(registry), Health::new()));
         let endpoint = Endpoint::Tcp(([127, 0, 0, 1], 0).into());
         let listener = HttpListener::bind(&endpoint).await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());

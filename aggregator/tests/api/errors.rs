@@ -178,6 +178,27 @@ async fn the_api_only_reads() {
 }
 
 #[tokio::test]
+async fn requests_are_counted_by_page_and_status() {
+    let centre = Centre::start().await;
+    unit(&centre.database, "KV1").await;
+    for path in ["/kvfv/KV1", "/kvfv/KV2", "/kvfv/KV3", "/a", "/b"] {
+        centre.get(path).await;
+    }
+    let metrics = centre.get("/metrics").await.text;
+    for line in [
+        "api_requests_total{page=\"/kvfv/{kvfv_id}\",status=\"200\"} 1",
+        "api_requests_total{page=\"/kvfv/{kvfv_id}\",status=\"404\"} 2",
+        "api_requests_total{page=\"other\",status=\"404\"} 2",
+        "api_seconds_count{page=\"/kvfv/{kvfv_id}\"} 3",
+    ] {
+        assert!(
+            metrics.lines().any(|shown| shown == line),
+            "{line} is not in {metrics}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn only_listed_origins_may_read_in_a_browser() {
     let url = Cluster::shared().fresh_database().unwrap();
     let dash = "https://dash.example";
