@@ -37,7 +37,7 @@ use crate::recompute::{Fact, Ledger, database as tables};
 use crate::system::{Options, System, SystemError, Tuning};
 
 use cameras::Cameras;
-use screen::{Look, Screen};
+use screen::{AgentLook, AgentStatus, Look, Screen};
 
 /// How long the fleet may take to connect, through a cold start.
 const CONNECTED_WITHIN: Duration = Duration::from_secs(60);
@@ -135,7 +135,11 @@ struct SharedLedger(Arc<Mutex<Ledger>>);
 impl SharedLedger {
     /// Whoever watches for hours wants the windows compared, not every row kept in memory.
     fn new(with_rows: bool) -> Self {
-        let ledger = if with_rows { Ledger::new() } else { Ledger::of_windows() };
+        let ledger = if with_rows {
+            Ledger::new()
+        } else {
+            Ledger::of_windows()
+        };
         Self(Arc::new(Mutex::new(ledger)))
     }
 
@@ -275,17 +279,27 @@ impl Stage {
         totals: Option<tables::Totals>,
         fresh: &ReceiptTimes,
     ) -> Look {
-        let ledger = self.ledger.lock();
-        let agents = self.system.agents.keys();
+        let agents = tokio::task::block_in_place(|| self.agents());
         Look {
             elapsed,
-            accepted: ledger.passages(),
+            accepted: self.ledger.lock().passages(),
             totals,
             connected: self.fleet.counters().connected.load(Ordering::Relaxed),
             units: self.simulated,
             freshness_ms: (fresh.quantile_ms(0.5), fresh.quantile_ms(0.99)),
-            agents: agents.map(|name| (name.clone(), ledger.passages_of(name))).collect(),
+            agents,
         }
+    }
+
+    fn agents(&self) -> Vec<AgentLook> {
+        let agents = self.system.agents.iter();
+        agents
+            .map(|(device, agent)| AgentLook {
+                device: device.clone(),
+                accepted: self.ledger.lock().passages_of(device),
+                status: agent.status().ok().and_then(|report| AgentStatus::of(&report)),
+            })
+            .collect()
     }
 
     /// Stops the traffic, waits until everything is settled, compares, and ends the programs.

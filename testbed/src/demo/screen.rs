@@ -5,6 +5,8 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::recompute::database::Totals;
 use crate::system::System;
 
@@ -22,8 +24,40 @@ pub(super) struct Look {
     pub(super) units: usize,
     /// p50 and p99.
     pub(super) freshness_ms: (Option<u64>, Option<u64>),
-    /// Name and accepted passages of each real agent.
-    pub(super) agents: Vec<(String, u64)>,
+    /// The real agents.
+    pub(super) agents: Vec<AgentLook>,
+}
+
+/// One real agent at one moment.
+#[derive(Debug, Clone)]
+pub(super) struct AgentLook {
+    pub(super) device: String,
+    /// Passages that it accepted.
+    pub(super) accepted: u64,
+    /// What `edge-agent status` says; none while it does not run.
+    pub(super) status: Option<AgentStatus>,
+}
+
+/// The part of `edge-agent status --json` that is shown.
+#[derive(Debug, Clone)]
+pub(super) struct AgentStatus {
+    /// `up`, `waiting`, `connecting` or `down`.
+    pub(super) link: String,
+    /// Passages without a receipt.
+    pub(super) buffered: u64,
+    /// Passages accepted per second over the last minute.
+    pub(super) in_per_s: f64,
+}
+
+impl AgentStatus {
+    /// None where the report lacks a field.
+    pub(super) fn of(report: &Value) -> Option<Self> {
+        Some(Self {
+            link: report["link"]["state"].as_str()?.to_owned(),
+            buffered: report["buffered"]["passages"].as_u64()?,
+            in_per_s: report["rates"]["in_per_s"].as_f64()?,
+        })
+    }
 }
 
 /// Where it is shown.
@@ -166,10 +200,15 @@ impl Look {
         for (name, value) in rows {
             text.push_str(&format!("  {name:<12}{value}\n"));
         }
-        for (device, accepted) in &self.agents {
-            text.push_str(&format!(
-                "  {device:<12}{accepted:>12} posted to its agent\n"
-            ));
+        for agent in &self.agents {
+            let rest = agent.status.as_ref().map_or_else(
+                || "does not answer".to_owned(),
+                |status| {
+                    let AgentStatus { link, buffered, in_per_s } = status;
+                    format!("{in_per_s:.1}/s   link {link}   {buffered} buffered")
+                },
+            );
+            text.push_str(&format!("  {:<12}{:>12}   {rest}\n", agent.device, agent.accepted));
         }
         text
     }

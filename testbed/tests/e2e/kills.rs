@@ -47,7 +47,8 @@ async fn trickle(device: &str, lines: &[Line], camera: &Camera, seed: u64) -> Le
 }
 
 /// Kills in a random order at random moments, for a random time each.
-async fn kill_everybody(system: &mut System, random: &mut ChaCha8Rng) {
+async fn kill_everybody(system: &mut System, random: &mut ChaCha8Rng) -> Vec<String> {
+    let mut told = Vec::new();
     let agents = (0..UNITS.len()).map(Victim::Agent);
     let mut victims: Vec<Victim> = agents
         .chain([Victim::Broker, Victim::Aggregator, Victim::Postgres])
@@ -57,7 +58,7 @@ async fn kill_everybody(system: &mut System, random: &mut ChaCha8Rng) {
     for victim in victims {
         tokio::time::sleep(Duration::from_millis(random.random_range(50..1_000))).await;
         let down = Duration::from_millis(random.random_range(0..700));
-        println!("kill -9 {victim:?}, back after {down:?}");
+        told.push(format!("kill -9 {victim:?}, back after {down:?}"));
         match victim {
             Victim::Agent(place) => {
                 let agent = system.agents.get_mut(UNITS[place]).expect("running");
@@ -82,6 +83,7 @@ async fn kill_everybody(system: &mut System, random: &mut ChaCha8Rng) {
             }
         }
     }
+    told
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -112,7 +114,7 @@ async fn every_window_and_row_is_exact_after_kill_9_of_everybody_at_random_momen
         .iter()
         .zip(&cameras)
         .map(|(unit, (lines, camera))| trickle(unit, lines, camera, seed.rotate_left(17)));
-    let (ledgers, ()) = tokio::join!(
+    let (ledgers, told) = tokio::join!(
         futures_util::future::join_all(trickles),
         kill_everybody(&mut system, &mut random)
     );
@@ -126,7 +128,7 @@ async fn every_window_and_row_is_exact_after_kill_9_of_everybody_at_random_momen
         .await
         .expect("all counted and stored");
     let verdict = system.judge(&ledger).await.expect("compared");
-    assert!(verdict.exact(), "seed {seed}: {verdict}");
+    assert!(verdict.exact(), "seed {seed}: {verdict}\n{told:#?}");
     assert_eq!(
         (verdict.totals.lost, verdict.totals.rejected),
         (0, 0),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use proto::frame::{Down, Up};
 use proto::header::{Frontier, UpHeader};
 use proto::receipt::{Refusal, StreamReceipt};
@@ -177,7 +177,7 @@ impl HandUnit {
                         self.tls.write_all(&out).await.expect("connected");
                         self.tls.flush().await.expect("connected");
                     }
-                    if topic == Bytes::from(down.clone()) {
+                    if topic == down.as_bytes() {
                         return Down::decode(&payload).expect("a frame of the centre");
                     }
                 }
