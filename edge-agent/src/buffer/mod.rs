@@ -33,6 +33,8 @@ mod state;
 mod store;
 mod stream;
 mod summaries;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -195,9 +195,10 @@ impl Owner {
                 streams,
                 answer,
             } => {
-                answer.send(engine.receipt(centre, &streams)).ok();
+                let verdict = engine.receipt(centre, &streams);
                 self.since.get_or_insert_with(monotonic);
                 self.publish();
+                answer.send(verdict).ok();
             }
             Command::Refused {
                 stream,
