@@ -252,14 +252,23 @@ async fn a_restart_between_two_questions_is_not_noticed() {
 }
 
 #[tokio::test]
-async fn a_statement_that_takes_too_long_is_ended() {
+async fn a_slow_statement_is_ended_and_a_full_pool_is_said_so() {
     let centre = Centre::start().await;
     unit(&centre.database, "KV1").await;
     let lock = "BEGIN; LOCK TABLE speed_stats_24h IN ACCESS EXCLUSIVE MODE";
     centre.database.batch_execute(lock).await.unwrap();
-    let answer = centre.get("/kvfv/KV1/avg-speed").await;
-    is_problem(&answer, 503, "database-slow");
-    assert_eq!(answer.header("retry-after"), Some("5"));
+    // Two connections wait for the lock until the statement's limit, the third request for them.
+    let ask = || centre.get("/kvfv/KV1/avg-speed");
+    let (one, two, three) = tokio::join!(ask(), ask(), ask());
+    let mut answers = [one, two, three];
+    answers.sort_by_key(|answer| answer.header("retry-after").map(ToOwned::to_owned));
+    let [busy, slow, slow_too] = &answers;
+    is_problem(busy, 503, "overloaded");
+    assert_eq!(busy.header("retry-after"), Some("1"));
+    for answer in [slow, slow_too] {
+        is_problem(answer, 503, "database-slow");
+        assert_eq!(answer.header("retry-after"), Some("5"));
+    }
     centre.database.batch_execute("ROLLBACK").await.unwrap();
     assert_eq!(centre.get("/kvfv/KV1/avg-speed").await.status, 200);
 }
