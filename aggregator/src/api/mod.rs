@@ -1,8 +1,8 @@
 //! The REST API: questions over HTTP, answered from the database's views.
 //!
-//! A question's way: [`speed`] or [`devices`] reads its parameters (pure: [`range`], [`utc`]) → the
+//! A question's way: `speed` or `devices` reads its parameters (pure: [`range`], [`utc`]) → the
 //! [`Reader`] asks one statement → [`answer`] (pure) makes the document. Errors of every kind are
-//! problem documents ([`error`]).
+//! problem documents (`error`).
 //!
 //! Invariants: nothing is written; nothing is remembered between requests, so every aggregator
 //! answers alike; an answer is of one snapshot of the database.
