@@ -204,11 +204,18 @@ impl Look {
             let rest = agent.status.as_ref().map_or_else(
                 || "does not answer".to_owned(),
                 |status| {
-                    let AgentStatus { link, buffered, in_per_s } = status;
+                    let AgentStatus {
+                        link,
+                        buffered,
+                        in_per_s,
+                    } = status;
                     format!("{in_per_s:.1}/s   link {link}   {buffered} buffered")
                 },
             );
-            text.push_str(&format!("  {:<12}{:>12}   {rest}\n", agent.device, agent.accepted));
+            text.push_str(&format!(
+                "  {:<12}{:>12}   {rest}\n",
+                agent.device, agent.accepted
+            ));
         }
         text
     }
@@ -267,4 +274,80 @@ pub(super) fn commands(system: &System) -> Vec<(&'static str, String)> {
     let directory = system.directory().display();
     commands.push(("settings and logs", format!("ls {directory}")));
     commands
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn look() -> Look {
+        let totals = Totals {
+            counted: 900,
+            stored: 900,
+            lost: 10,
+            rejected: 5,
+        };
+        Look {
+            elapsed: Duration::from_secs(83),
+            accepted: 1_000,
+            totals: Some(totals),
+            connected: 199,
+            units: 200,
+            freshness_ms: (Some(640), Some(1_210)),
+            agents: vec![AgentLook {
+                device: "real-0001".into(),
+                accepted: 40,
+                status: None,
+            }],
+        }
+    }
+
+    #[test]
+    fn what_is_neither_counted_nor_rejected_nor_lost_is_buffered() {
+        assert_eq!(look().buffered(), Some(85));
+        let text = look().line(12);
+        assert!(
+            text.starts_with("01:23  in 1000 (12/s)  counted 900"),
+            "{text}"
+        );
+        assert!(
+            text.ends_with(
+                "buffered 85  lost 10  freshness p50 640 p99 1210 ms  connected 199/200"
+            )
+        );
+    }
+
+    #[test]
+    fn without_the_database_nothing_is_claimed() {
+        let blind = Look {
+            totals: None,
+            ..look()
+        };
+        assert_eq!(blind.buffered(), None);
+        assert!(
+            blind.line(0).contains("counted -  stored -  buffered -"),
+            "{}",
+            blind.line(0)
+        );
+    }
+
+    #[test]
+    fn the_block_has_a_line_for_each_agent_and_one_that_does_not_answer_is_shown() {
+        let text = look().block(12);
+        let line = text.lines().last().unwrap_or_default();
+        assert!(
+            line.contains("real-0001") && line.ends_with("does not answer"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn the_state_of_an_agent_is_read_from_its_report() {
+        let report = serde_json::json!({
+            "link": {"state": "up"}, "buffered": {"passages": 3}, "rates": {"in_per_s": 9.5}
+        });
+        let status = AgentStatus::of(&report).expect("complete");
+        assert_eq!((status.link.as_str(), status.buffered), ("up", 3));
+        assert!(AgentStatus::of(&serde_json::json!({"link": {}})).is_none());
+    }
 }

@@ -144,10 +144,11 @@ impl Event {
             speed_limit_kmh: self.speed_limit.map(i16::from),
             confidence_permille: self.confidence.map(|share| short(scaled(share, 1_000.0))),
             violation: self.violation.unwrap_or(false),
-            plate: self
-                .plate_number
-                .clone()
-                .map_or(PlateFact::Absent, PlateFact::Text),
+            // An empty plate is what cameras send for one that they could not read.
+            plate: match self.plate_number.as_deref() {
+                None | Some("") => PlateFact::Absent,
+                Some(text) => PlateFact::Text(text.to_owned()),
+            },
             extra: (!self.extra.is_empty()).then(|| canonical(&extra)),
         })
     }
