@@ -14,6 +14,7 @@ use service::logging::{LogFormat, check_level};
 use service::serve::Endpoint;
 
 use crate::buffer::QuotaPolicy;
+use crate::ingest::plates::Rotation;
 
 /// Prefix of the environment variables that override the file.
 pub const ENV_PREFIX: &str = "VERST_AGENT";
@@ -92,7 +93,7 @@ impl Default for IngestConfig {
 }
 
 /// `[plates]`: applied before a passage touches the disk.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PlatesConfig {
     /// `keep`, `drop` or `hash`. Default: `hash` when there is a key file, otherwise `drop`.
@@ -100,8 +101,19 @@ pub struct PlatesConfig {
     /// A file with the key of the hash (HMAC-SHA-256, cut to 8 bytes), at least 32 bytes. Units
     /// with the same key give a plate the same hash.
     pub key_file: Option<PathBuf>,
-    /// How often the same plate gets another hash.
+    /// How long the same plate keeps its hash, by event time in UTC: `never` (changes), `daily` or
+    /// `monthly`. Trips can be linked for as long.
     pub rotation: Rotation,
+}
+
+impl Default for PlatesConfig {
+    fn default() -> Self {
+        Self {
+            policy: None,
+            key_file: None,
+            rotation: Rotation::Daily,
+        }
+    }
 }
 
 /// What becomes of number plates.
@@ -114,19 +126,6 @@ pub enum PlatePolicy {
     Drop,
     /// Replaced by a keyed hash.
     Hash,
-}
-
-/// How often the same plate gets another hash.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Rotation {
-    /// Never.
-    None,
-    /// Each UTC day: trips can be linked within a day.
-    #[default]
-    Day,
-    /// Each UTC month.
-    Month,
 }
 
 /// `[buffer]`.

@@ -8,6 +8,7 @@ pub mod buffer;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod guard;
 pub mod ingest;
 pub mod metrics;
 pub mod run;

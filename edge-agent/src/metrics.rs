@@ -1,8 +1,10 @@
 //! Every metric of the agent, by name. Values come from the buffer's and the uplink's published
 //! state at the time of the scrape, so they can contradict neither `edge-agent status` nor each
-//! other: accepted = receipted + lost + held, sent ≥ answered.
+//! other: offered = accepted + duplicate + rejected + refused, accepted = receipted + lost + held,
+//! sent ≥ receipted.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -15,6 +17,7 @@ use tokio::sync::watch;
 
 use crate::buffer::{Alarm, BufferState, Counters, StoreHealth};
 use crate::clock::wall;
+use crate::ingest::http::DoorCounters;
 use crate::uplink::view::{LinkPhase, UplinkView};
 
 /// Seconds from sending to receipt: from a local test to four times the least resend time.
@@ -32,16 +35,23 @@ pub struct Metrics {
 pub fn register(
     buffer: watch::Receiver<Arc<BufferState>>,
     uplink: watch::Receiver<UplinkView>,
+    door: Arc<DoorCounters>,
 ) -> (Registry, Metrics) {
     let mut registry = Registry::with_prefix("verst_agent");
-    let metrics = Metrics { receipt_seconds: Histogram::new(RECEIPT_SECONDS) };
+    let metrics = Metrics {
+        receipt_seconds: Histogram::new(RECEIPT_SECONDS),
+    };
     registry.register_with_unit(
         "receipt",
         "Time from sending a message to its receipt",
         Unit::Seconds,
         metrics.receipt_seconds.clone(),
     );
-    registry.register_collector(Box::new(Published { buffer, uplink }));
+    registry.register_collector(Box::new(Published {
+        buffer,
+        uplink,
+        door,
+    }));
     (registry, metrics)
 }
 
@@ -49,6 +59,7 @@ pub fn register(
 struct Published {
     buffer: watch::Receiver<Arc<BufferState>>,
     uplink: watch::Receiver<UplinkView>,
+    door: Arc<DoorCounters>,
 }
 
 impl Collector for Published {
@@ -56,6 +67,7 @@ impl Collector for Published {
         let buffer = self.buffer.borrow().clone();
         let uplink = self.uplink.borrow().clone();
         let mut page = Page(&mut encoder);
+        page.door(&self.door)?;
         page.passages(&buffer, &uplink)?;
         page.buffer(&buffer)?;
         page.uplink(&uplink)
@@ -65,20 +77,66 @@ impl Collector for Published {
 struct Page<'a, 'b>(&'a mut DescriptorEncoder<'b>);
 
 impl Page<'_, '_> {
+    /// items = accepted + duplicate + rejected + refused.
+    fn door(&mut self, door: &DoorCounters) -> std::fmt::Result {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let help = "Requests to post passages, of any outcome";
+        self.counter("ingest_requests", help, of(&door.requests))?;
+        self.counter(
+            "passages_offered",
+            "Passages in the requests that were read",
+            of(&door.items),
+        )?;
+        let rejected = of(&door.rejected);
+        self.counter(
+            "passages_rejected",
+            "Passages with a fault of their own",
+            rejected,
+        )?;
+        let refused = of(&door.refused);
+        self.counter(
+            "passages_refused",
+            "Good passages that the buffer did not take",
+            refused,
+        )
+    }
+
     fn passages(&mut self, buffer: &BufferState, uplink: &UplinkView) -> std::fmt::Result {
         let (counters, tally) = (&buffer.counters, &uplink.tally);
-        self.counter("passages_accepted", "Passages made durable since the start", counters.accepted)?;
+        self.counter(
+            "passages_accepted",
+            "Passages made durable since the start",
+            counters.accepted,
+        )?;
         let duplicates = counters.duplicates;
-        self.counter("passages_duplicate", "Passages recognised by their event_id", duplicates)?;
+        self.counter(
+            "passages_duplicate",
+            "Passages recognised by their event_id",
+            duplicates,
+        )?;
         let sent = tally.passages_sent;
-        self.counter("passages_sent", "Passages handed to the link, each sending", sent)?;
+        self.counter(
+            "passages_sent",
+            "Passages handed to the link, each sending",
+            sent,
+        )?;
         let receipted = tally.passages_answered;
-        self.counter("passages_receipted", "Passages that receipts covered", receipted)?;
+        self.counter(
+            "passages_receipted",
+            "Passages that receipts covered",
+            receipted,
+        )?;
         let released = counters.released;
-        self.counter("passages_released", "Sent copies deleted for space", released)?;
+        self.counter(
+            "passages_released",
+            "Sent copies deleted for space",
+            released,
+        )?;
         let lost = ConstCounter::new(0_u64);
         let help = "Passages lost, raw or altogether, by reason";
-        let mut encoder = self.0.encode_descriptor("passages_lost", help, None, lost.metric_type())?;
+        let mut encoder =
+            self.0
+                .encode_descriptor("passages_lost", help, None, lost.metric_type())?;
         for reason in REASONS {
             let lost = ConstCounter::new(counters.lost[Counters::place(reason)]);
             lost.encode(encoder.encode_family(&[("reason", reason.word())])?)?;
@@ -87,45 +145,124 @@ impl Page<'_, '_> {
     }
 
     fn buffer(&mut self, state: &BufferState) -> std::fmt::Result {
-        self.gauge("buffered_passages", "Passages that wait for a receipt", state.unsent.passages)?;
+        self.gauge(
+            "buffered_passages",
+            "Passages that wait for a receipt",
+            state.unsent.passages,
+        )?;
         let bytes = state.unsent.bytes;
-        self.gauge("buffered_bytes", "Logical bytes that wait for a receipt", bytes)?;
+        self.gauge(
+            "buffered_bytes",
+            "Logical bytes that wait for a receipt",
+            bytes,
+        )?;
         let now = wall().as_millis();
-        let age_ms = state.unsent.oldest.map_or(0, |oldest| now.saturating_sub(oldest.as_millis()));
+        let age_ms = state
+            .unsent
+            .oldest
+            .map_or(0, |oldest| now.saturating_sub(oldest.as_millis()));
         let age_s = u64::try_from(age_ms / 1_000).unwrap_or(0);
-        self.gauge("buffered_oldest_age_seconds", "Age of the oldest passage that waits", age_s)?;
+        self.gauge(
+            "buffered_oldest_age_seconds",
+            "Age of the oldest passage that waits",
+            age_s,
+        )?;
         let summarised = state.summarised;
-        self.gauge("summarised_passages", "Dropped passages whose sums wait for a receipt", summarised)?;
-        self.gauge("held_bytes", "Logical bytes in the buffer, sent copies included", state.held_bytes)?;
-        self.gauge("quota_bytes", "Logical bytes that the buffer may hold", state.disk.quota_bytes)?;
-        self.gauge("disk_used_bytes", "Bytes of the buffer's files", state.disk.used_bytes)?;
-        self.gauge("disk_free_bytes", "Bytes free on its file system", state.disk.free_bytes)?;
+        self.gauge(
+            "summarised_passages",
+            "Dropped passages whose sums wait for a receipt",
+            summarised,
+        )?;
+        self.gauge(
+            "held_bytes",
+            "Logical bytes in the buffer, sent copies included",
+            state.held_bytes,
+        )?;
+        self.gauge(
+            "quota_bytes",
+            "Logical bytes that the buffer may hold",
+            state.disk.quota_bytes,
+        )?;
+        self.gauge(
+            "disk_used_bytes",
+            "Bytes of the buffer's files",
+            state.disk.used_bytes,
+        )?;
+        self.gauge(
+            "disk_free_bytes",
+            "Bytes free on its file system",
+            state.disk.free_bytes,
+        )?;
         let healthy = u64::from(state.health == StoreHealth::Ok);
         self.gauge("store_healthy", "Whether the store takes passages", healthy)?;
-        self.counter("commits", "Group commits, each with its fsync", state.counters.commits)?;
-        self.gauge("streams", "Streams in the buffer", length(state.streams.len()))?;
+        self.counter(
+            "commits",
+            "Group commits, each with its fsync",
+            state.counters.commits,
+        )?;
+        self.gauge(
+            "streams",
+            "Streams in the buffer",
+            length(state.streams.len()),
+        )?;
         let quarantined: u64 = state.alarms.iter().map(quarantined).sum();
         self.gauge("quarantined_passages", "Passages moved aside", quarantined)?;
-        self.gauge("alarms", "Things that an operator should see to", length(state.alarms.len()))
+        self.gauge(
+            "alarms",
+            "Things that an operator should see to",
+            length(state.alarms.len()),
+        )
     }
 
     fn uplink(&mut self, view: &UplinkView) -> std::fmt::Result {
         let tally = &view.tally;
-        self.gauge("link_up", "Whether passages can reach the centre", u64::from(view.phase == LinkPhase::Up))?;
+        self.gauge(
+            "link_up",
+            "Whether passages can reach the centre",
+            u64::from(view.phase == LinkPhase::Up),
+        )?;
         self.counter("links", "Links that came up", tally.links)?;
-        self.counter("link_losses", "Links lost, or attempts that failed", tally.link_losses)?;
-        self.counter("messages_sent", "Messages of passages handed to the link", tally.messages_sent)?;
+        self.counter(
+            "link_losses",
+            "Links lost, or attempts that failed",
+            tally.link_losses,
+        )?;
+        self.counter(
+            "messages_sent",
+            "Messages of passages handed to the link",
+            tally.messages_sent,
+        )?;
         let resent = tally.messages_resent;
         self.counter("messages_resent", "Those that had been sent before", resent)?;
         let answered = tally.messages_answered;
-        self.counter("messages_answered", "Messages that receipts covered", answered)?;
+        self.counter(
+            "messages_answered",
+            "Messages that receipts covered",
+            answered,
+        )?;
         let in_flight = length(view.in_flight_messages);
-        self.gauge("in_flight_messages", "Messages without an answer", in_flight)?;
+        self.gauge(
+            "in_flight_messages",
+            "Messages without an answer",
+            in_flight,
+        )?;
         let bytes = length(view.in_flight_bytes);
-        self.gauge("in_flight_bytes", "Bytes handed to the link without an answer", bytes)?;
+        self.gauge(
+            "in_flight_bytes",
+            "Bytes handed to the link without an answer",
+            bytes,
+        )?;
         self.counter("receipts", "Receipts of the pinned centre", tally.receipts)?;
-        self.counter("foreign_words", "Words of another centre, or of an earlier life of it", tally.foreign)?;
-        self.counter("suspect_messages", "Messages unanswered again and again", tally.suspects)?;
+        self.counter(
+            "foreign_words",
+            "Words of another centre, or of an earlier life of it",
+            tally.foreign,
+        )?;
+        self.counter(
+            "suspect_messages",
+            "Messages unanswered again and again",
+            tally.suspects,
+        )?;
         let refusals = [
             ("later", tally.refused_later),
             ("reshape", tally.refused_reshape),
@@ -137,28 +274,45 @@ impl Page<'_, '_> {
         for (class, count) in refusals {
             ConstCounter::new(count).encode(encoder.encode_family(&[("class", class)])?)?;
         }
-        let Some(end) = view.certificate_not_after else { return Ok(()) };
+        let Some(end) = view.certificate_not_after else {
+            return Ok(());
+        };
         let left_s = (end.as_millis() - wall().as_millis()) / 1_000;
         let gauge = ConstGauge::new(left_s);
         let help = "Seconds until the unit's certificate expires";
         let kind = gauge.metric_type();
-        gauge.encode(self.0.encode_descriptor("certificate_expires_in_seconds", help, None, kind)?)
+        gauge.encode(self.0.encode_descriptor(
+            "certificate_expires_in_seconds",
+            help,
+            None,
+            kind,
+        )?)
     }
 
     fn counter(&mut self, name: &str, help: &str, value: u64) -> std::fmt::Result {
         let counter = ConstCounter::new(value);
-        counter.encode(self.0.encode_descriptor(name, help, None, counter.metric_type())?)
+        counter.encode(
+            self.0
+                .encode_descriptor(name, help, None, counter.metric_type())?,
+        )
     }
 
     fn gauge(&mut self, name: &str, help: &str, value: u64) -> std::fmt::Result {
         let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
-        gauge.encode(self.0.encode_descriptor(name, help, None, gauge.metric_type())?)
+        gauge.encode(
+            self.0
+                .encode_descriptor(name, help, None, gauge.metric_type())?,
+        )
     }
 }
 
 /// Every reason in the order of [`Counters::place`].
-pub const REASONS: [LossReason; 4] =
-    [LossReason::Quota, LossReason::Corrupt, LossReason::Refused, LossReason::Operator];
+pub const REASONS: [LossReason; 4] = [
+    LossReason::Quota,
+    LossReason::Corrupt,
+    LossReason::Refused,
+    LossReason::Operator,
+];
 
 fn length(count: usize) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
@@ -187,7 +341,7 @@ mod tests {
         view.tally.refused_later = 3;
         let (_buffer, buffer) = watch::channel(Arc::new(state));
         let (_uplink, uplink) = watch::channel(view);
-        let (registry, metrics) = register(buffer, uplink);
+        let (registry, metrics) = register(buffer, uplink, Arc::default());
         metrics.receipt_seconds.observe(0.3);
         let mut page = String::new();
         prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
@@ -200,7 +354,10 @@ mod tests {
             "verst_agent_store_healthy 1",
             "verst_agent_receipt_seconds_bucket{le=\"0.5\"} 1",
         ] {
-            assert!(page.lines().any(|found| found == line), "{line} is missing in\n{page}");
+            assert!(
+                page.lines().any(|found| found == line),
+                "{line} is missing in\n{page}"
+            );
         }
     }
 }

@@ -21,7 +21,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::buffer::{Buffer, BufferSettings, BufferState, OpenError, OwnerThread, StoreHealth};
 use crate::clock::{Monotonic, wall};
-use crate::config::{BufferConfig, Config};
+use crate::config::{BufferConfig, Config, IngestConfig, PlatePolicy, PlatesConfig};
+use crate::guard::{Token, TokenError};
+use crate::ingest::admit::Rules;
+use crate::ingest::http::{Door, IngestSettings};
+use crate::ingest::plates;
 use crate::metrics;
 use crate::status::rates::Rates;
 use crate::status::report::Subject;
@@ -67,6 +71,12 @@ pub enum RunError {
         /// Why.
         problem: std::io::Error,
     },
+    /// The token at the door cannot be used.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The key for number plates cannot be used.
+    #[error(transparent)]
+    PlateKey(#[from] plates::PlateKeyError),
     /// A place to listen is taken.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -91,6 +101,8 @@ impl RunError {
         match self {
             Self::Logging(_)
             | Self::Credentials(_)
+            | Self::Token(_)
+            | Self::PlateKey(_)
             | Self::Buffer(OpenError::Newer { .. }) => exit::CONFIG,
             _ => exit::FAILURE,
         }
@@ -112,22 +124,55 @@ pub fn run(config: Config) -> Result<(), RunError> {
         certificate_until = %identity.not_after,
         "starting"
     );
+    let plates = plate_policy(&config.plates)?;
+    let token = config
+        .ingest
+        .token_file
+        .as_deref()
+        .map(Token::read)
+        .transpose()?;
     let (buffer, owner) = Buffer::open(&settings(&config.buffer)?)?;
+    let rules = Rules {
+        device: config.device.id.clone(),
+        plates,
+        future_ms_max: i64::from(config.ingest.ahead_s) * 1_000,
+    };
+    let door = Door::new(buffer.clone(), rules, door_settings(&config.ingest));
+    let parts = Opened {
+        credentials,
+        not_after,
+        buffer,
+        owner,
+        door,
+        token,
+    };
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(WORKERS).enable_all().build()?;
-    let ended = runtime.block_on(serve(config, credentials, not_after, buffer, owner));
+    let ended = runtime.block_on(serve(config, parts));
     // Whatever is left was named above; the process must not wait for it.
     runtime.shutdown_background();
     ended
 }
 
-async fn serve(
-    config: Config,
+/// What was opened before anything is served.
+struct Opened {
     credentials: Credentials,
     not_after: EventTime,
     buffer: Buffer,
     owner: OwnerThread,
-) -> Result<(), RunError> {
+    door: Door,
+    token: Option<Token>,
+}
+
+async fn serve(config: Config, opened: Opened) -> Result<(), RunError> {
+    let Opened {
+        credentials,
+        not_after,
+        buffer,
+        owner,
+        door,
+        token,
+    } = opened;
     let clock = Monotonic::start();
     let health = Health::new();
     health.set(STORE, Condition::NotReady("starting".to_owned()));
@@ -137,7 +182,9 @@ async fn serve(
     tasks.spawn_blocking_thread("buffer", move || owner.run());
 
     let (to_view, view) = watch::channel(UplinkView::new(wall(), Some(not_after)));
-    let (registry, metrics) = metrics::register(buffer.state(), view.clone());
+    let counters = door.counters();
+    let (registry, metrics) =
+        metrics::register(buffer.state(), view.clone(), Arc::clone(&counters));
     let sources = Sources {
         subject: Arc::new(Subject {
             device: config.device.id.to_string(),
@@ -146,25 +193,65 @@ async fn serve(
         }),
         buffer: buffer.state(),
         uplink: view,
+        door: Arc::clone(&counters),
         rates: Arc::new(Mutex::new(Rates::default())),
     };
 
     let status = server::bind(&config.status.socket).await?;
     let ops = HttpListener::bind(&config.ops.listen).await?;
-    tasks.spawn("status", server::serve(status, sources.clone(), stop.clone()));
+    let entrance = HttpListener::bind(&config.ingest.listen).await?;
+    tasks.spawn(
+        "status",
+        server::serve(status, sources.clone(), stop.clone()),
+    );
     tasks.spawn("rates", server::sample(sources, clock, stop.clone()));
     let pages = service::ops::router(Arc::new(registry), health.clone());
-    let few = Limits { connections_max: OPS_CONNECTIONS_MAX, ..Limits::default() };
+    let few = Limits {
+        connections_max: OPS_CONNECTIONS_MAX,
+        ..Limits::default()
+    };
     tasks.spawn("ops", service::serve::http(ops, pages, stop.clone(), few));
-    tasks.spawn("health", watch_store(buffer.state(), health.clone(), stop.clone()));
+    tasks.spawn(
+        "health",
+        watch_store(buffer.state(), health.clone(), stop.clone()),
+    );
+    let limits = Limits {
+        connections_max: config.ingest.connections_max,
+        body_bytes_max: config.ingest.body_bytes_max,
+        ..Limits::default()
+    };
+    let router = door.router();
+    let router = match token {
+        Some(token) => token.guard(router),
+        None => router,
+    };
+    tasks.spawn(
+        "ingest",
+        service::serve::http(entrance, router, stop.clone(), limits),
+    );
     health.set(INTAKE, Condition::Ok);
 
     if let Some((host, port)) = config.uplink.broker() {
-        let address = Address { host: host.to_owned(), port, device: config.device.id.clone() };
+        let address = Address {
+            host: host.to_owned(),
+            port,
+            device: config.device.id.clone(),
+        };
         let receipt_seconds = metrics.receipt_seconds;
-        let parts = Parts { buffer, address, credentials, clock, view: to_view, receipt_seconds };
+        let parts = Parts {
+            buffer,
+            address,
+            credentials,
+            clock,
+            view: to_view,
+            receipt_seconds,
+            door: counters,
+        };
         let seed = getrandom::u64()?;
-        tasks.spawn("uplink", driver::run(parts, config.uplink, seed, tasks.clone()));
+        tasks.spawn(
+            "uplink",
+            driver::run(parts, config.uplink, seed, tasks.clone()),
+        );
     }
     service::systemd::ready("passages are taken");
 
@@ -206,10 +293,39 @@ async fn watch_store(
     }
 }
 
+fn plate_policy(config: &PlatesConfig) -> Result<plates::PlatePolicy, RunError> {
+    let key = config.key_file.as_deref();
+    let key = key
+        .map(|path| plates::PlateKey::read(path, config.rotation))
+        .transpose()?;
+    Ok(match (config.policy, key) {
+        (Some(PlatePolicy::Keep), _) => plates::PlatePolicy::Kept,
+        (Some(PlatePolicy::Hash) | None, Some(key)) => plates::PlatePolicy::Hashed(key),
+        (Some(PlatePolicy::Drop), _) => plates::PlatePolicy::Dropped,
+        (Some(PlatePolicy::Hash) | None, None) => {
+            tracing::warn!("number plates are dropped: neither plates.policy nor a key is set");
+            plates::PlatePolicy::Dropped
+        }
+    })
+}
+
+fn door_settings(config: &IngestConfig) -> IngestSettings {
+    let settings = IngestSettings::default();
+    let body_bytes_max = config.body_bytes_max;
+    let in_flight_bytes_max = settings.in_flight_bytes_max.max(2 * body_bytes_max);
+    IngestSettings {
+        body_bytes_max,
+        in_flight_bytes_max,
+        ..settings
+    }
+}
+
 fn settings(config: &BufferConfig) -> Result<BufferSettings, RunError> {
     Ok(BufferSettings {
         directory: config.directory.clone(),
-        quota_bytes: config.quota_bytes.map_or_else(|| default_quota(&config.directory), Ok)?,
+        quota_bytes: config
+            .quota_bytes
+            .map_or_else(|| default_quota(&config.directory), Ok)?,
         free_floor_bytes: config.free_floor_bytes,
         policy: config.policy,
         linger: config.linger(),
@@ -219,7 +335,10 @@ fn settings(config: &BufferConfig) -> Result<BufferSettings, RunError> {
 
 /// A share of the file system on which the folder lies or will lie.
 fn default_quota(folder: &Path) -> Result<u64, RunError> {
-    let there = folder.ancestors().find(|part| part.exists()).unwrap_or(folder);
+    let there = folder
+        .ancestors()
+        .find(|part| part.exists())
+        .unwrap_or(folder);
     let measured = rustix::fs::statvfs(there).map_err(|problem| RunError::FileSystem {
         path: folder.to_owned(),
         problem: problem.into(),

@@ -58,15 +58,15 @@ impl Cli {
                 },
                 Err(faults) => complain(&format!("configuration:\n{faults}"), exit::CONFIG),
             },
-            Command::Config { command: ConfigCommand::Check(file) } => {
-                match config::load(&file.config) {
-                    Ok(_) => {
-                        say("the configuration is sound\n");
-                        exit::OK
-                    }
-                    Err(faults) => complain(&format!("configuration:\n{faults}"), exit::CONFIG),
+            Command::Config {
+                command: ConfigCommand::Check(file),
+            } => match config::load(&file.config) {
+                Ok(_) => {
+                    say("the configuration is sound\n");
+                    exit::OK
                 }
-            }
+                Err(faults) => complain(&format!("configuration:\n{faults}"), exit::CONFIG),
+            },
             Command::Status(status) => status.execute(),
         }
     }

@@ -61,7 +61,11 @@ impl Status {
         } else {
             say(&text::render(&report));
         }
-        if report.healthy { exit::OK } else { exit::FAILURE }
+        if report.healthy {
+            exit::OK
+        } else {
+            exit::FAILURE
+        }
     }
 }
 
@@ -71,7 +75,10 @@ fn ask(socket: &Path) -> io::Result<String> {
     stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
     let page = server::PATH;
-    write!(stream, "GET {page} HTTP/1.1\r\nhost: agent\r\nconnection: close\r\n\r\n")?;
+    write!(
+        stream,
+        "GET {page} HTTP/1.1\r\nhost: agent\r\nconnection: close\r\n\r\n"
+    )?;
     let mut answer = String::new();
     stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer)?;
     let (head, body) = answer
@@ -80,6 +87,8 @@ fn ask(socket: &Path) -> io::Result<String> {
     if head.starts_with("HTTP/1.1 200 ") {
         Ok(body.to_owned())
     } else {
-        Err(io::Error::other(head.lines().next().unwrap_or_default().to_owned()))
+        Err(io::Error::other(
+            head.lines().next().unwrap_or_default().to_owned(),
+        ))
     }
 }

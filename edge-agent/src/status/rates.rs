@@ -21,7 +21,11 @@ impl Rates {
     /// Remembers what the counters say now.
     pub fn sample(&mut self, now: Millis, accepted: u64, receipted: u64) {
         self.samples.push_back((now, accepted, receipted));
-        while self.samples.front().is_some_and(|(at, ..)| at + SPAN_MS < now) {
+        while self
+            .samples
+            .front()
+            .is_some_and(|(at, ..)| at + SPAN_MS < now)
+        {
             self.samples.pop_front();
         }
     }
@@ -39,7 +43,10 @@ impl Rates {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a minute's passages are far below 2⁵²")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a minute's passages are far below 2⁵²"
+)]
 fn per_second(after: u64, before: u64, span_ms: Millis) -> f64 {
     after.saturating_sub(before) as f64 * 1_000.0 / span_ms as f64
 }

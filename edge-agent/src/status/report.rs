@@ -115,6 +115,8 @@ pub struct PassagesReport {
     pub accepted: u64,
     /// Recognised by their `event_id`.
     pub duplicates: u64,
+    /// Refused at the door for a fault of their own.
+    pub rejected: u64,
     /// Receipted.
     pub receipted: u64,
     /// Lost, raw or altogether, by reason.
@@ -154,6 +156,17 @@ pub struct Subject {
     pub started_at: EventTime,
 }
 
+/// What passes through the agent.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Flow {
+    /// Passages refused at the door.
+    pub rejected: u64,
+    /// Passages made durable per second.
+    pub in_per_s: f64,
+    /// Passages receipted per second.
+    pub out_per_s: f64,
+}
+
 impl Report {
     /// Makes the report.
     #[must_use]
@@ -162,13 +175,16 @@ impl Report {
         now: EventTime,
         buffer: &BufferState,
         uplink: &UplinkView,
-        (in_per_s, out_per_s): (f64, f64),
+        flow: Flow,
     ) -> Self {
         let now_ms = now.as_millis();
         let oldest_ms = buffer.unsent.oldest.map(EventTime::as_millis);
         let expires_at_ms = uplink.certificate_not_after.map(EventTime::as_millis);
         let lost = REASONS.map(|reason| {
-            (reason.word().to_owned(), buffer.counters.lost[Counters::place(reason)])
+            (
+                reason.word().to_owned(),
+                buffer.counters.lost[Counters::place(reason)],
+            )
         });
         let mut report = Self {
             device: subject.device.clone(),
@@ -197,10 +213,14 @@ impl Report {
                 passages: uplink.in_flight_passages,
                 bytes: uplink.in_flight_bytes,
             },
-            rates: RatesReport { in_per_s, out_per_s },
+            rates: RatesReport {
+                in_per_s: flow.in_per_s,
+                out_per_s: flow.out_per_s,
+            },
             passages: PassagesReport {
                 accepted: buffer.counters.accepted,
                 duplicates: buffer.counters.duplicates,
+                rejected: flow.rejected,
                 receipted: uplink.tally.passages_answered,
                 lost: lost.into_iter().collect(),
             },
@@ -238,7 +258,9 @@ impl Report {
             && self.in_flight.messages > 0
             && silence_s > RECEIPT_SILENCE_S_MAX
         {
-            faults.push(format!("no receipt for {silence_s} s although passages wait"));
+            faults.push(format!(
+                "no receipt for {silence_s} s although passages wait"
+            ));
         }
         if self.store != "ok" {
             faults.push(format!("store does not take passages: {}", self.store));
@@ -246,7 +268,9 @@ impl Report {
         let full = self.buffered.bytes.saturating_mul(100);
         if full > self.disk.quota_bytes.saturating_mul(FULL_PERCENT_MAX) {
             let (bytes, quota) = (self.buffered.bytes, self.disk.quota_bytes);
-            faults.push(format!("{bytes} bytes wait for a receipt, the quota is {quota}"));
+            faults.push(format!(
+                "{bytes} bytes wait for a receipt, the quota is {quota}"
+            ));
         }
         let lost: u64 = self.passages.lost.values().sum();
         if lost > 0 {
@@ -268,13 +292,19 @@ impl Report {
 fn words(alarm: &Alarm) -> String {
     match alarm {
         Alarm::StoreQuarantined { directory } => {
-            format!("a damaged store was moved to {}; export it or delete it", directory.display())
+            format!(
+                "a damaged store was moved to {}; export it or delete it",
+                directory.display()
+            )
         }
         Alarm::PassagesQuarantined { passages } => {
             format!("{passages} passages were moved aside: refused by the centre or damaged")
         }
         Alarm::ForeignCentre { centre } => {
-            format!("another centre answers: {} in its life {}", centre.id, centre.timeline)
+            format!(
+                "another centre answers: {} in its life {}",
+                centre.id, centre.timeline
+            )
         }
     }
 }
@@ -299,15 +329,27 @@ mod tests {
 
     fn report(buffer: &BufferState, view: &UplinkView) -> Report {
         let started_at = EventTime::from_millis(0);
-        let subject = Subject { device: "KV1".into(), broker: "b:1".into(), started_at };
-        Report::new(&subject, NOW, buffer, view, (12.0, 11.5))
+        let subject = Subject {
+            device: "KV1".into(),
+            broker: "b:1".into(),
+            started_at,
+        };
+        let flow = Flow {
+            rejected: 0,
+            in_per_s: 12.0,
+            out_per_s: 11.5,
+        };
+        Report::new(&subject, NOW, buffer, view, flow)
     }
 
     #[test]
     fn a_unit_with_a_link_and_a_store_is_healthy() {
         let (buffer, view) = healthy();
         let report = report(&buffer, &view);
-        assert_eq!((report.healthy, report.reasons.as_slice()), (true, [].as_slice()));
+        assert_eq!(
+            (report.healthy, report.reasons.as_slice()),
+            (true, [].as_slice())
+        );
         assert_eq!(report.certificate.days_left, Some(300));
     }
 
@@ -315,7 +357,10 @@ mod tests {
     fn each_trouble_degrades_and_is_named() {
         type Spoil = fn(&mut BufferState, &mut UplinkView);
         let table: [(Spoil, &str); 9] = [
-            (|_, v| v.phase = LinkPhase::Down, "link is down: not connected yet"),
+            (
+                |_, v| v.phase = LinkPhase::Down,
+                "link is down: not connected yet",
+            ),
             (
                 |_, v| {
                     v.phase = LinkPhase::Waiting;
@@ -330,24 +375,39 @@ mod tests {
                 },
                 "no receipt for 400 s although passages wait",
             ),
-            (|b, _| b.health = StoreHealth::NoSpace, "store does not take passages: no_space"),
+            (
+                |b, _| b.health = StoreHealth::NoSpace,
+                "store does not take passages: no_space",
+            ),
             (
                 |b, _| b.health = StoreHealth::Failed(Arc::from("eio")),
                 "store does not take passages: eio",
             ),
-            (|b, _| b.unsent.bytes = 900, "900 bytes wait for a receipt, the quota is 1000"),
-            (|b, _| b.counters.lost[0] = 3, "3 passages lost since the start"),
+            (
+                |b, _| b.unsent.bytes = 900,
+                "900 bytes wait for a receipt, the quota is 1000",
+            ),
+            (
+                |b, _| b.counters.lost[0] = 3,
+                "3 passages lost since the start",
+            ),
             (
                 |_, v| v.certificate_not_after = Some(EventTime::from_millis(107 * DAY_MS)),
                 "the certificate expires in 7 days",
             ),
-            (|_, v| v.certificate_not_after = Some(EventTime::default()), "the certificate has expired"),
+            (
+                |_, v| v.certificate_not_after = Some(EventTime::default()),
+                "the certificate has expired",
+            ),
         ];
         for (spoil, reason) in table {
             let (mut buffer, mut view) = healthy();
             spoil(&mut buffer, &mut view);
             let report = report(&buffer, &view);
-            assert_eq!((report.healthy, report.reasons), (false, vec![reason.to_owned()]));
+            assert_eq!(
+                (report.healthy, report.reasons),
+                (false, vec![reason.to_owned()])
+            );
         }
     }
 

@@ -1,6 +1,7 @@
 //! The socket behind `edge-agent status`: HTTP with one page, `GET /v1/status`.
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,9 +13,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::rates::{Rates, SAMPLE_MS};
-use super::report::{Report, Subject};
+use super::report::{Flow, Report, Subject};
 use crate::buffer::BufferState;
 use crate::clock::{Monotonic, wall};
+use crate::ingest::http::DoorCounters;
 use crate::uplink::view::UplinkView;
 
 /// The page of the report.
@@ -32,6 +34,8 @@ pub struct Sources {
     pub buffer: watch::Receiver<Arc<BufferState>>,
     /// The uplink.
     pub uplink: watch::Receiver<UplinkView>,
+    /// The door.
+    pub door: Arc<DoorCounters>,
     /// The counters of the last minute, written by [`sample`] alone.
     pub rates: Arc<Mutex<Rates>>,
 }
@@ -40,9 +44,24 @@ impl Sources {
     /// The report as of now.
     #[must_use]
     pub fn report(&self) -> Report {
-        let rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner).per_second();
+        let (in_per_s, out_per_s) = self
+            .rates
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .per_second();
         let (buffer, uplink) = (self.buffer.borrow().clone(), self.uplink.borrow().clone());
-        Report::new(&self.subject, wall(), &buffer, &uplink, rates)
+        let rejected = self.door.rejected.load(Ordering::Relaxed);
+        Report::new(
+            &self.subject,
+            wall(),
+            &buffer,
+            &uplink,
+            Flow {
+                rejected,
+                in_per_s,
+                out_per_s,
+            },
+        )
     }
 }
 
@@ -54,7 +73,10 @@ pub async fn bind(socket: &Path) -> Result<HttpListener, ListenError> {
     let endpoint = Endpoint::Unix(socket.to_owned());
     if let Some(folder) = socket.parent() {
         let made = std::fs::create_dir_all(folder);
-        made.map_err(|source| ListenError::Io { endpoint: endpoint.clone(), source })?;
+        made.map_err(|source| ListenError::Io {
+            endpoint: endpoint.clone(),
+            source,
+        })?;
     }
     HttpListener::bind(&endpoint).await
 }

@@ -1,7 +1,5 @@
 //! The report for people: one line a subject, columns aligned. Pure.
 
-use std::fmt::Write as _;
-
 use super::report::Report;
 
 const KIB: f64 = 1_024.0;
@@ -9,7 +7,11 @@ const KIB: f64 = 1_024.0;
 /// The whole report as text, ending with a line break.
 #[must_use]
 pub fn render(report: &Report) -> String {
-    let verdict = if report.healthy { "healthy" } else { "degraded" };
+    let verdict = if report.healthy {
+        "healthy"
+    } else {
+        "degraded"
+    };
     let mut text = format!("edge-agent {}: {verdict}\n", report.device);
     for reason in &report.reasons {
         line(&mut text, "!", reason);
@@ -21,8 +23,7 @@ pub fn render(report: &Report) -> String {
 }
 
 fn line(text: &mut String, subject: &str, said: &str) {
-    // Writing to a string cannot fail.
-    drop(writeln!(text, "  {subject:<13}{said}"));
+    text.push_str(&format!("  {subject:<13}{said}\n"));
 }
 
 fn lines(report: &Report) -> Vec<(&'static str, String)> {
@@ -53,12 +54,39 @@ fn lines(report: &Report) -> Vec<(&'static str, String)> {
     let disk = &report.disk;
     let certificate = report.certificate.days_left.map_or_else(
         || "cannot be read".to_owned(),
-        |days| if days < 0 { "expired".to_owned() } else { format!("{days} days left") },
+        |days| {
+            if days < 0 {
+                "expired".to_owned()
+            } else {
+                format!("{days} days left")
+            }
+        },
     );
-    let or_none = |list: Vec<String>| if list.is_empty() { "none".to_owned() } else { list.join(", ") };
+    let or_none = |list: Vec<String>| {
+        if list.is_empty() {
+            "none".to_owned()
+        } else {
+            list.join(", ")
+        }
+    };
     vec![
-        ("running", format!("for {}, version {}", ago(report.started_at_ms), report.version)),
-        ("link", format!("{} for {}, to {}", link.state, ago(link.since_ms), link.broker)),
+        (
+            "running",
+            format!(
+                "for {}, version {}",
+                ago(report.started_at_ms),
+                report.version
+            ),
+        ),
+        (
+            "link",
+            format!(
+                "{} for {}, to {}",
+                link.state,
+                ago(link.since_ms),
+                link.broker
+            ),
+        ),
         ("receipt", receipt),
         ("waiting", waiting),
         (
@@ -72,15 +100,19 @@ fn lines(report: &Report) -> Vec<(&'static str, String)> {
         ),
         (
             "rate",
-            format!("{:.1}/s in, {:.1}/s out", report.rates.in_per_s, report.rates.out_per_s),
+            format!(
+                "{:.1}/s in, {:.1}/s out",
+                report.rates.in_per_s, report.rates.out_per_s
+            ),
         ),
         (
             "passages",
             format!(
-                "{} accepted, {} receipted, {} duplicates",
+                "{} accepted, {} receipted, {} duplicates, {} rejected",
                 grouped(passages.accepted),
                 grouped(passages.receipted),
-                grouped(passages.duplicates)
+                grouped(passages.duplicates),
+                grouped(passages.rejected)
             ),
         ),
         ("lost", or_none(lost)),
@@ -104,7 +136,12 @@ fn lines(report: &Report) -> Vec<(&'static str, String)> {
 fn span(ms: i64) -> String {
     let ms = ms.max(0);
     let seconds = ms / 1_000;
-    match (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60) {
+    match (
+        seconds / 86_400,
+        seconds / 3_600 % 24,
+        seconds / 60 % 60,
+        seconds % 60,
+    ) {
         (0, 0, 0, 0) => format!("{ms} ms"),
         (0, 0, 0, s) => format!("{s} s"),
         (0, 0, m, s) => format!("{m} min {s} s"),
@@ -131,7 +168,11 @@ fn bytes(count: u64) -> String {
     let mut amount = count as f64;
     for unit in ["B", "KiB", "MiB", "GiB"] {
         if amount < KIB {
-            return if unit == "B" { format!("{count} B") } else { format!("{amount:.1} {unit}") };
+            return if unit == "B" {
+                format!("{count} B")
+            } else {
+                format!("{amount:.1} {unit}")
+            };
         }
         amount /= KIB;
     }
@@ -145,12 +186,21 @@ mod tests {
     #[test]
     fn spans_show_their_two_largest_units() {
         let spans = [-5, 999, 1_000, 61_000, 3_600_000, 90_061_000].map(span);
-        assert_eq!(spans, ["0 ms", "999 ms", "1 s", "1 min 1 s", "1 h 0 min", "1 d 1 h"]);
+        assert_eq!(
+            spans,
+            ["0 ms", "999 ms", "1 s", "1 min 1 s", "1 h 0 min", "1 d 1 h"]
+        );
     }
 
     #[test]
     fn counts_and_sizes_are_easy_to_read() {
-        assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
-        assert_eq!([0, 1_023, 1_536, 5 << 30].map(bytes), ["0 B", "1023 B", "1.5 KiB", "5.0 GiB"]);
+        assert_eq!(
+            [0, 999, 1_000, 1_234_567].map(grouped),
+            ["0", "999", "1,000", "1,234,567"]
+        );
+        assert_eq!(
+            [0, 1_023, 1_536, 5 << 30].map(bytes),
+            ["0 B", "1023 B", "1.5 KiB", "5.0 GiB"]
+        );
     }
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -40,6 +41,7 @@ use crate::buffer::{
 };
 use crate::clock::{Monotonic, wall};
 use crate::config::UplinkConfig;
+use crate::ingest::http::DoorCounters;
 
 /// Stored bytes read for one message: a full window of such frames stays near the bytes that may
 /// be on their way.
@@ -75,6 +77,8 @@ pub struct Parts {
     pub view: watch::Sender<UplinkView>,
     /// Seconds from sending to receipt.
     pub receipt_seconds: Histogram,
+    /// What went through the door, for the heartbeat.
+    pub door: Arc<DoorCounters>,
 }
 
 /// The pace that the configuration asks for.
@@ -86,9 +90,18 @@ pub fn pace(config: &UplinkConfig) -> Pace {
         batch_passages: u64::from(config.batch_passages),
         event_wait_ms: config.event_wait_ms,
         heartbeat_ms: config.heartbeat_s * 1_000,
-        reconnect: Backoff { base_ms: FIRST_WAIT_MS, cap_ms: config.reconnect_max_s * 1_000 },
-        probe: Backoff { base_ms: FIRST_WAIT_MS, cap_ms: LONGEST_WAIT_MS },
-        resend: Backoff { base_ms: resend_ms, cap_ms: longest(resend_ms) },
+        reconnect: Backoff {
+            base_ms: FIRST_WAIT_MS,
+            cap_ms: config.reconnect_max_s * 1_000,
+        },
+        probe: Backoff {
+            base_ms: FIRST_WAIT_MS,
+            cap_ms: LONGEST_WAIT_MS,
+        },
+        resend: Backoff {
+            base_ms: resend_ms,
+            cap_ms: longest(resend_ms),
+        },
         open_jitter_ms: OPEN_JITTER_MS,
     }
 }
@@ -104,11 +117,26 @@ type Loaded = Result<(Identity, ClientConfig), CredentialsError>;
 
 /// What came of something that was asked for.
 enum Done {
-    Read { id: MessageId, stream: StreamId, range: SeqRange, run: Result<Option<StoredRun>, ReadError> },
-    Summary { stream: StreamId, entries: Result<Vec<PendingSummary>, StoreStopped> },
+    Read {
+        id: MessageId,
+        stream: StreamId,
+        range: SeqRange,
+        run: Result<Option<StoredRun>, ReadError>,
+    },
+    Summary {
+        stream: StreamId,
+        entries: Result<Vec<PendingSummary>, StoreStopped>,
+    },
     Receipt(Result<CentreVerdict, StoreStopped>),
-    Refused { stream: StreamId, reason: RefusalReason, moved: Result<u64, StoreStopped> },
-    Credentials { loaded: Box<Loaded>, stamp: Stamp },
+    Refused {
+        stream: StreamId,
+        reason: RefusalReason,
+        moved: Result<u64, StoreStopped>,
+    },
+    Credentials {
+        loaded: Box<Loaded>,
+        stamp: Stamp,
+    },
 }
 
 /// What woke the driver.
@@ -138,8 +166,7 @@ struct Driver {
     replies: FuturesUnordered<Reply>,
     inbox: Inbox,
     telling: bool,
-    accepted: u64,
-    camera: CameraLink,
+    door: Arc<DoorCounters>,
     trouble: Option<String>,
     last_receipt: Option<(Millis, EventTime)>,
     clock: Monotonic,
@@ -166,8 +193,7 @@ impl Driver {
             replies: FuturesUnordered::new(),
             inbox: Inbox::default(),
             telling: false,
-            accepted: now.counters.accepted,
-            camera: CameraLink::Unknown,
+            door: parts.door,
             trouble: None,
             last_receipt: None,
             clock: parts.clock,
@@ -185,7 +211,10 @@ impl Driver {
             self.obey();
             self.show();
             let now = self.clock.now();
-            let wait = self.machine.timeout(now).map_or(SLEEP_MS_MAX, |at| at.saturating_sub(now));
+            let wait = self
+                .machine
+                .timeout(now)
+                .map_or(SLEEP_MS_MAX, |at| at.saturating_sub(now));
             let sleep = tokio::time::sleep(Duration::from_millis(wait.min(SLEEP_MS_MAX)));
             let wake = tokio::select! {
                 () = stop.cancelled() => Wake::Stop,
@@ -216,17 +245,17 @@ impl Driver {
 
     fn observe(&mut self) {
         let state = self.state.borrow_and_update().clone();
-        if state.counters.accepted != self.accepted {
-            self.accepted = state.counters.accepted;
-            self.camera = CameraLink::LastPostAt(wall());
-        }
         self.feed(Input::Buffer(state));
     }
 
     fn hear(&mut self, event: LinkEvent) {
         match event {
             LinkEvent::Subscribed => {
-                tracing::info!(broker = self.address.host, port = self.address.port, "link up");
+                tracing::info!(
+                    broker = self.address.host,
+                    port = self.address.port,
+                    "link up"
+                );
                 self.trouble = None;
                 self.feed(Input::Subscribed);
             }
@@ -262,10 +291,19 @@ impl Driver {
 
     fn done(&mut self, done: Done) {
         match done {
-            Done::Read { id, stream, range, run } => self.loaded(id, stream, range, run),
+            Done::Read {
+                id,
+                stream,
+                range,
+                run,
+            } => self.loaded(id, stream, range, run),
             Done::Summary { stream, entries } => self.summary(stream, entries),
             Done::Receipt(verdict) => self.told(verdict),
-            Done::Refused { stream, reason, moved } => match moved {
+            Done::Refused {
+                stream,
+                reason,
+                moved,
+            } => match moved {
                 Ok(passages) => tracing::error!(
                     %stream,
                     passages,
@@ -298,15 +336,21 @@ impl Driver {
                 }
                 Command::Heartbeat => {
                     let state = self.state.borrow().clone();
-                    let frame = self.framer.heartbeat(&state, wall(), self.camera);
+                    let frame = self.framer.heartbeat(&state, wall(), self.camera());
                     self.say(frame, "a heartbeat");
                 }
                 Command::Receipt(centre, streams) => {
                     self.inbox.push(centre, streams);
                     self.tell();
                 }
-                Command::Refused { stream, ranges, reason } => {
-                    ranges.into_iter().for_each(|range| self.refuse(stream, range, reason));
+                Command::Refused {
+                    stream,
+                    ranges,
+                    reason,
+                } => {
+                    ranges
+                        .into_iter()
+                        .for_each(|range| self.refuse(stream, range, reason));
                 }
             }
         }
@@ -318,8 +362,12 @@ impl Driver {
         self.ask(async move {
             let stamp = credentials.stamp();
             let read = tokio::task::spawn_blocking(move || credentials.load()).await;
-            let loaded = read.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()));
-            Done::Credentials { loaded: Box::new(loaded), stamp }
+            let loaded =
+                read.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()));
+            Done::Credentials {
+                loaded: Box::new(loaded),
+                stamp,
+            }
         });
     }
 
@@ -327,7 +375,8 @@ impl Driver {
         match loaded {
             Ok((identity, config)) => {
                 let not_after = EventTime::from_millis(identity.not_after.as_millisecond());
-                self.view.send_modify(|view| view.certificate_not_after = Some(not_after));
+                self.view
+                    .send_modify(|view| view.certificate_not_after = Some(not_after));
                 self.link = Some(Link::connect(&self.tasks, &self.address, config));
             }
             Err(error) => self.lose(error.to_string()),
@@ -345,10 +394,18 @@ impl Driver {
     fn read(&mut self, id: MessageId, stream: StreamId, range: SeqRange) {
         let buffer = self.buffer.clone();
         let passages = usize::try_from(range.count()).unwrap_or(usize::MAX);
-        let limit = ReadLimit { passages, bytes: READ_BYTES_MAX };
+        let limit = ReadLimit {
+            passages,
+            bytes: READ_BYTES_MAX,
+        };
         self.ask(async move {
             let run = buffer.read(stream, range.first(), limit).await;
-            Done::Read { id, stream, range, run }
+            Done::Read {
+                id,
+                stream,
+                range,
+                run,
+            }
         });
     }
 
@@ -373,18 +430,36 @@ impl Driver {
             return self.feed(Input::Absent { id });
         };
         let state = self.state.borrow().clone();
-        let frame = self.framer.passages(&state, wall(), stream, read.first(), batch);
+        let frame = self
+            .framer
+            .passages(&state, wall(), stream, read.first(), batch);
         let bytes = frame.len();
         self.frames.insert(id, frame);
-        self.feed(Input::Loaded { id, range: read, bytes });
+        self.feed(Input::Loaded {
+            id,
+            range: read,
+            bytes,
+        });
     }
 
     fn publish(&mut self, id: MessageId) {
-        let Some(frame) = self.frames.remove(&id) else { return };
-        let sent = self.link.as_ref().is_some_and(|link| link.publish(frame.clone()));
+        let Some(frame) = self.frames.remove(&id) else {
+            return;
+        };
+        let sent = self
+            .link
+            .as_ref()
+            .is_some_and(|link| link.publish(frame.clone()));
         if !sent {
             self.frames.insert(id, frame);
             self.feed(Input::NotPublished { id });
+        }
+    }
+
+    fn camera(&self) -> CameraLink {
+        match self.door.last_post_ms.load(Ordering::Relaxed) {
+            0 => CameraLink::Unknown,
+            ms => CameraLink::LastPostAt(EventTime::from_millis(ms)),
         }
     }
 
@@ -416,10 +491,17 @@ impl Driver {
         let Some(framed) = self.framer.summary(&state, wall(), stream, entries) else {
             return self.feed(Input::SummaryAbsent(stream));
         };
-        let sent = self.link.as_ref().is_some_and(|link| link.publish(framed.frame));
+        let sent = self
+            .link
+            .as_ref()
+            .is_some_and(|link| link.publish(framed.frame));
         let (claimed, seqs) = (framed.claimed, framed.seqs);
         self.feed(if sent {
-            Input::SummarySent { stream, claimed, seqs }
+            Input::SummarySent {
+                stream,
+                claimed,
+                seqs,
+            }
         } else {
             Input::SummaryNotSent
         });
@@ -429,7 +511,11 @@ impl Driver {
         let buffer = self.buffer.clone();
         self.ask(async move {
             let moved = buffer.refused(stream, range, reason).await;
-            Done::Refused { stream, reason, moved }
+            Done::Refused {
+                stream,
+                reason,
+                moved,
+            }
         });
     }
 
@@ -438,7 +524,9 @@ impl Driver {
         if self.telling {
             return;
         }
-        let Some((centre, streams)) = self.inbox.pop() else { return };
+        let Some((centre, streams)) = self.inbox.pop() else {
+            return;
+        };
         self.telling = true;
         let buffer = self.buffer.clone();
         self.ask(async move { Done::Receipt(buffer.receipt(centre, streams).await) });
@@ -468,7 +556,8 @@ impl Driver {
 
     fn show(&mut self) {
         for answer_ms in self.machine.take_answer_times() {
-            self.receipt_seconds.observe(Duration::from_millis(answer_ms).as_secs_f64());
+            self.receipt_seconds
+                .observe(Duration::from_millis(answer_ms).as_secs_f64());
         }
         let heard = self.machine.last_receipt();
         if self.last_receipt.map(|(at, _)| at) != heard {
@@ -489,7 +578,10 @@ impl Driver {
         view.reason = reason;
         view.last_receipt = self.last_receipt.map(|(_, at)| at);
         view.in_flight_messages = flight.len();
-        view.in_flight_passages = flight.iter().map(|(_, message)| message.range.count()).sum();
+        view.in_flight_passages = flight
+            .iter()
+            .map(|(_, message)| message.range.count())
+            .sum();
         view.in_flight_bytes = flight.bytes_sent(None);
         view.receipt_time_ms = flight.receipt_time_ms();
         view.tally = self.machine.tally();
@@ -509,4 +601,5 @@ async fn next_event(link: &mut Option<Link>) -> LinkEvent {
     }
 }
 
-const _: () = assert!(READ_BYTES_MAX * IN_FLIGHT_BATCHES_MAX <= 4 * proto::limits::IN_FLIGHT_BYTES_MAX);
+const _: () =
+    assert!(READ_BYTES_MAX * IN_FLIGHT_BATCHES_MAX <= 4 * proto::limits::IN_FLIGHT_BYTES_MAX);

@@ -4,7 +4,7 @@
 
 use proto::frame::Up;
 use proto::header::UpHeader;
-use proto::heartbeat::{CameraLink, HeldStream, Heartbeat};
+use proto::heartbeat::{CameraLink, Heartbeat, HeldStream};
 use proto::limits::{IN_FLIGHT_BYTES_MAX, RANGES_MAX, STREAMS_MAX, SUMMARY_DELTAS_MAX};
 use proto::loss::{Loss, Losses};
 use proto::summary::{Summary, SummaryEntry};
@@ -68,14 +68,25 @@ impl Framer {
             deltas <= SUMMARY_DELTAS_MAX
         });
         loop {
-            let seqs: SeqSet = entries.iter().flat_map(|e| e.seqs.ranges()).copied().collect();
+            let seqs: SeqSet = entries
+                .iter()
+                .flat_map(|e| e.seqs.ranges())
+                .copied()
+                .collect();
             let first = seqs.ranges().first()?.first();
             let count = u32::try_from(seqs.count()).unwrap_or(u32::MAX);
             let claimed = SeqRange::from_count(first, u64::from(count)).ok()?;
             let header = self.header(state, wall, stream, first, count);
-            let frame = Up::Summary(Summary { entries: entries.clone() }).encode(&header);
+            let frame = Up::Summary(Summary {
+                entries: entries.clone(),
+            })
+            .encode(&header);
             if frame.len() <= IN_FLIGHT_BYTES_MAX / 2 || entries.len() == 1 {
-                return Some(FramedSummary { frame, claimed, seqs });
+                return Some(FramedSummary {
+                    frame,
+                    claimed,
+                    seqs,
+                });
             }
             entries.truncate(entries.len() / 2);
         }
@@ -103,11 +114,16 @@ impl Framer {
         wall: EventTime,
         camera: CameraLink,
     ) -> Vec<u8> {
-        let held = state.streams.iter().rev().take(STREAMS_MAX).map(|stream| HeldStream {
-            stream: stream.id,
-            accepted_to: stream.accepted_to,
-            released: first_ranges(&stream.stored.union(&stream.lost)),
-        });
+        let held = state
+            .streams
+            .iter()
+            .rev()
+            .take(STREAMS_MAX)
+            .map(|stream| HeldStream {
+                stream: stream.id,
+                accepted_to: stream.accepted_to,
+                released: first_ranges(&stream.stored.union(&stream.lost)),
+            });
         let heartbeat = Heartbeat {
             held: held.collect(),
             backlog: state.unsent,
@@ -197,8 +213,8 @@ mod tests {
     use proto::loss::{LossReason, LossScope};
     use proto::{Passage, window};
 
-    use super::*;
     use super::fixtures::buffer_state;
+    use super::*;
 
     const STREAM: StreamId = super::fixtures::STREAM;
     const WALL: EventTime = EventTime::from_millis(200_000_000);
@@ -223,7 +239,10 @@ mod tests {
         let mut batch = PassageBatch::new();
         for place in 0..count {
             let event_time = EventTime::from_millis(place * 400_000);
-            batch.push(&Passage { event_time, ..Passage::default() });
+            batch.push(&Passage {
+                event_time,
+                ..Passage::default()
+            });
         }
         batch
     }
@@ -236,9 +255,15 @@ mod tests {
         let frame = framer.passages(&state, WALL, STREAM, first, batch(3));
         let open = UpFrame::open(&frame).unwrap();
         assert_eq!(open.header.range(), Some(range(11, 13)));
-        assert_eq!((open.header.stream, open.header.accepted_to), (STREAM, 1_000));
+        assert_eq!(
+            (open.header.stream, open.header.accepted_to),
+            (STREAM, 1_000)
+        );
         let frontier = open.header.frontier;
-        assert_eq!((frontier.before.as_millis(), frontier.run, frontier.counter), (5, 9, 1));
+        assert_eq!(
+            (frontier.before.as_millis(), frontier.run, frontier.counter),
+            (5, 9, 1)
+        );
         assert_eq!(open.message().unwrap(), Up::Passages(batch(3)));
     }
 
@@ -251,13 +276,18 @@ mod tests {
                 deltas: window::fold(&batch(100), |_| true),
             })
             .collect();
-        let framed = framer.summary(&state(SeqSet::new()), WALL, STREAM, entries).unwrap();
+        let framed = framer
+            .summary(&state(SeqSet::new()), WALL, STREAM, entries)
+            .unwrap();
         let open = UpFrame::open(&framed.frame).unwrap();
         assert!(framed.frame.len() <= IN_FLIGHT_BYTES_MAX / 2);
         assert_eq!(framed.seqs, range(1, 1_000).into());
         assert_eq!(open.header.range(), Some(framed.claimed));
         assert!(matches!(open.message(), Ok(Up::Summary(summary)) if summary.entries.len() == 10));
-        assert_eq!(framer.summary(&state(SeqSet::new()), WALL, STREAM, Vec::new()), None);
+        assert_eq!(
+            framer.summary(&state(SeqSet::new()), WALL, STREAM, Vec::new()),
+            None
+        );
     }
 
     #[test]
@@ -270,7 +300,9 @@ mod tests {
             event_max: None,
         };
         let losses = vec![loss(range(50, 59)), loss(range(10, 14))];
-        let frame = framer().losses(&state(SeqSet::new()), WALL, STREAM, losses.clone()).unwrap();
+        let frame = framer()
+            .losses(&state(SeqSet::new()), WALL, STREAM, losses.clone())
+            .unwrap();
         let open = UpFrame::open(&frame).unwrap();
         assert_eq!((open.header.first.get(), open.header.count), (10, 15));
         assert_eq!(open.message().unwrap(), Up::Loss(Losses { losses }));
@@ -278,11 +310,15 @@ mod tests {
 
     #[test]
     fn a_heartbeat_lists_what_is_held_within_the_limits_of_a_message() {
-        let ragged: SeqSet = (0..200).map(|hole| range(1 + hole * 4, 2 + hole * 4)).collect();
+        let ragged: SeqSet = (0..200)
+            .map(|hole| range(1 + hole * 4, 2 + hole * 4))
+            .collect();
         let frame = framer().heartbeat(&state(ragged), WALL, CameraLink::Unknown);
         let open = UpFrame::open(&frame).unwrap();
         assert_eq!((open.header.count, open.header.range()), (0, None));
-        let Ok(Up::Heartbeat(heartbeat)) = open.message() else { panic!("not a heartbeat") };
+        let Ok(Up::Heartbeat(heartbeat)) = open.message() else {
+            panic!("not a heartbeat")
+        };
         assert_eq!(heartbeat.held[0].released.range_count(), RANGES_MAX);
     }
 }

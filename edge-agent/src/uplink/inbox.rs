@@ -46,13 +46,21 @@ mod tests {
     use super::*;
 
     const fn centre(timeline: u32) -> Centre {
-        Centre { id: CentreId::from_bytes([1; 16]), timeline }
+        Centre {
+            id: CentreId::from_bytes([1; 16]),
+            timeline,
+        }
     }
 
     fn receipt(stream: u8, to: u64) -> StreamReceipt {
         let counted: SeqSet = SeqRange::from_count(Seq::FIRST, to).unwrap().into();
         let stored = counted.clone();
-        StreamReceipt { stream: StreamId::from_bytes([stream; 16]), counted, stored, lost: SeqSet::new() }
+        StreamReceipt {
+            stream: StreamId::from_bytes([stream; 16]),
+            counted,
+            stored,
+            lost: SeqSet::new(),
+        }
     }
 
     #[test]
@@ -60,7 +68,10 @@ mod tests {
         let mut inbox = Inbox::default();
         inbox.push(centre(1), vec![receipt(1, 5), receipt(2, 5)]);
         inbox.push(centre(1), vec![receipt(1, 9)]);
-        assert_eq!(inbox.pop(), Some((centre(1), vec![receipt(1, 9), receipt(2, 5)])));
+        assert_eq!(
+            inbox.pop(),
+            Some((centre(1), vec![receipt(1, 9), receipt(2, 5)]))
+        );
         assert_eq!(inbox.pop(), None);
     }
 

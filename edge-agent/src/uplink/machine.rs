@@ -497,18 +497,23 @@ impl Machine {
         }
     }
 
-    /// Through a shut gate: one message, the oldest.
+    /// Through a shut gate: one message, the oldest; without one, a note.
     fn probe(&mut self, now: Millis) {
         if !self.gate.may_probe(now) {
             return;
         }
-        let Some(id) = self.due(now).or_else(|| self.take_next(now)) else {
+        if let Some(id) = self.due(now).or_else(|| self.take_next(now)) {
+            if let Some(message) = self.flight.get_mut(id) {
+                message.probe = true;
+            }
+            self.read(id);
+        } else if self.room
+            && let Some(note) = self.notes.next(now)
+        {
+            self.note(now, note);
+        } else {
             return;
-        };
-        if let Some(message) = self.flight.get_mut(id) {
-            message.probe = true;
         }
-        self.read(id);
         self.gate.probed(now, &mut self.jitter);
     }
 
@@ -586,16 +591,20 @@ impl Machine {
             && self.room
             && let Some(note) = self.notes.next(now)
         {
-            self.notes.left(&note, now, self.flight.resend_timeout_ms());
-            self.commands.push_back(match note {
-                Note::ReadSummary(stream) => Command::Summary(stream),
-                Note::Losses(stream, losses) => Command::Losses(stream, losses),
-            });
+            self.note(now, note);
         }
         if self.heartbeat_at <= now {
             self.heartbeat_at = now + self.pace.heartbeat_ms;
             self.commands.push_back(Command::Heartbeat);
         }
+    }
+
+    fn note(&mut self, now: Millis, note: Note) {
+        self.notes.left(&note, now, self.flight.resend_timeout_ms());
+        self.commands.push_back(match note {
+            Note::ReadSummary(stream) => Command::Summary(stream),
+            Note::Losses(stream, losses) => Command::Losses(stream, losses),
+        });
     }
 
     /// Hands framed messages to the link, oldest first. One for which there is no room holds back
@@ -642,3 +651,6 @@ impl Machine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -112,13 +112,21 @@ impl Link {
         };
         tasks.spawn("uplink-mqtt", poller.run(event_loop));
         let topic = topic::up(device);
-        Self { client, topic, events, farewell, _end: end.drop_guard() }
+        Self {
+            client,
+            topic,
+            events,
+            farewell,
+            _end: end.drop_guard(),
+        }
     }
 
     /// Hands a frame over; false when there is no room for it. Never waits.
     #[must_use]
     pub fn publish(&self, frame: Vec<u8>) -> bool {
-        self.client.try_publish(&self.topic, QoS::AtLeastOnce, false, frame).is_ok()
+        self.client
+            .try_publish(&self.topic, QoS::AtLeastOnce, false, frame)
+            .is_ok()
     }
 
     /// The next event; [`LinkEvent::Lost`] is the last. Cancel safe.

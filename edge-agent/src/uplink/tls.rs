@@ -93,15 +93,24 @@ impl Credentials {
         let identity = load_identity(&self.certificate, &self.key)?;
         if identity.role != Role::Unit {
             let path = self.certificate.clone();
-            return Err(CredentialsError::Role { path, found: identity.role });
+            return Err(CredentialsError::Role {
+                path,
+                found: identity.role,
+            });
         }
         if identity.name != self.device {
             let (path, found) = (self.certificate.clone(), identity.name);
-            return Err(CredentialsError::Name { path, found, wanted: self.device.clone() });
+            return Err(CredentialsError::Name {
+                path,
+                found,
+                wanted: self.device.clone(),
+            });
         }
         let mut config = client_config(&identity, &self.ca, &self.floor)?;
         if let Some(name) = &self.server_name {
-            config.dangerous().set_certificate_verifier(self.verifier(name.clone())?);
+            config
+                .dangerous()
+                .set_certificate_verifier(self.verifier(name.clone())?);
         }
         Ok((identity, config))
     }
@@ -136,7 +145,9 @@ struct NamedVerifier {
 
 impl fmt::Debug for NamedVerifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NamedVerifier").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("NamedVerifier")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -149,7 +160,8 @@ impl ServerCertVerifier for NamedVerifier {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        self.verifier.verify_server_cert(end_entity, intermediates, &self.name, ocsp, now)
+        self.verifier
+            .verify_server_cert(end_entity, intermediates, &self.name, ocsp, now)
     }
 
     fn verify_tls12_signature(
@@ -186,7 +198,9 @@ mod tests {
     fn credentials(dir: &Path, cn: &str, ou: &str) -> Credentials {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, cn);
-        params.distinguished_name.push(DnType::OrganizationalUnitName, ou);
+        params
+            .distinguished_name
+            .push(DnType::OrganizationalUnitName, ou);
         let key = KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap();
         std::fs::write(dir.join("c.pem"), certificate.pem()).unwrap();
@@ -206,10 +220,22 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (identity, _) = credentials(dir.path(), "KV1", "unit").load().unwrap();
         assert_eq!(identity.name.as_str(), "KV1");
-        let other = credentials(dir.path(), "KV2", "unit").load().unwrap_err().to_string();
-        assert!(other.contains("is for KV2, but device.id is KV1"), "{other}");
-        let role = credentials(dir.path(), "KV1", "centre").load().unwrap_err().to_string();
-        assert!(role.contains("has the role centre, needed is unit"), "{role}");
+        let other = credentials(dir.path(), "KV2", "unit")
+            .load()
+            .unwrap_err()
+            .to_string();
+        assert!(
+            other.contains("is for KV2, but device.id is KV1"),
+            "{other}"
+        );
+        let role = credentials(dir.path(), "KV1", "centre")
+            .load()
+            .unwrap_err()
+            .to_string();
+        assert!(
+            role.contains("has the role centre, needed is unit"),
+            "{role}"
+        );
     }
 
     #[test]

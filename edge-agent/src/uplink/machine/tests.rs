@@ -1,0 +1,817 @@
+//! The machine against a model of everything around it: a network that drops, duplicates, delays
+//! and reorders, a centre that dies, closes, refuses and is put back in time, a buffer that lags, an
+//! agent that restarts.
+//!
+//! Held at every step: a number is in at most one message; what is published is durable and wanted;
+//! the window holds; nothing is freed that the centre has not committed. Once the faults stop,
+//! everything drains in a bounded number of steps.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use proto::frame::WIRE_VERSION;
+use proto::limits::IN_FLIGHT_BYTES_MAX;
+use proto::loss::{Loss, LossReason, LossScope};
+use proto::receipt::{Intake, StreamReceipt};
+use proto::{CentreId, Seq, SeqSet};
+
+use super::super::backoff::Backoff;
+use super::*;
+use crate::buffer::StreamState;
+use crate::uplink::frames::fixtures::buffer_state;
+
+const PACE: Pace = Pace {
+    batch_passages: 50,
+    event_wait_ms: 250,
+    heartbeat_ms: 30_000,
+    reconnect: Backoff {
+        base_ms: 1_000,
+        cap_ms: 60_000,
+    },
+    probe: Backoff {
+        base_ms: 1_000,
+        cap_ms: 300_000,
+    },
+    resend: Backoff {
+        base_ms: 30_000,
+        cap_ms: 300_000,
+    },
+    open_jitter_ms: 10_000,
+};
+
+const OURS: CentreId = CentreId::from_bytes([1; 16]);
+const OTHERS: CentreId = CentreId::from_bytes([2; 16]);
+
+/// Steps within which everything drains once the faults stop.
+const DRAIN_STEPS_MAX: usize = 20_000;
+
+#[derive(Debug, Clone)]
+enum Op {
+    Accept(u16),
+    Advance(u32),
+    /// The buffer applies what it was told, and shows itself.
+    BufferWorks,
+    BufferShows,
+    AnswerRead {
+        which: u16,
+        part: u16,
+    },
+    Connects(bool),
+    CutLink,
+    FullLink,
+    DeliverUp(u16),
+    DropUp(u16),
+    DuplicateUp(u16),
+    DeliverDown(u16),
+    DropDown(u16),
+    DuplicateDown(u16),
+    CentreDies,
+    CentreReturns,
+    Intake(bool),
+    Refuse {
+        which: u16,
+        class: RefusalClass,
+        reason: RefusalReason,
+    },
+    /// The database is put back in time and has lost what it counted last.
+    Reborn,
+    ForeignReceipt,
+    AgentRestarts,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let class = prop_oneof![
+        4 => Just((RefusalClass::Later, RefusalReason::Overload)),
+        4 => Just((RefusalClass::Later, RefusalReason::Cap)),
+        2 => Just((RefusalClass::Reshape, RefusalReason::Cap)),
+        1 => Just((RefusalClass::Never, RefusalReason::Malformed)),
+    ];
+    prop_oneof![
+        8 => (1_u16..200).prop_map(Op::Accept),
+        12 => (1_u32..40_000).prop_map(Op::Advance),
+        8 => Just(Op::BufferWorks),
+        8 => Just(Op::BufferShows),
+        16 => (any::<u16>(), 1_u16..200).prop_map(|(which, part)| Op::AnswerRead { which, part }),
+        6 => prop::bool::weighted(0.7).prop_map(Op::Connects),
+        2 => Just(Op::CutLink),
+        2 => Just(Op::FullLink),
+        12 => any::<u16>().prop_map(Op::DeliverUp),
+        3 => any::<u16>().prop_map(Op::DropUp),
+        2 => any::<u16>().prop_map(Op::DuplicateUp),
+        12 => any::<u16>().prop_map(Op::DeliverDown),
+        3 => any::<u16>().prop_map(Op::DropDown),
+        2 => any::<u16>().prop_map(Op::DuplicateDown),
+        1 => Just(Op::CentreDies),
+        2 => Just(Op::CentreReturns),
+        2 => any::<bool>().prop_map(Op::Intake),
+        3 => (any::<u16>(), class)
+            .prop_map(|(which, (class, reason))| Op::Refuse { which, class, reason }),
+        1 => Just(Op::Reborn),
+        1 => Just(Op::ForeignReceipt),
+        1 => Just(Op::AgentRestarts),
+    ]
+}
+
+/// What travels up.
+#[derive(Debug, Clone)]
+enum Frame {
+    Passages(StreamId, SeqRange),
+    Losses(StreamId, Vec<Loss>),
+}
+
+#[derive(Debug, Clone, Default)]
+struct Held {
+    accepted_to: u64,
+    stored: SeqSet,
+    lost: SeqSet,
+    declared: SeqSet,
+}
+
+impl Held {
+    fn all(&self) -> SeqSet {
+        let range = SeqRange::from_count(Seq::FIRST, self.accepted_to);
+        range.map(SeqSet::from).unwrap_or_default()
+    }
+
+    fn unsent(&self) -> SeqSet {
+        self.all()
+            .difference(&self.stored)
+            .difference(&self.lost)
+            .difference(&self.declared)
+    }
+}
+
+#[derive(Debug, Clone, Default)]
+struct Cursor {
+    counted: SeqSet,
+    lost: SeqSet,
+}
+
+struct World {
+    machine: Machine,
+    now: Millis,
+    seed: u64,
+    /// The buffer, by order of streams; the last is the current one.
+    streams: Vec<(StreamId, Held)>,
+    buffer_centre: Option<Centre>,
+    told: Vec<(Centre, Vec<StreamReceipt>)>,
+    to_refuse: Vec<(StreamId, Vec<SeqRange>)>,
+    /// Reads without an answer.
+    reads: Vec<(MessageId, StreamId, SeqRange)>,
+    /// Frames of messages, as the driver keeps them.
+    framed: BTreeMap<MessageId, (StreamId, SeqRange)>,
+    connecting: bool,
+    linked: bool,
+    full: bool,
+    up: Vec<Frame>,
+    down: Vec<Input>,
+    centre: Centre,
+    alive: bool,
+    open: bool,
+    token: u64,
+    cursors: BTreeMap<StreamId, Cursor>,
+    /// Everything that the centre ever committed, in any of its lives.
+    ever: BTreeMap<StreamId, SeqSet>,
+    heartbeats: usize,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let centre = Centre {
+            id: OURS,
+            timeline: 1,
+        };
+        let mut world = Self {
+            machine: Machine::new(PACE, Some(centre), Jitter::new(seed)),
+            now: 0,
+            seed,
+            streams: Vec::new(),
+            buffer_centre: Some(centre),
+            told: Vec::new(),
+            to_refuse: Vec::new(),
+            reads: Vec::new(),
+            framed: BTreeMap::new(),
+            connecting: false,
+            linked: false,
+            full: false,
+            up: Vec::new(),
+            down: Vec::new(),
+            centre,
+            alive: true,
+            open: true,
+            token: 1,
+            cursors: BTreeMap::new(),
+            ever: BTreeMap::new(),
+            heartbeats: 0,
+        };
+        world.begin_stream();
+        world.feed(Input::Tick);
+        world
+    }
+
+    fn begin_stream(&mut self) {
+        let number = u8::try_from(self.streams.len() + 1).unwrap();
+        self.streams
+            .push((StreamId::from_bytes([number; 16]), Held::default()));
+    }
+
+    fn state(&self) -> Arc<BufferState> {
+        let mut state = buffer_state();
+        let last = self.streams.len() - 1;
+        let view = |(place, (id, held)): (usize, &(StreamId, Held))| {
+            Arc::new(StreamState {
+                id: *id,
+                current: place == last,
+                accepted_to: held.accepted_to,
+                offered: SeqSet::new(),
+                held: held.all(),
+                unsent: held.unsent(),
+                counted: held.stored.clone(),
+                stored: held.stored.clone(),
+                lost: held.lost.clone(),
+                oldest_unsent: None,
+            })
+        };
+        state.streams = self.streams.iter().enumerate().map(view).collect();
+        for (id, held) in &self.streams {
+            for range in held.declared.difference(&held.lost).ranges() {
+                let (scope, reason) = (LossScope::All, LossReason::Refused);
+                let loss = Loss {
+                    range: *range,
+                    scope,
+                    reason,
+                    event_min: None,
+                    event_max: None,
+                };
+                state.losses.push((*id, loss));
+            }
+        }
+        state.centre = self.buffer_centre;
+        Arc::new(state)
+    }
+
+    fn feed(&mut self, input: Input) {
+        self.machine.handle(self.now, input);
+        while let Some(command) = self.machine.poll() {
+            self.obey(command);
+        }
+        self.check();
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Connect => self.connecting = true,
+            Command::Read { id, stream, range } => self.reads.push((id, stream, range)),
+            Command::Publish(id) => self.publish(id),
+            Command::Forget(id) => drop(self.framed.remove(&id)),
+            Command::Summary(stream) => panic!("the model has no summaries of {stream}"),
+            Command::Losses(stream, losses) => {
+                if self.linked {
+                    self.up.push(Frame::Losses(stream, losses));
+                }
+            }
+            Command::Heartbeat => self.heartbeats += 1,
+            Command::Receipt(centre, streams) => self.told.push((centre, streams)),
+            Command::Refused { stream, ranges, .. } => self.to_refuse.push((stream, ranges)),
+        }
+    }
+
+    fn publish(&mut self, id: MessageId) {
+        let (stream, range) = self.framed.remove(&id).expect("published without a frame");
+        assert!(self.linked, "published without a link");
+        let (_, held) = self
+            .streams
+            .iter()
+            .find(|(known, _)| *known == stream)
+            .unwrap();
+        assert!(
+            range.last().get() <= held.accepted_to,
+            "published above the durable mark"
+        );
+        if self.full {
+            self.framed.insert(id, (stream, range));
+            self.machine.handle(self.now, Input::NotPublished { id });
+        } else {
+            self.up.push(Frame::Passages(stream, range));
+        }
+    }
+
+    fn check(&self) {
+        let flight = self.machine.flight();
+        assert!(flight.len() <= MESSAGES_MAX);
+        let mut seen: BTreeMap<StreamId, SeqSet> = BTreeMap::new();
+        for (id, message) in flight.iter() {
+            let others = seen.entry(message.stream).or_default();
+            assert!(
+                !others.overlaps_range(message.range),
+                "{id:?} shares a number"
+            );
+            others.insert(message.range);
+            assert!(message.range.count() <= PACE.batch_passages);
+            if matches!(message.phase, Phase::Ready { .. }) {
+                assert!(
+                    self.framed.contains_key(&id),
+                    "{id:?} is ready without a frame"
+                );
+            }
+        }
+        let sent = flight
+            .iter()
+            .filter(|(_, m)| matches!(m.phase, Phase::Sent { .. }))
+            .count();
+        assert!(flight.bytes_sent(None) <= IN_FLIGHT_BYTES_MAX || sent == 1);
+        assert!(
+            self.framed.len() <= MESSAGES_MAX,
+            "frames are forgotten with their messages"
+        );
+        for (id, held) in &self.streams {
+            let ever = self.ever.get(id).cloned().unwrap_or_default();
+            assert!(
+                held.stored.union(&held.lost).is_subset(&ever),
+                "freed what was not committed"
+            );
+        }
+    }
+
+    fn apply(&mut self, op: &Op) {
+        let pick = |which: u16, len: usize| usize::from(which) % len.max(1);
+        match *op {
+            Op::Accept(count) => {
+                let (_, held) = self.streams.last_mut().unwrap();
+                held.accepted_to += u64::from(count);
+            }
+            Op::Advance(ms) => {
+                self.now += Millis::from(ms);
+                self.feed(Input::Tick);
+            }
+            Op::BufferWorks => self.buffer_works(),
+            Op::BufferShows => self.feed(Input::Buffer(self.state())),
+            Op::AnswerRead { which, part } if !self.reads.is_empty() => {
+                let read = self.reads.remove(pick(which, self.reads.len()));
+                self.answer_read(read, u64::from(part));
+            }
+            Op::Connects(well) if self.connecting => self.connects(well),
+            Op::CutLink if self.linked => self.cut(),
+            Op::FullLink if self.linked => self.full = true,
+            Op::DeliverUp(which) if !self.up.is_empty() => {
+                let frame = self.up.remove(pick(which, self.up.len()));
+                self.arrive(&frame);
+                self.full = false;
+                self.feed(Input::Room);
+            }
+            Op::DropUp(which) if !self.up.is_empty() => {
+                drop(self.up.remove(pick(which, self.up.len())));
+            }
+            Op::DuplicateUp(which) if !self.up.is_empty() => {
+                self.up.push(self.up[pick(which, self.up.len())].clone());
+            }
+            Op::DeliverDown(which) if !self.down.is_empty() && self.linked => {
+                let word = self.down.remove(pick(which, self.down.len()));
+                self.feed(word);
+            }
+            Op::DropDown(which) if !self.down.is_empty() => {
+                drop(self.down.remove(pick(which, self.down.len())));
+            }
+            Op::DuplicateDown(which) if !self.down.is_empty() => {
+                self.down
+                    .push(self.down[pick(which, self.down.len())].clone());
+            }
+            Op::CentreDies => self.alive = false,
+            Op::CentreReturns => {
+                self.alive = true;
+                self.token += 1;
+                self.say_beacon();
+            }
+            Op::Intake(open) if self.alive => {
+                self.open = open;
+                self.say_beacon();
+            }
+            Op::Refuse {
+                which,
+                class,
+                reason,
+            } if !self.up.is_empty() && self.alive => {
+                let place = pick(which, self.up.len());
+                if let Frame::Passages(stream, range) = self.up[place] {
+                    self.up.remove(place);
+                    self.refuse(stream, range, class, reason);
+                }
+            }
+            Op::Reborn => self.reborn(),
+            Op::ForeignReceipt => {
+                let centre = Centre {
+                    id: OTHERS,
+                    timeline: 9,
+                };
+                let everything: SeqSet = SeqRange::from_count(Seq::FIRST, 1 << 40).unwrap().into();
+                let streams = self.streams.iter().map(|(id, _)| StreamReceipt {
+                    stream: *id,
+                    counted: everything.clone(),
+                    stored: everything.clone(),
+                    lost: SeqSet::new(),
+                });
+                let streams = streams.collect();
+                self.down.push(Input::Receipt(Receipt { centre, streams }));
+            }
+            Op::AgentRestarts => self.restart(),
+            _ => {}
+        }
+    }
+
+    fn buffer_works(&mut self) {
+        for (centre, receipts) in std::mem::take(&mut self.told) {
+            let Some(pinned) = self.buffer_centre else {
+                panic!("the model is pinned")
+            };
+            if centre.id != pinned.id || centre.timeline < pinned.timeline {
+                continue;
+            }
+            if centre.timeline > pinned.timeline {
+                self.buffer_centre = Some(centre);
+                for (_, held) in &mut self.streams {
+                    (held.stored, held.lost) = (SeqSet::new(), SeqSet::new());
+                }
+            }
+            for receipt in receipts {
+                let known = self
+                    .streams
+                    .iter_mut()
+                    .find(|(id, _)| *id == receipt.stream);
+                let Some((_, held)) = known else { continue };
+                held.stored = held.stored.union(&receipt.stored);
+                held.lost = held.lost.union(&receipt.lost);
+            }
+        }
+        for (stream, ranges) in std::mem::take(&mut self.to_refuse) {
+            let known = self.streams.iter_mut().find(|(id, _)| *id == stream);
+            let Some((_, held)) = known else { continue };
+            ranges.iter().for_each(|range| held.declared.insert(*range));
+        }
+    }
+
+    /// The buffer answers with as much as its own limit allows.
+    fn answer_read(&mut self, (id, stream, range): (MessageId, StreamId, SeqRange), part: u64) {
+        let held = self
+            .streams
+            .iter()
+            .find(|(known, _)| *known == stream)
+            .map(|(_, held)| held);
+        let gone = held.is_none_or(|held| held.declared.contains(range.first()));
+        if gone {
+            return self.feed(Input::Absent { id });
+        }
+        let read = SeqRange::from_count(range.first(), part.min(range.count())).unwrap();
+        self.framed.insert(id, (stream, read));
+        let bytes = usize::try_from(read.count() * 1_000).unwrap();
+        self.feed(Input::Loaded {
+            id,
+            range: read,
+            bytes,
+        });
+    }
+
+    fn connects(&mut self, well: bool) {
+        self.connecting = false;
+        if well {
+            self.linked = true;
+            self.full = false;
+            self.feed(Input::Subscribed);
+            // Retained.
+            self.say_beacon();
+        } else {
+            self.feed(Input::Lost);
+        }
+    }
+
+    fn cut(&mut self) {
+        self.linked = false;
+        self.up.clear();
+        self.down.clear();
+        self.feed(Input::Lost);
+    }
+
+    fn say_beacon(&mut self) {
+        if self.linked {
+            self.down.push(Input::Beacon(Beacon {
+                centre: self.centre,
+                token: self.token,
+                build: "1".to_owned(),
+                wire_min: WIRE_VERSION,
+                wire_max: WIRE_VERSION,
+                intake: if self.open {
+                    Intake::Open
+                } else {
+                    Intake::Closed
+                },
+            }));
+        }
+    }
+
+    fn arrive(&mut self, frame: &Frame) {
+        if !self.alive || !self.open {
+            return;
+        }
+        let stream = match frame {
+            Frame::Passages(stream, _) | Frame::Losses(stream, _) => *stream,
+        };
+        let cursor = self.cursors.entry(stream).or_default();
+        match frame {
+            Frame::Passages(_, range) => {
+                cursor.counted.insert(*range);
+                cursor.lost.remove(*range);
+            }
+            Frame::Losses(_, losses) => {
+                for loss in losses {
+                    let news = SeqSet::from(loss.range).difference(&cursor.counted);
+                    cursor.lost = cursor.lost.union(&news);
+                }
+            }
+        }
+        let (counted, lost) = (cursor.counted.clone(), cursor.lost.clone());
+        let ever = self.ever.entry(stream).or_default();
+        *ever = ever.union(&counted).union(&lost);
+        if self.linked {
+            let stored = counted.clone();
+            let streams = vec![StreamReceipt {
+                stream,
+                counted,
+                stored,
+                lost,
+            }];
+            self.down.push(Input::Receipt(Receipt {
+                centre: self.centre,
+                streams,
+            }));
+        }
+    }
+
+    fn refuse(
+        &mut self,
+        stream: StreamId,
+        range: SeqRange,
+        class: RefusalClass,
+        reason: RefusalReason,
+    ) {
+        self.down.push(Input::Refusal(Refusal {
+            centre: self.centre,
+            stream,
+            range: Some(range),
+            class,
+            reason,
+            detail: String::new(),
+            counted: None,
+        }));
+    }
+
+    fn reborn(&mut self) {
+        self.centre.timeline += 1;
+        self.token = 1;
+        for cursor in self.cursors.values_mut() {
+            let kept = cursor.counted.ranges().first().copied();
+            cursor.counted = kept.map(SeqSet::from).unwrap_or_default();
+            cursor.lost = SeqSet::new();
+        }
+        // Down the same connection, after what the life before still had to say.
+        self.say_beacon();
+    }
+
+    fn restart(&mut self) {
+        if self.streams.len() >= 6 {
+            return;
+        }
+        self.buffer_works();
+        self.begin_stream();
+        self.seed += 1;
+        self.machine = Machine::new(PACE, self.buffer_centre, Jitter::new(self.seed));
+        (self.connecting, self.linked) = (false, false);
+        self.reads.clear();
+        self.framed.clear();
+        self.up.clear();
+        self.down.clear();
+        self.feed(Input::Buffer(self.state()));
+    }
+
+    /// No more faults: runs until nothing waits, and says how many steps that took.
+    fn drain(&mut self) -> usize {
+        (self.alive, self.open, self.full) = (true, true, false);
+        self.token += 1;
+        self.say_beacon();
+        self.feed(Input::Room);
+        for step in 0..DRAIN_STEPS_MAX {
+            self.buffer_works();
+            self.feed(Input::Buffer(self.state()));
+            let waits = self.streams.iter().any(|(_, held)| {
+                !held.unsent().is_empty()
+                    || !held.declared.is_subset(&held.stored.union(&held.lost))
+            });
+            if !waits && self.machine.flight().is_empty() {
+                return step;
+            }
+            if self.connecting {
+                self.connects(true);
+            } else if let Some(read) = self.reads.pop() {
+                self.answer_read(read, u64::MAX);
+            } else if !self.down.is_empty() {
+                let word = self.down.remove(0);
+                self.feed(word);
+            } else if !self.up.is_empty() {
+                let frame = self.up.remove(0);
+                self.arrive(&frame);
+            } else {
+                let next = self.machine.timeout(self.now).unwrap_or(self.now + 1_000);
+                assert!(
+                    next > self.now,
+                    "the machine asks to be called again at once"
+                );
+                self.now = next;
+                self.feed(Input::Tick);
+            }
+        }
+        panic!(
+            "not drained: {:?}\n{:?}",
+            self.streams,
+            self.machine.flight().iter().collect::<Vec<_>>()
+        );
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_nothing_is_freed_early_and_all_drains_after(
+        seed: u64,
+        ops in prop::collection::vec(op(), 0..300),
+    ) {
+        let mut world = World::new(seed);
+        for op in &ops {
+            world.apply(op);
+        }
+        world.drain();
+        for (id, held) in &world.streams {
+            let cursor = world.cursors.get(id).cloned().unwrap_or_default();
+            prop_assert_eq!(cursor.counted.union(&cursor.lost), held.all());
+        }
+    }
+}
+
+/// A world with a link, an open intake and so many passages in the buffer.
+fn linked(passages: u16) -> World {
+    let mut world = World::new(1);
+    world.connects(true);
+    let beacon = world.down.remove(0);
+    world.feed(beacon);
+    world.apply(&Op::Accept(passages));
+    world.apply(&Op::BufferShows);
+    world
+}
+
+fn work(world: &mut World) {
+    while let Some(read) = world.reads.pop() {
+        world.answer_read(read, u64::MAX);
+    }
+}
+
+#[test]
+fn events_wait_for_company_no_longer_than_configured() {
+    let mut world = linked(3);
+    assert!(world.reads.is_empty());
+    assert_eq!(world.machine.timeout(world.now), Some(PACE.event_wait_ms));
+    world.apply(&Op::Advance(250));
+    assert_eq!(world.reads.len(), 1);
+}
+
+#[test]
+fn the_window_opens_by_receipts_from_one_to_its_maximum() {
+    let mut world = linked(5_000);
+    let mut windows = Vec::new();
+    for _ in 0..5 {
+        work(&mut world);
+        windows.push(world.up.len());
+        while !world.up.is_empty() {
+            let frame = world.up.remove(0);
+            world.arrive(&frame);
+        }
+        // One receipt for the flush.
+        let last = world.down.pop().unwrap();
+        world.down.clear();
+        world.feed(last);
+    }
+    // 50 passages of 1,000 bytes each fill the bytes of the link long before 8 messages do.
+    assert_eq!(windows, [1, 1, 1, 1, 1]);
+    assert!(world.machine.tally().messages_answered >= 5);
+}
+
+#[test]
+fn a_duplicate_receipt_changes_nothing() {
+    let mut world = linked(60);
+    work(&mut world);
+    let frame = world.up.remove(0);
+    world.arrive(&frame);
+    world.apply(&Op::DuplicateDown(0));
+    world.apply(&Op::DeliverDown(0));
+    let before = world.machine.tally();
+    world.apply(&Op::DeliverDown(0));
+    assert_eq!(
+        world.machine.tally().messages_answered,
+        before.messages_answered
+    );
+}
+
+#[test]
+fn an_unanswered_message_is_sent_again_after_its_deadline_and_on_a_new_link() {
+    let mut world = linked(50);
+    work(&mut world);
+    world.up.clear();
+    world.apply(&Op::Advance(29_999));
+    assert!(world.reads.is_empty());
+    world.apply(&Op::Advance(40_000));
+    work(&mut world);
+    assert_eq!(world.up.len(), 1);
+    world.cut();
+    world.apply(&Op::Advance(60_000));
+    world.connects(true);
+    let beacon = world.down.remove(0);
+    world.feed(beacon);
+    work(&mut world);
+    assert_eq!(
+        (world.up.len(), world.machine.tally().messages_resent),
+        (1, 2)
+    );
+}
+
+#[test]
+fn a_new_owner_is_sent_everything_again_at_once() {
+    let mut world = linked(50);
+    work(&mut world);
+    world.up.clear();
+    world.apply(&Op::CentreReturns);
+    world.apply(&Op::DeliverDown(0));
+    work(&mut world);
+    assert_eq!(world.up.len(), 1);
+}
+
+#[test]
+fn a_closed_intake_gets_one_probe_per_backoff() {
+    let mut world = linked(0);
+    world.apply(&Op::Intake(false));
+    world.apply(&Op::DeliverDown(0));
+    world.apply(&Op::Accept(5_000));
+    world.apply(&Op::BufferShows);
+    for probes in 1..6 {
+        let next = world.machine.timeout(world.now).unwrap();
+        world.now = next;
+        world.feed(Input::Tick);
+        work(&mut world);
+        assert!(
+            world.up.len() <= probes,
+            "{} messages after {probes} turns",
+            world.up.len()
+        );
+    }
+    assert!(!world.up.is_empty());
+}
+
+#[test]
+fn never_moves_a_range_aside_and_the_rest_goes_on() {
+    let mut world = linked(100);
+    work(&mut world);
+    world.apply(&Op::Refuse {
+        which: 0,
+        class: RefusalClass::Never,
+        reason: RefusalReason::Malformed,
+    });
+    world.apply(&Op::DeliverDown(0));
+    assert_eq!(world.to_refuse.len(), 1);
+    world.drain();
+    let (id, held) = &world.streams[0];
+    assert_eq!(
+        (held.declared.count(), world.cursors[id].counted.count()),
+        (50, 50)
+    );
+}
+
+#[test]
+fn too_large_a_message_comes_again_in_halves() {
+    let mut world = linked(50);
+    work(&mut world);
+    world.apply(&Op::Refuse {
+        which: 0,
+        class: RefusalClass::Reshape,
+        reason: RefusalReason::Cap,
+    });
+    world.apply(&Op::DeliverDown(0));
+    let (_, _, range) = world.reads[0];
+    assert_eq!(range.count(), 25);
+}
+
+#[test]
+fn heartbeats_come_at_their_interval() {
+    let mut world = linked(0);
+    assert_eq!(world.heartbeats, 1);
+    world.apply(&Op::Advance(29_999));
+    assert_eq!(world.heartbeats, 1);
+    world.apply(&Op::Advance(1));
+    assert_eq!(world.heartbeats, 2);
+}
