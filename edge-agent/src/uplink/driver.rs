@@ -23,6 +23,7 @@ use rustls::ClientConfig;
 use service::tasks::TaskSet;
 use service::tls::Identity;
 use tokio::sync::watch;
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::{Backoff, Jitter, Millis};
@@ -121,7 +122,7 @@ enum Done {
         id: MessageId,
         stream: StreamId,
         range: SeqRange,
-        run: Result<Option<StoredRun>, ReadError>,
+        run: Box<Result<Option<StoredRun>, ReadError>>,
     },
     Summary {
         stream: StreamId,
@@ -296,7 +297,7 @@ impl Driver {
                 stream,
                 range,
                 run,
-            } => self.loaded(id, stream, range, run),
+            } => self.loaded(id, stream, range, *run),
             Done::Summary { stream, entries } => self.summary(stream, entries),
             Done::Receipt(verdict) => self.told(verdict),
             Done::Refused {
@@ -362,8 +363,12 @@ impl Driver {
         self.ask(async move {
             let stamp = credentials.stamp();
             let read = tokio::task::spawn_blocking(move || credentials.load()).await;
-            let loaded =
-                read.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()));
+            let loaded = match read.map_err(JoinError::try_into_panic) {
+                Ok(loaded) => loaded,
+                Err(Ok(panic)) => std::panic::resume_unwind(panic),
+                // The runtime ends, and this with it.
+                Err(Err(_)) => std::future::pending().await,
+            };
             Done::Credentials {
                 loaded: Box::new(loaded),
                 stamp,
@@ -399,7 +404,7 @@ impl Driver {
             bytes: READ_BYTES_MAX,
         };
         self.ask(async move {
-            let run = buffer.read(stream, range.first(), limit).await;
+            let run = Box::new(buffer.read(stream, range.first(), limit).await);
             Done::Read {
                 id,
                 stream,
