@@ -1,5 +1,6 @@
 //! The command line: arguments in, one report out, an exit code.
 
+mod bench;
 mod demo;
 mod replay;
 
@@ -24,6 +25,8 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Measure the whole system on this machine.
+    Bench(bench::Bench),
     /// Show the whole system live, or check it with outages in the middle.
     Demo(demo::Demo),
     /// Send a recorded file through the real system and compare every window.
@@ -36,6 +39,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<u8> {
     let runtime = Runtime::new().context("cannot start the runtime")?;
     runtime.block_on(async {
         match arguments.command {
+            Command::Bench(bench) => bench.run().await,
             Command::Demo(demo) => demo.run().await,
             Command::Replay(replay) => replay.run().await,
         }

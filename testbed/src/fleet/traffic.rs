@@ -386,7 +386,7 @@ fn normal(random: &mut impl Rng, spread: i32) -> i32 {
     const DEVIATION: i64 = 37_837;
     let bits = random.next_u64();
     let sum: i64 = (0..4)
-        .map(|word| i64::from((bits >> (16 * word)) as u16))
+        .map(|word| (bits >> (16 * word) & 0xffff).cast_signed())
         .sum();
     i32::try_from((sum - 2 * 65_535) * i64::from(spread) / DEVIATION).unwrap_or(0)
 }

@@ -131,7 +131,7 @@ pub struct Batch {
 
 #[derive(Debug)]
 enum Content {
-    Passages(PassageBatch),
+    Passages(Box<PassageBatch>),
     Frame(Bytes),
 }
 
@@ -415,7 +415,7 @@ impl Unit {
         let posted_ms = (0..passages.len())
             .map(|place| passages.event_time(place).as_millis())
             .collect();
-        let content = Content::Passages(passages);
+        let content = Content::Passages(Box::new(passages));
         self.outbox.push_back(Batch {
             range,
             oldest,
@@ -468,7 +468,9 @@ impl Unit {
                     .map_or(batch.oldest, |oldest| oldest.min(batch.oldest));
                 let count = u32::try_from(batch.range.count()).unwrap_or(u32::MAX);
                 let header = self.header(batch.range.first(), count, Some(oldest), now_ms);
-                Up::Passages(passages.clone()).encode(&header).into()
+                Up::Passages(PassageBatch::clone(passages))
+                    .encode(&header)
+                    .into()
             }
         }
     }

@@ -1,0 +1,153 @@
+//! An HTTP/1.1 client that costs next to nothing: one kept-alive connection, whole requests made
+//! beforehand, answers read only as far as their status and length.
+//!
+//! For load only. It understands answers with a `content-length`; anything else is an error.
+
+use std::io;
+use std::net::SocketAddr;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// An answer's head, at most.
+const HEAD_BYTES_MAX: usize = 16 * 1_024;
+/// An answer's body, at most.
+const BODY_BYTES_MAX: usize = 16 * 1_024 * 1_024;
+const READ_BYTES: usize = 64 * 1_024;
+
+/// A kept-alive connection.
+#[derive(Debug)]
+pub struct Connection {
+    stream: TcpStream,
+    received: BytesMut,
+}
+
+/// What came back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer {
+    /// The status code.
+    pub status: u16,
+    /// Length of the body.
+    pub body_bytes: usize,
+}
+
+/// The bytes of a GET.
+#[must_use]
+pub fn get(path: &str) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\nhost: bench\r\n\r\n").into_bytes()
+}
+
+/// The bytes of a POST.
+#[must_use]
+pub fn post(path: &str, content_type: &str, body: &[u8]) -> Vec<u8> {
+    let mut request = format!(
+        "POST {path} HTTP/1.1\r\nhost: bench\r\ncontent-type: {content_type}\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    )
+    .into_bytes();
+    request.extend_from_slice(body);
+    request
+}
+
+impl Connection {
+    /// Connects.
+    ///
+    /// # Errors
+    /// As TCP.
+    pub async fn open(to: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect(to).await?;
+        stream.set_nodelay(true)?;
+        Ok(Self {
+            stream,
+            received: BytesMut::with_capacity(READ_BYTES),
+        })
+    }
+
+    /// Sends a request and reads its answer to the end. After an error the connection is of no use.
+    ///
+    /// # Errors
+    /// As TCP, and when the answer is not understood.
+    pub async fn ask(&mut self, request: &[u8]) -> io::Result<Answer> {
+        self.stream.write_all(request).await?;
+        let answer = loop {
+            if let Some((head_bytes, answer)) = read_head(&self.received)? {
+                self.received.advance(head_bytes);
+                break answer;
+            }
+            self.read().await?;
+        };
+        let mut missing = answer.body_bytes;
+        loop {
+            let here = missing.min(self.received.len());
+            self.received.advance(here);
+            missing -= here;
+            if missing == 0 {
+                return Ok(answer);
+            }
+            self.read().await?;
+        }
+    }
+
+    async fn read(&mut self) -> io::Result<()> {
+        self.received.reserve(READ_BYTES);
+        match self.stream.read_buf(&mut self.received).await? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The head's length and what it says, once it is complete.
+fn read_head(received: &[u8]) -> io::Result<Option<(usize, Answer)>> {
+    let invalid = |problem: &str| io::Error::new(io::ErrorKind::InvalidData, problem.to_owned());
+    let Some(end) = received.windows(4).position(|bytes| bytes == b"\r\n\r\n") else {
+        return match received.len() {
+            0..HEAD_BYTES_MAX => Ok(None),
+            _ => Err(invalid("head of the answer is too long")),
+        };
+    };
+    let head = std::str::from_utf8(&received[..end]).map_err(|_| invalid("head is not text"))?;
+    let mut lines = head.split("\r\n");
+    let status = lines
+        .next()
+        .and_then(|line| line.split(' ').nth(1)?.parse().ok());
+    let length = lines.find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length")
+            .then(|| value.trim().parse().ok())?
+    });
+    match (status, length) {
+        (Some(status), Some(body_bytes)) if body_bytes <= BODY_BYTES_MAX => {
+            Ok(Some((end + 4, Answer { status, body_bytes })))
+        }
+        _ => Err(invalid("answer has no status or no usable content-length")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_is_read_once_it_is_whole() {
+        let head = b"HTTP/1.1 204 No\r\nx: y\r\nContent-Length: 5\r\n\r\n";
+        for end in 0..head.len() {
+            assert!(read_head(&head[..end]).unwrap().is_none());
+        }
+        let mut bytes = head.to_vec();
+        bytes.extend_from_slice(b"hello");
+        let answer = Answer {
+            status: 204,
+            body_bytes: 5,
+        };
+        assert_eq!(read_head(&bytes).unwrap(), Some((head.len(), answer)));
+    }
+
+    #[test]
+    fn heads_without_a_length_or_without_end_are_refused() {
+        assert!(read_head(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").is_err());
+        assert!(read_head(b"nonsense\r\n\r\n").is_err());
+        assert!(read_head(&vec![b'x'; HEAD_BYTES_MAX]).is_err());
+    }
+}
