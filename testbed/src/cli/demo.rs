@@ -12,7 +12,7 @@ const CHECK_SECONDS: u64 = 60;
 /// A private database, broker, aggregator, real agents, and a fleet of simulated units under live
 /// traffic, with a summary and commands to try. Ctrl-C ends it.
 ///
-/// Exit status: 0 all well, 1 something differs or did not run.
+/// Exit status: 0 all well, 1 it did not run, or with --check something differs.
 #[derive(Debug, Args)]
 pub(crate) struct Demo {
     /// Run unattended, kill every program once in the middle, and compare every window and every
@@ -73,7 +73,8 @@ impl Demo {
         if outcome.exact() {
             return Ok(exit::OK);
         }
-        complain("what the database holds is not what was posted");
-        Ok(exit::FAILURE)
+        complain("what the database holds is not what cameras and units posted");
+        // Whoever watches may have posted vehicles by hand, which no camera knows of.
+        Ok(if self.check { exit::FAILURE } else { exit::OK })
     }
 }

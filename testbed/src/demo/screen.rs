@@ -253,7 +253,7 @@ pub(super) fn commands(system: &System) -> Vec<(&'static str, String)> {
              \"vehicle_speed\": 85.2, \"plate_number\": \"A123БВ68\"}}"
         );
         commands.push((
-            "one more vehicle (it will stand out in the comparison: nobody recorded it)",
+            "one more vehicle (the comparison at the end will find it: no camera saw it)",
             format!("curl -s {url} -H 'content-type: application/json' -d '{body}'"),
         ));
         commands.push(("how the unit is", agent.status_command()));
