@@ -1,0 +1,311 @@
+//! rumqttd's Router, and the only way to it.
+//!
+//! The router is a thread that copies messages from publishers to the rings of matching filters and
+//! from there to subscribers. It trusts whoever holds a link, so links are held by this crate alone
+//! and every packet was judged by [`crate::session`] before.
+//!
+//! What the router can die of or be hurt by, and what keeps it from that:
+//! - a `Ready` event for a connection that is gone panics: [`Link::close`] disconnects only after
+//!   the router is known to have handled the last wake;
+//! - `LinkTx::send` blocks its thread when the router's queue is full: [`Link::flush`] looks at the
+//!   queue's length first;
+//! - two links of one name are mixed up: [`crate::names`] gives out each name once;
+//! - a link that is dropped stays registered: `close` says Disconnect and waits until the router
+//!   lets go;
+//! - a publish to a topic without any filter costs a search over all filters: the 128 filters of the
+//!   centre and the beacons exist from the start.
+//!
+//! Links subscribe and publish at QoS 0, so the router keeps no acknowledgement state; it stops by
+//! itself when some 200 messages wait for a link, and goes on when it is woken.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use rumqttd::local::{LinkBuilder, LinkError, LinkRx, LinkTx};
+use rumqttd::protocol::{
+    Disconnect, DisconnectReasonCode, Filter, Packet, Publish, QoS, RetainForwardRule, Subscribe,
+    Unsubscribe,
+};
+use rumqttd::{Notification, Router, RouterConfig, SegmentConfig};
+use tokio::sync::{Mutex, Semaphore};
+use tokio::time::{sleep, timeout};
+
+use crate::acl;
+use crate::canary::CANARY;
+use crate::config::RouterSettings;
+
+/// The router's queue holds 1,000 events and a full one blocks the sender's thread. Above this
+/// length senders wait instead; the rest is for threads that looked at the same moment.
+const QUEUE_LEN_MAX: usize = 800;
+/// How long a sender waits before it looks at the queue again.
+const QUEUE_PAUSE: Duration = Duration::from_millis(1);
+/// Packets of one link that the router has not fetched; above, the link is not read from.
+const LINK_BACKLOG_MAX: usize = 512;
+/// Messages that the router reads from one ring at a time.
+const READ_COUNT_MAX: u64 = 100;
+/// Links that are being made at a time: each holds a thread while the router answers.
+const LINKING_MAX: usize = 4;
+/// Links of this crate's own: the canary and the barrier.
+const OWN_LINKS: usize = 2;
+/// The router answers within microseconds; one that takes this long is dead, and the canary says so.
+const ROUTER_PATIENCE: Duration = Duration::from_secs(30);
+/// The link that is made and closed only to know that the router has come that far.
+const BARRIER: &str = "verst.barrier";
+
+type Parts = Result<(LinkTx, LinkRx, Notification), LinkError>;
+
+/// A link that could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The router is gone or refused the connection.
+    #[error("the router did not take the link: {0}")]
+    Link(#[from] LinkError),
+    /// The thread that waits for the router was lost, or the broker is ending.
+    #[error("the router's answer was not waited for")]
+    Abandoned,
+}
+
+/// The running router. Clones speak to the same one.
+#[derive(Clone)]
+pub struct Engine {
+    /// The sender's event type has no public name, hence two closures instead of the sender.
+    make: Arc<dyn Fn(&str) -> Parts + Send + Sync>,
+    queued: Arc<dyn Fn() -> usize + Send + Sync>,
+    linking: Arc<Semaphore>,
+    barrier: Arc<Mutex<()>>,
+}
+
+impl Engine {
+    /// Starts the router's thread for at most `connections_max` links.
+    #[must_use]
+    pub fn start(settings: &RouterSettings, connections_max: usize) -> Self {
+        let events = Router::new(0, router_config(settings, connections_max)).spawn();
+        let queue = events.clone();
+        Self {
+            make: Arc::new(move |name| LinkBuilder::new(name, events.clone()).build()),
+            queued: Arc::new(move || queue.len()),
+            linking: Arc::new(Semaphore::new(LINKING_MAX)),
+            barrier: Arc::default(),
+        }
+    }
+
+    /// Registers `name` with the router. The name must not be registered.
+    ///
+    /// # Errors
+    /// When the router is gone.
+    pub async fn link(&self, name: &str) -> Result<Link, EngineError> {
+        let permit = self.linking.clone().acquire_owned().await;
+        let permit = permit.map_err(|_| EngineError::Abandoned)?;
+        let (make, name) = (self.make.clone(), name.to_owned());
+        let made = tokio::task::spawn_blocking(move || {
+            let parts = make(&name);
+            drop(permit);
+            parts
+        });
+        let (tx, rx, _connack) = made.await.map_err(|_| EngineError::Abandoned)??;
+        Ok(Link {
+            tx,
+            rx,
+            engine: self.clone(),
+            held: None,
+            woken: false,
+        })
+    }
+
+    /// Events that wait for the router.
+    #[must_use]
+    pub fn queue_len(&self) -> usize {
+        (self.queued)()
+    }
+
+    async fn room(&self) {
+        while self.queue_len() >= QUEUE_LEN_MAX {
+            sleep(QUEUE_PAUSE).await;
+        }
+    }
+
+    /// Returns when the router has handled everything that was queued before: it takes events in
+    /// order, and answers this one.
+    async fn settle(&self) -> Result<(), EngineError> {
+        let _alone = self.barrier.lock().await;
+        let mut link = self.link(BARRIER).await?;
+        link.say_goodbye().await;
+        Ok(())
+    }
+}
+
+/// What the router says to a link.
+#[derive(Debug)]
+pub enum Routed {
+    /// A message.
+    Message(Publish),
+    /// It has subscribed all filters of one packet.
+    Subscribed,
+    /// It has removed one filter.
+    Unsubscribed,
+    /// It has stopped, because too much waits for this link, until [`Link::resume`].
+    Paused,
+}
+
+/// One connection's way to the router. Must be ended with [`Link::close`].
+pub struct Link {
+    tx: LinkTx,
+    rx: LinkRx,
+    engine: Engine,
+    /// The last packet: it is sent together with the event that tells the router of all.
+    held: Option<Packet>,
+    /// Whether the router was woken and has not said anything since.
+    woken: bool,
+}
+
+impl Link {
+    /// Lays a message ready for the router; [`Link::flush`] sends it.
+    pub fn publish(&mut self, topic: bytes::Bytes, payload: &[u8], retain: bool) {
+        self.lay(Packet::Publish(
+            Publish::new(topic, bytes::Bytes::copy_from_slice(payload), retain),
+            None,
+        ));
+    }
+
+    /// Lays a subscription ready.
+    pub fn subscribe(&mut self, filters: &[&str]) {
+        let filters = filters.iter().map(|filter| Filter {
+            path: (*filter).to_owned(),
+            qos: QoS::AtMostOnce,
+            nolocal: false,
+            preserve_retain: false,
+            retain_forward_rule: RetainForwardRule::OnEverySubscribe,
+        });
+        self.lay(Packet::Subscribe(
+            Subscribe {
+                pkid: 1,
+                filters: filters.collect(),
+            },
+            None,
+        ));
+    }
+
+    /// Lays the end of subscriptions ready.
+    pub fn unsubscribe(&mut self, filters: Vec<String>) {
+        self.lay(Packet::Unsubscribe(Unsubscribe { pkid: 1, filters }, None));
+    }
+
+    fn lay(&mut self, packet: Packet) {
+        if let Some(before) = self.held.replace(packet) {
+            self.tx.buffer().push_back(before);
+        }
+    }
+
+    /// Sends what was laid ready. Waits while the router's queue is full.
+    ///
+    /// # Errors
+    /// When the router is gone.
+    pub async fn flush(&mut self) -> Result<(), LinkError> {
+        if self.held.is_none() {
+            return Ok(());
+        }
+        self.engine.room().await;
+        if let Some(last) = self.held.take() {
+            self.tx.send(last).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the router lags so far behind that no more should be sent for a moment.
+    #[must_use]
+    pub fn is_backed_up(&self) -> bool {
+        self.tx.buffer().len() > LINK_BACKLOG_MAX
+    }
+
+    /// What the router says next; `None` for a call that brought nothing. Cancel safe.
+    ///
+    /// # Errors
+    /// When the router has dropped the link.
+    pub async fn next(&mut self) -> Result<Option<Routed>, LinkError> {
+        let Some(notification) = self.rx.next().await? else {
+            return Ok(None);
+        };
+        self.woken = false;
+        Ok(match notification {
+            Notification::Forward(forward) => Some(Routed::Message(forward.publish)),
+            Notification::DeviceAck(ack) => match Packet::from(ack) {
+                Packet::SubAck(..) => Some(Routed::Subscribed),
+                Packet::UnsubAck(..) => Some(Routed::Unsubscribed),
+                _ => None,
+            },
+            Notification::Unschedule => Some(Routed::Paused),
+            _ => None,
+        })
+    }
+
+    /// The same, if it is there already.
+    ///
+    /// # Errors
+    /// When the router has dropped the link.
+    pub fn try_next(&mut self) -> Result<Option<Routed>, LinkError> {
+        loop {
+            match self.next().now_or_never() {
+                None => return Ok(None),
+                Some(Ok(None)) => {}
+                Some(routed) => return routed,
+            }
+        }
+    }
+
+    /// Wakes the router after [`Routed::Paused`], exactly once for each.
+    ///
+    /// # Errors
+    /// When the router is gone.
+    pub async fn resume(&mut self) -> Result<(), LinkError> {
+        self.woken = true;
+        self.rx.wake().await
+    }
+
+    /// Unregisters the link, and returns when the router has let go of its name.
+    pub async fn close(mut self) {
+        let end = async {
+            if self.woken
+                && let Err(error) = self.engine.settle().await
+            {
+                tracing::error!(%error, "router does not answer the barrier");
+            }
+            self.say_goodbye().await;
+        };
+        if timeout(ROUTER_PATIENCE, end).await.is_err() {
+            tracing::error!("router has not released a link within {ROUTER_PATIENCE:?}");
+        }
+    }
+
+    async fn say_goodbye(&mut self) {
+        let reason_code = DisconnectReasonCode::NormalDisconnection;
+        self.lay(Packet::Disconnect(Disconnect { reason_code }, None));
+        if self.flush().await.is_ok() {
+            // Ends with the error that says that the router has dropped its side.
+            while self.rx.next().await.is_ok() {}
+        }
+    }
+}
+
+fn router_config(settings: &RouterSettings, connections_max: usize) -> RouterConfig {
+    let ring = |bytes: usize, count: usize| SegmentConfig {
+        max_segment_size: bytes,
+        max_segment_count: count,
+    };
+    let down = ring(settings.down_segment_bytes, settings.down_segments);
+    let rings = HashMap::from([
+        ("verst/1/+/+/down".to_owned(), down),
+        ("verst/1/+/beacon".to_owned(), ring(4 * 1024, 2)),
+        (CANARY.to_owned(), ring(1024, 1)),
+    ]);
+    RouterConfig {
+        max_connections: connections_max + OWN_LINKS,
+        max_outgoing_packet_count: READ_COUNT_MAX,
+        max_segment_size: settings.segment_bytes,
+        max_segment_count: settings.segments,
+        custom_segment: Some(rings),
+        initialized_filters: Some(acl::standing_filters().collect()),
+        ..RouterConfig::default()
+    }
+}
