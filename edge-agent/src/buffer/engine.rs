@@ -11,7 +11,7 @@
 //! `reserve` marks numbers 4,096 at a time, with one commit for all of them.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use proto::heartbeat::{Backlog, Disk};
@@ -50,6 +50,15 @@ const EXPIRED_BLOCKS_MAX: usize = 4;
 /// find room inside them.
 pub(super) const FILE_BYTES_PER_HELD: u64 = 3;
 
+/// A store is rebuilt when its file has more bytes than this…
+const REBUILD_FILE_BYTES_MIN: u64 = 64 * 1024 * 1024;
+
+/// …and it holds no more than this, so that the copy takes less than a second.
+const REBUILD_HELD_BYTES_MAX: u64 = 8 * 1024 * 1024;
+
+/// Keys that are copied with one commit.
+const REBUILD_BATCH: usize = 256;
+
 #[derive(Debug)]
 pub(super) struct Engine {
     pub(super) settings: BufferSettings,
@@ -60,6 +69,8 @@ pub(super) struct Engine {
     has_current: bool,
     /// See [`OFFERED_AHEAD_MAX`].
     pub(super) offered_ahead_max: u64,
+    /// See [`REBUILD_FILE_BYTES_MIN`].
+    pub(super) rebuild_file_bytes_min: u64,
     /// The last number of the current stream whose chunk can be read.
     durable_to: u64,
     /// The summary entry that was written last, so that it need not be read to grow.
@@ -122,6 +133,45 @@ impl Engine {
         Self::begin(settings, opened, now_ms)
     }
 
+    /// Whether nothing waits, little is held, and the file, which never shrinks, is large.
+    pub(super) fn is_oversized(&self) -> bool {
+        let is_sent = self.streams.iter().all(Stream::is_settled);
+        is_sent
+            && self.held_bytes <= REBUILD_HELD_BYTES_MAX
+            && self.disk.used_bytes > self.rebuild_file_bytes_min
+    }
+
+    /// Copies what is held into a new, small store, and goes on with that as a new run.
+    pub(super) fn rebuild(self, now_ms: i64) -> Result<Self, OpenError> {
+        let fault = |problem: String| OpenError::Store {
+            path: self.settings.directory.clone(),
+            problem,
+        };
+        let place = self.home.store_new();
+        self.copy_to(&place)
+            .map_err(|error| fault(error.to_string()))?;
+        self.home
+            .replace_store()
+            .map_err(|error| fault(error.to_string()))?;
+        self.restart(now_ms)
+    }
+
+    fn copy_to(&self, place: &Path) -> Result<(), StoreError> {
+        let copy = Store::open(place)?;
+        let mut changes = Changes::new();
+        let mut at = sled::IVec::default();
+        let mut copied = 0_usize;
+        while let Some((key, value)) = self.store.after(&at)? {
+            changes.put(&key, value.to_vec());
+            copied += 1;
+            if copied.is_multiple_of(REBUILD_BATCH) {
+                copy.commit(std::mem::replace(&mut changes, Changes::new()))?;
+            }
+            at = key;
+        }
+        copy.commit(changes)
+    }
+
     fn begin(
         settings: BufferSettings,
         opened: Opened<Loaded>,
@@ -163,6 +213,7 @@ impl Engine {
             streams,
             has_current: false,
             offered_ahead_max: OFFERED_AHEAD_MAX,
+            rebuild_file_bytes_min: REBUILD_FILE_BYTES_MIN,
             durable_to: 0,
             open_entry: None,
             next_id: StreamId::from_bytes(stream_id),

@@ -9,6 +9,9 @@
 //! 5. On the second failure, on a time-out, and on the third attempt in a row the store is moved
 //!    aside whole, to `quarantine-…`, and a new one begins. The newest of those is kept.
 //!
+//! 6. A store that was being rebuilt when the power went (`store.new`, `store.old`) is as it was
+//!    before.
+//!
 //! A full disk or missing rights are not damage: then opening fails, and the store stays.
 //! So the agent never loops over a broken store, and never deletes one that it could not read.
 
@@ -26,6 +29,10 @@ use super::store::{StoreError, sync_directory};
 const LOCK: &str = "lock";
 const ATTEMPTS: &str = "opening";
 const STORE: &str = "store";
+/// A smaller store in the making.
+const STORE_NEW: &str = "store.new";
+/// The store that a smaller one with the same content takes the place of.
+const STORE_OLD: &str = "store.old";
 const QUARANTINE: &str = "quarantine-";
 
 /// Attempts in a row that may end without success or failure: the process died.
@@ -109,6 +116,7 @@ impl Home {
             path: self.directory.clone(),
             source,
         };
+        self.undo_rebuild().map_err(fault)?;
         let deaths = self.deaths();
         self.note_attempt(deaths + 1).map_err(fault)?;
         let first = if deaths >= DEATHS_MAX {
@@ -153,6 +161,30 @@ impl Home {
             loaded,
             quarantined,
         })
+    }
+
+    /// Where a store that is to replace this one is made.
+    pub(super) fn store_new(&self) -> PathBuf {
+        self.directory.join(STORE_NEW)
+    }
+
+    /// Puts the new store, closed and synced, in the place of the old one.
+    pub(super) fn replace_store(&self) -> io::Result<()> {
+        fs::rename(self.store(), self.directory.join(STORE_OLD))?;
+        fs::rename(self.store_new(), self.store())?;
+        sync_directory(&self.directory)?;
+        remove_tree(&self.directory.join(STORE_OLD))
+    }
+
+    /// Nothing was written while a store was rebuilt: the old one, where it still is, is complete.
+    fn undo_rebuild(&self) -> io::Result<()> {
+        let old = self.directory.join(STORE_OLD);
+        if old.exists() && !self.store().exists() {
+            fs::rename(&old, self.store())?;
+            sync_directory(&self.directory)?;
+        }
+        remove_tree(&old)?;
+        remove_tree(&self.store_new())
     }
 
     fn try_twice<T: Send + 'static>(
@@ -230,6 +262,13 @@ pub(super) fn directory_bytes(directory: &Path) -> u64 {
         .filter(fs::Metadata::is_file)
         .map(|metadata| metadata.len())
         .sum()
+}
+
+fn remove_tree(directory: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn number_of(path: &Path) -> Option<u32> {
@@ -415,6 +454,23 @@ mod tests {
             !place.path().join(ATTEMPTS).exists(),
             "a refusal is no death"
         );
+    }
+
+    #[test]
+    fn a_rebuild_that_the_power_cut_ended_leaves_the_store_as_it_was() {
+        for (before, after) in [
+            (["store", "store.new"], "old"),
+            (["store.old", "store.new"], "old"),
+        ] {
+            let place = tempfile::tempdir().unwrap();
+            for (name, text) in before.into_iter().zip(["old", "half"]) {
+                fs::create_dir(place.path().join(name)).unwrap();
+                fs::write(place.path().join(name).join("db"), text).unwrap();
+            }
+            assert_eq!(open(place.path()).unwrap().loaded, after);
+            assert!(!place.path().join("store.new").exists());
+            assert!(!place.path().join("store.old").exists());
+        }
     }
 
     #[test]

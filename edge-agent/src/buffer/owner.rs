@@ -278,6 +278,11 @@ impl Owner {
         else {
             return;
         };
+        let is_idle = self.group.is_empty() && self.waiting.is_empty() && !engine.is_dirty();
+        if is_idle {
+            self.tidy();
+            return;
+        }
         if !self.group.is_empty() {
             let is_dense = self.group_passages >= DENSE_PASSAGES;
             self.quiet_groups = if is_dense {
@@ -375,6 +380,36 @@ impl Owner {
             }
             Err(error) => {
                 tracing::error!(%error, "store does not open again");
+                self.health = StoreHealth::Failed(error.to_string().into());
+                self.publish_health();
+            }
+        }
+    }
+
+    /// What is done when there is nothing to do.
+    fn tidy(&mut self) {
+        let Some(mut engine) = self.engine.take() else {
+            return;
+        };
+        engine.measure_disk();
+        if !engine.is_oversized() {
+            self.engine = Some(engine);
+            return self.publish();
+        }
+        let before_bytes = engine.disk.used_bytes;
+        match engine.rebuild(wall_millis()) {
+            Ok(engine) => {
+                let after_bytes = engine.disk.used_bytes;
+                tracing::info!(
+                    before_bytes,
+                    after_bytes,
+                    "store was rebuilt, for its file was large"
+                );
+                self.engine = Some(engine);
+                self.publish();
+            }
+            Err(error) => {
+                tracing::error!(%error, "store could not be rebuilt; passages are refused");
                 self.health = StoreHealth::Failed(error.to_string().into());
                 self.publish_health();
             }

@@ -465,6 +465,49 @@ fn a_full_quota_that_refuses_takes_passages_again_after_a_receipt() {
 }
 
 #[test]
+fn a_large_file_without_unsent_passages_is_rebuilt_and_keeps_what_is_held() {
+    let place = tempfile::tempdir().unwrap();
+    let mut engine = Engine::open(&plain(place.path()), NOW_MS).unwrap();
+    let known = [admitted(1, Some(1)), admitted(2, Some(2))];
+    engine.stage(&known, NOW_MS).unwrap().unwrap();
+    engine.commit(NOW_MS).unwrap();
+    engine.rebuild_file_bytes_min = 0;
+    engine.measure_disk();
+    assert!(!engine.is_oversized(), "something waits");
+    let stream = engine.streams[0].id;
+    let set = SeqSet::from(range(1, 2));
+    let receipt = StreamReceipt {
+        stream,
+        counted: set.clone(),
+        stored: set,
+        lost: SeqSet::new(),
+    };
+    engine.receipt(centre(1, 1), &[receipt]);
+    engine.commit(NOW_MS).unwrap();
+    assert!(engine.is_oversized());
+    let run = engine.run;
+    let mut engine = engine.rebuild(NOW_MS).unwrap();
+    assert!(engine.run > run);
+    let again = engine.stage(&known, NOW_MS).unwrap();
+    assert_eq!(
+        again,
+        Ok(Appended {
+            accepted: 0,
+            duplicates: 2
+        })
+    );
+    let chunk = engine.streams[0].chunks[0];
+    let kept = engine.passages(stream, &chunk).unwrap();
+    assert!(
+        kept.iter()
+            .zip(&known)
+            .all(|(kept, known)| kept == known.passage)
+    );
+    assert!(engine.streams[0].is_settled());
+    assert!(!place.path().join("store.old").exists());
+}
+
+#[test]
 fn slow_traffic_ends_in_full_chunks_all_the_same() {
     let place = tempfile::tempdir().unwrap();
     let mut engine = Engine::open(&plain(place.path()), NOW_MS).unwrap();
