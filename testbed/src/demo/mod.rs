@@ -297,7 +297,10 @@ impl Stage {
             .map(|(device, agent)| AgentLook {
                 device: device.clone(),
                 accepted: self.ledger.lock().passages_of(device),
-                status: agent.status().ok().and_then(|report| AgentStatus::of(&report)),
+                status: agent
+                    .status()
+                    .ok()
+                    .and_then(|report| AgentStatus::of(&report)),
             })
             .collect()
     }

@@ -10,10 +10,11 @@
 //!
 //! All calls block the calling thread (a start takes about half a second).
 
+mod host;
+mod running;
+
 use std::fmt::Write as _;
 use std::io;
-use std::net::{Ipv4Addr, TcpListener};
-use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -21,14 +22,14 @@ use std::time::Duration;
 
 use rustix::process::{Signal, kill_process};
 
+pub use host::free_port;
+use host::{ACCOUNTS, DEBIAN_SERVERS, account, newest_server};
+use running::{children_of, is_ready, shared_segment};
+
 use crate::clock;
 use crate::process::{Launch, Process, RunError, pid, tail};
 use crate::workdir::WorkDir;
 
-/// Debian's place for servers, one directory per major version.
-const DEBIAN_SERVERS: &str = "/usr/lib/postgresql";
-/// Accounts to run under when this process is root, best first.
-const ACCOUNTS: [&str; 2] = ["postgres", "nobody"];
 /// The superuser inside the cluster.
 const SUPERUSER: &str = "postgres";
 /// A start after kill -9 replays its log first.
@@ -37,11 +38,6 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 const STOPPED_WITHIN: Duration = Duration::from_secs(30);
 /// Another program may take the free port before the server does.
 const PORT_ATTEMPTS: usize = 3;
-
-/// Linux gives outgoing connections ports from 32,768 on.
-const PORTS: Range<u16> = 15_000..32_000;
-/// So many taken ports in a row mean that something else is wrong.
-const PORT_DRAWS: usize = 100;
 
 /// How the cluster behaves.
 #[derive(Debug, Clone)]
@@ -399,101 +395,6 @@ impl Drop for Cluster {
             }
         }
     }
-}
-
-/// The directory with the newest `postgres` and `initdb`.
-fn newest_server() -> Option<PathBuf> {
-    let complete = |bin: &PathBuf| bin.join("initdb").exists() && bin.join("postgres").exists();
-    let versions = std::fs::read_dir(DEBIAN_SERVERS)
-        .ok()
-        .into_iter()
-        .flatten()
-        .flatten();
-    let newest = versions
-        .filter_map(|entry| {
-            let version: u32 = entry.file_name().to_str()?.parse().ok()?;
-            Some((version, entry.path().join("bin")))
-        })
-        .filter(|(_, bin)| complete(bin))
-        .max_by_key(|(version, _)| *version)
-        .map(|(_, bin)| bin);
-    newest.or_else(|| {
-        let path = std::env::var_os("PATH")?;
-        std::env::split_paths(&path).find(complete)
-    })
-}
-
-/// Name, user and group number of the account to run under; `None` when this one will do.
-fn account() -> Result<Option<(&'static str, u32, u32)>, ClusterError> {
-    if !rustix::process::geteuid().is_root() {
-        return Ok(None);
-    }
-    let accounts = std::fs::read_to_string("/etc/passwd")?;
-    let find = |wanted: &str| {
-        accounts.lines().find_map(|line| {
-            let mut fields = line.split(':');
-            let name = fields.next()?;
-            let uid = fields.nth(1)?.parse().ok()?;
-            let gid = fields.next()?.parse().ok()?;
-            (name == wanted).then_some((uid, gid))
-        })
-    };
-    let found = ACCOUNTS
-        .iter()
-        .find_map(|name| find(name).map(|(uid, gid)| (*name, uid, gid)));
-    found.map(Some).ok_or(ClusterError::NoAccount)
-}
-
-/// A port of 127.0.0.1 that nobody has at this moment, from below the range of outgoing
-/// connections: while its server is down nobody else gets it by chance.
-///
-/// # Errors
-/// No port can be bound.
-pub fn free_port() -> io::Result<u16> {
-    let mut last = io::Error::from(io::ErrorKind::AddrInUse);
-    for _ in 0..PORT_DRAWS {
-        let port = rand::random_range(PORTS);
-        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-            Ok(_) => return Ok(port),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
-}
-
-/// `postmaster.pid`: line 1 the process, line 8 `ready` once connections are taken.
-fn is_ready(status_file: &Path, id: u32) -> bool {
-    let text = std::fs::read_to_string(status_file).unwrap_or_default();
-    let mut lines = text.lines();
-    let ours = lines
-        .next()
-        .is_some_and(|line| line.trim() == id.to_string());
-    ours && lines.nth(6).is_some_and(|line| line.trim() == "ready")
-}
-
-/// `postmaster.pid`: line 7 holds key and number of the System V segment.
-fn shared_segment(status_file: &Path) -> Option<String> {
-    let text = std::fs::read_to_string(status_file).ok()?;
-    Some(text.lines().nth(6)?.split_whitespace().nth(1)?.to_owned())
-}
-
-/// The processes whose parent is `parent`.
-fn children_of(parent: u32) -> Vec<u32> {
-    let entries = std::fs::read_dir("/proc")
-        .ok()
-        .into_iter()
-        .flatten()
-        .flatten();
-    entries
-        .filter_map(|entry| {
-            let id: u32 = entry.file_name().to_str()?.parse().ok()?;
-            let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
-            // "id (name) state parent …", and the name may hold anything.
-            let after_name = stat.rsplit_once(')')?.1;
-            let its_parent: u32 = after_name.split_whitespace().nth(1)?.parse().ok()?;
-            (its_parent == parent).then_some(id)
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -1,0 +1,77 @@
+//! What this machine offers to a cluster: a server, an account, a port.
+
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
+use std::ops::Range;
+use std::path::PathBuf;
+
+use super::ClusterError;
+
+/// Debian's place for servers, one directory per major version.
+pub(super) const DEBIAN_SERVERS: &str = "/usr/lib/postgresql";
+/// Accounts to run under when this process is root, best first.
+pub(super) const ACCOUNTS: [&str; 2] = ["postgres", "nobody"];
+/// Linux gives outgoing connections ports from 32,768 on.
+const PORTS: Range<u16> = 15_000..32_000;
+/// So many taken ports in a row mean that something else is wrong.
+const PORT_DRAWS: usize = 100;
+
+/// The directory with the newest `postgres` and `initdb`.
+pub(super) fn newest_server() -> Option<PathBuf> {
+    let complete = |bin: &PathBuf| bin.join("initdb").exists() && bin.join("postgres").exists();
+    let versions = std::fs::read_dir(DEBIAN_SERVERS)
+        .ok()
+        .into_iter()
+        .flatten()
+        .flatten();
+    let newest = versions
+        .filter_map(|entry| {
+            let version: u32 = entry.file_name().to_str()?.parse().ok()?;
+            Some((version, entry.path().join("bin")))
+        })
+        .filter(|(_, bin)| complete(bin))
+        .max_by_key(|(version, _)| *version)
+        .map(|(_, bin)| bin);
+    newest.or_else(|| {
+        let path = std::env::var_os("PATH")?;
+        std::env::split_paths(&path).find(complete)
+    })
+}
+
+/// Name, user and group number of the account to run under; `None` when this one will do.
+pub(super) fn account() -> Result<Option<(&'static str, u32, u32)>, ClusterError> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let accounts = std::fs::read_to_string("/etc/passwd")?;
+    let find = |wanted: &str| {
+        accounts.lines().find_map(|line| {
+            let mut fields = line.split(':');
+            let name = fields.next()?;
+            let uid = fields.nth(1)?.parse().ok()?;
+            let gid = fields.next()?.parse().ok()?;
+            (name == wanted).then_some((uid, gid))
+        })
+    };
+    let found = ACCOUNTS
+        .iter()
+        .find_map(|name| find(name).map(|(uid, gid)| (*name, uid, gid)));
+    found.map(Some).ok_or(ClusterError::NoAccount)
+}
+
+/// A port of 127.0.0.1 that nobody has at this moment, from below the range of outgoing
+/// connections: while its server is down nobody else gets it by chance.
+///
+/// # Errors
+/// No port can be bound.
+pub fn free_port() -> io::Result<u16> {
+    let mut last = io::Error::from(io::ErrorKind::AddrInUse);
+    for _ in 0..PORT_DRAWS {
+        let port = rand::random_range(PORTS);
+        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            Ok(_) => return Ok(port),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
