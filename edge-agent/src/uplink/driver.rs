@@ -576,7 +576,8 @@ impl Driver {
         };
         let flight = self.machine.flight();
         let mut view = self.view.borrow().clone();
-        if phase != view.phase {
+        if phase.is_connected() != view.phase.is_connected() || phase.is_up() != view.phase.is_up()
+        {
             view.since = wall();
         }
         view.phase = phase;

@@ -18,6 +18,18 @@ pub enum LinkPhase {
 }
 
 impl LinkPhase {
+    /// Whether there is a link at all. Attempts do not interrupt an outage.
+    #[must_use]
+    pub const fn is_connected(self) -> bool {
+        matches!(self, Self::Waiting | Self::Up)
+    }
+
+    /// Whether passages flow.
+    #[must_use]
+    pub const fn is_up(self) -> bool {
+        matches!(self, Self::Up)
+    }
+
     /// The word for it in status and logs.
     #[must_use]
     pub const fn word(self) -> &'static str {
