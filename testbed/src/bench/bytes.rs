@@ -10,7 +10,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use proto::{EventTime, Passage};
 
 use super::figure::{Figure, Target};
@@ -147,9 +147,7 @@ async fn lone_unit(stage: &mut Stage, span: Duration) -> Result<(f64, f64, f64)>
                 f64::from(posts) / elapsed,
             ));
         }
-        let answer = connection.ask(&events::single(AGENT, &passage)).await;
-        let answer = answer.context("agent does not answer")?;
-        ensure!(answer.status == 200, "agent answered {}", answer.status);
+        events::post(&mut connection, &events::single(AGENT, &passage), 1).await?;
         posts += u32::from(from.is_some());
     }
 }

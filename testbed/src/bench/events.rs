@@ -1,9 +1,11 @@
 //! Passages as a camera posts them: the customer's JSON, and whole requests of it.
 
+use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
 use proto::{EventTime, Passage, Plate};
+use serde::Deserialize;
 
-use super::http;
+use super::http::{self, Connection};
 use crate::fleet::traffic::{Road, Traffic};
 
 /// Where an agent takes passages.
@@ -35,6 +37,42 @@ pub fn event(device: &str, passage: &Passage) -> String {
     }
     put(format_args!(r#","violation":{}}}"#, passage.violation));
     json
+}
+
+/// What an agent says to a post that it took at least in part.
+#[derive(Debug, Deserialize)]
+struct Verdict {
+    accepted: usize,
+}
+
+/// Posts a request of so many passages.
+///
+/// # Errors
+/// The agent does not answer, or has not accepted all of them.
+pub async fn post(connection: &mut Connection, request: &[u8], passages: usize) -> Result<()> {
+    let answer = connection
+        .ask(request)
+        .await
+        .context("agent does not answer")?;
+    let said = || {
+        String::from_utf8_lossy(&answer.body)
+            .chars()
+            .take(500)
+            .collect::<String>()
+    };
+    ensure!(
+        answer.status == 200,
+        "agent answered {}: {}",
+        answer.status,
+        said()
+    );
+    let verdict: Verdict = serde_json::from_slice(&answer.body)?;
+    ensure!(
+        verdict.accepted == passages,
+        "agent did not accept {passages}: {}",
+        said()
+    );
+    Ok(())
 }
 
 /// A request that posts one passage.

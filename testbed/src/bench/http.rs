@@ -1,12 +1,12 @@
 //! An HTTP/1.1 client that costs next to nothing: one kept-alive connection, whole requests made
-//! beforehand, answers read only as far as their status and length.
+//! beforehand, answers read only as far as their status and length; the body is handed on as it is.
 //!
 //! For load only. It understands answers with a `content-length`; anything else is an error.
 
 use std::io;
 use std::net::SocketAddr;
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -24,12 +24,12 @@ pub struct Connection {
 }
 
 /// What came back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// The status code.
     pub status: u16,
-    /// Length of the body.
-    pub body_bytes: usize,
+    /// As it came.
+    pub body: Bytes,
 }
 
 /// The bytes of a GET.
@@ -70,23 +70,18 @@ impl Connection {
     /// As TCP, and when the answer is not understood.
     pub async fn ask(&mut self, request: &[u8]) -> io::Result<Answer> {
         self.stream.write_all(request).await?;
-        let answer = loop {
-            if let Some((head_bytes, answer)) = read_head(&self.received)? {
+        let (status, body_bytes) = loop {
+            if let Some((head_bytes, status, body_bytes)) = read_head(&self.received)? {
                 self.received.advance(head_bytes);
-                break answer;
+                break (status, body_bytes);
             }
             self.read().await?;
         };
-        let mut missing = answer.body_bytes;
-        loop {
-            let here = missing.min(self.received.len());
-            self.received.advance(here);
-            missing -= here;
-            if missing == 0 {
-                return Ok(answer);
-            }
+        while self.received.len() < body_bytes {
             self.read().await?;
         }
+        let body = self.received.split_to(body_bytes).freeze();
+        Ok(Answer { status, body })
     }
 
     async fn read(&mut self) -> io::Result<()> {
@@ -98,8 +93,8 @@ impl Connection {
     }
 }
 
-/// The head's length and what it says, once it is complete.
-fn read_head(received: &[u8]) -> io::Result<Option<(usize, Answer)>> {
+/// The head's length, the status and the body's length, once the head is complete.
+fn read_head(received: &[u8]) -> io::Result<Option<(usize, u16, usize)>> {
     let invalid = |problem: &str| io::Error::new(io::ErrorKind::InvalidData, problem.to_owned());
     let Some(end) = received.windows(4).position(|bytes| bytes == b"\r\n\r\n") else {
         return match received.len() {
@@ -119,7 +114,7 @@ fn read_head(received: &[u8]) -> io::Result<Option<(usize, Answer)>> {
     });
     match (status, length) {
         (Some(status), Some(body_bytes)) if body_bytes <= BODY_BYTES_MAX => {
-            Ok(Some((end + 4, Answer { status, body_bytes })))
+            Ok(Some((end + 4, status, body_bytes)))
         }
         _ => Err(invalid("answer has no status or no usable content-length")),
     }
@@ -137,11 +132,7 @@ mod tests {
         }
         let mut bytes = head.to_vec();
         bytes.extend_from_slice(b"hello");
-        let answer = Answer {
-            status: 204,
-            body_bytes: 5,
-        };
-        assert_eq!(read_head(&bytes).unwrap(), Some((head.len(), answer)));
+        assert_eq!(read_head(&bytes).unwrap(), Some((head.len(), 204, 5)));
     }
 
     #[test]

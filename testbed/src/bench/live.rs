@@ -245,14 +245,12 @@ async fn camera(
             device: device.clone(),
             at_ms: vec![at_ms],
         }));
-        let answer = connection
-            .ask(&events::single(device.as_str(), &passage))
-            .await?;
-        ensure!(
-            answer.status == 200,
-            "agent answered {} to a passage",
-            answer.status
-        );
+        events::post(
+            &mut connection,
+            &events::single(device.as_str(), &passage),
+            1,
+        )
+        .await?;
     }
 }
 

@@ -9,7 +9,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use proto::EventTime;
 use tokio::task::block_in_place;
 use toml::Value;
@@ -118,7 +118,7 @@ async fn post_live(stage: &Stage, span: Duration) -> Result<u64> {
         let passage = traffic.next_passage();
         let wait_ms = passage.event_time.as_millis() - clock::unix_ms();
         tokio::time::sleep(Duration::from_millis(u64::try_from(wait_ms).unwrap_or(0))).await;
-        ask(&mut connection, &events::single(AGENT, &passage)).await?;
+        events::post(&mut connection, &events::single(AGENT, &passage), 1).await?;
         posted += 1;
     }
     Ok(posted)
@@ -133,15 +133,8 @@ async fn fill(stage: &Stage, passages: u64) -> Result<u64> {
         if posted >= passages {
             break;
         }
-        ask(&mut connection, request).await?;
+        events::post(&mut connection, request, POST_PASSAGES).await?;
         posted += POST_PASSAGES as u64;
     }
     Ok(posted)
-}
-
-async fn ask(connection: &mut Connection, request: &[u8]) -> Result<()> {
-    match connection.ask(request).await?.status {
-        200 => Ok(()),
-        status => bail!("agent answered {status}"),
-    }
 }
