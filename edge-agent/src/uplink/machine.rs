@@ -417,6 +417,9 @@ impl Machine {
             self.tally.refused_later += 1;
             return self.wait(now, refusal.stream, refusal.reason, false);
         }
+        let (probe, jitter) = (self.pace.probe, &mut self.jitter);
+        self.notes
+            .pause_summaries(now, |refusals| probe.wait_ms(refusals, jitter));
         match refusal.class {
             RefusalClass::Never => self.tally.refused_never += 1,
             _ => self.tally.refused_reshape += 1,

@@ -62,6 +62,9 @@ pub struct Notes {
     without: BTreeSet<StreamId>,
     summaries: Summaries,
     paused_until: Millis,
+    /// Refusals of summaries since one was answered, and until when the next one waits.
+    refusals: u32,
+    summaries_paused_until: Millis,
 }
 
 impl Notes {
@@ -95,7 +98,7 @@ impl Notes {
             return Some(Note::Losses(*stream, losses.clone()));
         }
         let idle = match &self.summaries {
-            Summaries::Idle => true,
+            Summaries::Idle => self.summaries_paused_until <= now,
             Summaries::Reading => false,
             Summaries::Sent(summary) => summary.overdue_at <= now,
         };
@@ -155,6 +158,7 @@ impl Notes {
             if summary.stream == receipt.stream && summary.seqs.is_subset(&decided));
         if answered {
             self.summaries = Summaries::Idle;
+            self.refusals = 0;
         }
         answered
     }
@@ -168,6 +172,12 @@ impl Notes {
                 None
             }
         }
+    }
+
+    /// A summary was refused: the next one waits for what `wait_ms` makes of the refusals in a row.
+    pub fn pause_summaries(&mut self, now: Millis, wait_ms: impl FnOnce(u32) -> Millis) {
+        self.refusals = self.refusals.saturating_add(1);
+        self.summaries_paused_until = now + wait_ms(self.refusals);
     }
 
     /// The centre asked to wait.
@@ -193,10 +203,120 @@ impl Notes {
             Summaries::Idle | Summaries::Reading => None,
         };
         let paused = (!self.losses.is_empty() || self.summarised > 0).then_some(self.paused_until);
+        let refused = (self.summarised > 0).then_some(self.summaries_paused_until);
         again
             .chain(overdue)
             .chain(paused)
+            .chain(refused)
             .filter(|at| *at > now)
             .min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::Seq;
+    use proto::loss::{LossReason, LossScope};
+
+    use super::*;
+    use crate::uplink::frames::fixtures::{STREAM, buffer_state};
+
+    fn range(first: u64, count: u64) -> SeqRange {
+        SeqRange::from_count(Seq::new(first).unwrap(), count).unwrap()
+    }
+
+    fn loss(first: u64) -> Loss {
+        let (scope, reason) = (LossScope::All, LossReason::Quota);
+        Loss {
+            range: range(first, 5),
+            scope,
+            reason,
+            event_min: None,
+            event_max: None,
+        }
+    }
+
+    fn notes(losses: &[Loss], summarised: u64) -> Notes {
+        let mut state = buffer_state();
+        state.losses = losses.iter().map(|loss| (STREAM, *loss)).collect();
+        state.summarised = summarised;
+        let mut notes = Notes::default();
+        notes.observe(&state);
+        notes
+    }
+
+    fn sent(notes: &mut Notes, now: Millis) {
+        let note = notes.next(now).unwrap();
+        assert_eq!(note, Note::ReadSummary(STREAM));
+        notes.left(&note, now, 30_000);
+        notes.summary_sent(STREAM, range(1, 10), range(1, 10).into(), now + 30_000);
+    }
+
+    fn receipt(counted: u64) -> StreamReceipt {
+        let counted: SeqSet = range(1, counted).into();
+        StreamReceipt {
+            stream: STREAM,
+            stored: counted.clone(),
+            counted,
+            lost: SeqSet::new(),
+        }
+    }
+
+    #[test]
+    fn losses_are_stated_again_only_when_they_change_or_stay() {
+        let mut notes = notes(&[loss(1)], 0);
+        let note = notes.next(0).unwrap();
+        notes.left(&note, 0, 30_000);
+        assert_eq!((notes.next(29_999), notes.timeout(0)), (None, Some(30_000)));
+        assert_eq!(notes.next(30_000), Some(note));
+        let mut state = buffer_state();
+        state.losses = vec![(STREAM, loss(1)), (STREAM, loss(10))];
+        notes.observe(&state);
+        assert!(matches!(notes.next(1), Some(Note::Losses(_, losses)) if losses.len() == 2));
+        state.losses.clear();
+        notes.observe(&state);
+        assert_eq!(notes.next(60_000), None);
+    }
+
+    #[test]
+    fn one_summary_is_on_its_way_until_its_receipt_or_deadline() {
+        let mut notes = notes(&[], 10);
+        sent(&mut notes, 0);
+        assert_eq!(notes.next(29_999), None);
+        assert!(!notes.settle(&receipt(9)));
+        assert!(notes.settle(&receipt(10)));
+        sent(&mut notes, 1);
+        assert!(notes.next(30_001).is_some(), "overdue");
+    }
+
+    #[test]
+    fn refused_summaries_come_again_ever_more_slowly() {
+        let mut notes = notes(&[], 10);
+        for (now, wait) in [(0, 1_000), (1_000, 2_000)] {
+            sent(&mut notes, now);
+            assert!(
+                notes.refused(STREAM, range(1, 9)).is_none(),
+                "another range"
+            );
+            assert!(notes.refused(STREAM, range(1, 10)).is_some());
+            notes.pause_summaries(now, |refusals| u64::from(refusals) * 1_000);
+            assert_eq!(
+                (notes.next(now), notes.timeout(now)),
+                (None, Some(now + wait))
+            );
+        }
+    }
+
+    #[test]
+    fn a_stream_without_summaries_is_not_asked_again_until_something_changes() {
+        let mut notes = notes(&[], 10);
+        let note = notes.next(0).unwrap();
+        notes.left(&note, 0, 30_000);
+        notes.summary_absent(STREAM);
+        assert_eq!(notes.next(0), None);
+        let mut state = buffer_state();
+        state.summarised = 11;
+        notes.observe(&state);
+        assert_eq!(notes.next(0), Some(note));
     }
 }
