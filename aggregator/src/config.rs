@@ -220,7 +220,9 @@ impl Default for ApiConfig {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8_080)),
-            connections_max: 512, windows_max: 10_000, allow_origins: Vec::new(),
+            connections_max: 512,
+            windows_max: 10_000,
+            allow_origins: Vec::new(),
         }
     }
 }
@@ -340,9 +342,15 @@ impl Validate for Config {
         faults.within("api.connections_max", self.api.connections_max, 1, 10_000);
         faults.within("api.windows_max", self.api.windows_max, 1, 100_000);
         for (place, origin) in self.api.allow_origins.iter().enumerate() {
-            faults.unless(is_origin(origin), &format!("api.allow_origins[{place}]"), || {
-                format!("{origin:?} is neither * nor an origin such as https://dash.example:8443")
-            });
+            faults.unless(
+                is_origin(origin),
+                &format!("api.allow_origins[{place}]"),
+                || {
+                    format!(
+                        "{origin:?} is neither * nor an origin such as https://dash.example:8443"
+                    )
+                },
+            );
         }
         let limits = &self.limits;
         let (least, most) = (8 * FRAME_BYTES_MAX, 64 << 30);
@@ -390,9 +398,14 @@ impl Config {
 
 /// Scheme, host and perhaps port, as browsers send it, without a path.
 fn is_origin(text: &str) -> bool {
-    let host = ["http://", "https://"].iter().find_map(|scheme| text.strip_prefix(scheme));
+    let host = ["http://", "https://"]
+        .iter()
+        .find_map(|scheme| text.strip_prefix(scheme));
     let plain = |host: &str| {
-        !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/')
+        !host.is_empty()
+            && host
+                .bytes()
+                .all(|byte| byte.is_ascii_graphic() && byte != b'/')
     };
     text == "*" || host.is_some_and(plain)
 }

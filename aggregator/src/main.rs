@@ -1,2 +1,131 @@
-//! Stub.
-fn main() {}
+//! `aggregator`: turns passages into exact windows in PostgreSQL, and answers questions about them.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use aggregator::config::{Config, ENV_PREFIX};
+use aggregator::run::{RunError, migrate, run};
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use service::config::ConfigFaults;
+use service::exit;
+
+/// Verst's aggregator: from the broker to exact event-time windows in PostgreSQL, and a REST API.
+///
+/// Exit status: 0 done, 1 failed, 2 wrong usage, 78 faulty configuration, 134 (abort) a panic:
+/// restart it.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run until SIGTERM or SIGINT.
+    Run(ConfigFile),
+    /// Bring the database's schema up to date.
+    Migrate(ConfigFile),
+    /// Look at the configuration without running.
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Name every fault with its line; exit status 78 if there is one.
+    Check(ConfigFile),
+}
+
+#[derive(Args)]
+struct ConfigFile {
+    /// The TOML file; VERST_AGGREGATOR__SECTION__KEY in the environment overrides a key.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+impl ConfigFile {
+    fn load(&self) -> Result<Config, ConfigFaults> {
+        service::config::load(&self.config, ENV_PREFIX)
+    }
+}
+
+fn main() -> ExitCode {
+    service::panics::install();
+    service::tls::install_crypto_provider();
+    let outcome = match Cli::parse().command {
+        Command::Run(file) => with_config(&file, serve),
+        Command::Migrate(file) => with_config(&file, bring_up_to_date),
+        Command::Config {
+            command: ConfigCommand::Check(file),
+        } => with_config(&file, |_| {
+            say("the configuration is sound");
+            Ok(exit::OK)
+        }),
+    };
+    ExitCode::from(outcome.unwrap_or_else(|error| complain(&format!("{error:#}"), exit::FAILURE)))
+}
+
+#[expect(clippy::print_stderr, reason = "the command line's answer")]
+fn complain(text: &str, code: u8) -> u8 {
+    eprintln!("aggregator: {text}");
+    code
+}
+
+#[expect(clippy::print_stdout, reason = "the command line's answer")]
+fn say(text: &str) {
+    println!("{text}");
+}
+
+fn with_config(
+    file: &ConfigFile,
+    then: impl FnOnce(Config) -> anyhow::Result<u8>,
+) -> anyhow::Result<u8> {
+    match file.load() {
+        Ok(config) => then(config),
+        Err(faults) => Ok(complain(&format!("configuration:\n{faults}"), exit::CONFIG)),
+    }
+}
+
+fn bring_up_to_date(config: Config) -> anyhow::Result<u8> {
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    let migrated = runtime.block_on(migrate(&config.database))?;
+    let storage = migrated.storage.word();
+    match migrated.applied.as_slice() {
+        [] => say(&format!("the schema ({storage}) was up to date")),
+        applied => say(&format!(
+            "the schema ({storage}) is up to date; applied {}",
+            applied.join(", ")
+        )),
+    }
+    Ok(exit::OK)
+}
+
+fn serve(config: Config) -> anyhow::Result<u8> {
+    service::logging::init(config.log.format, &config.log.level)?;
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    runtime.block_on(async {
+        let stop = service::shutdown::signals();
+        let stopping = stop.clone();
+        let watched = run(config, stop, |api, ops| {
+            let place = |address: Option<std::net::SocketAddr>| {
+                address.map_or_else(String::new, |address| address.to_string())
+            };
+            service::systemd::ready(&format!("api {}, pages {}", place(api), place(ops)));
+        });
+        let ended = watched.await;
+        if stopping.is_cancelled() {
+            service::systemd::stopping("stopped in order");
+        }
+        match ended {
+            Ok(()) => Ok(exit::OK),
+            Err(error @ (RunError::Mqtt(_) | RunError::Target(_))) => {
+                Ok(complain(&error.to_string(), exit::CONFIG))
+            }
+            Err(error) => Err(error.into()),
+        }
+    })
+}

@@ -163,7 +163,10 @@ impl Target {
         };
         let reader_session = Hook::async_fn(|client: &mut ClientWrapper, _| {
             Box::pin(async move {
-                client.batch_execute(READER_SESSION).await.map_err(HookError::Backend)
+                client
+                    .batch_execute(READER_SESSION)
+                    .await
+                    .map_err(HookError::Backend)
             })
         });
         let pool = Pool::builder(manager)

@@ -5,4 +5,5 @@
 
 pub mod connect;
 pub mod reader;
+pub mod retention;
 pub mod schema;

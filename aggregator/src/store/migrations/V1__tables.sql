@@ -35,7 +35,6 @@ INSERT INTO shard_token (shard) SELECT generate_series(0, 63);
 CREATE TABLE shard_lease (
     shard       int2        PRIMARY KEY CHECK (shard BETWEEN 0 AND 63),
     owner       text,
-    backend_pid int4,
     expires_at  timestamptz NOT NULL DEFAULT '-infinity'
 ) WITH (fillfactor = 50);
 INSERT INTO shard_lease (shard) SELECT generate_series(0, 63);

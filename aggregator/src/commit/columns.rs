@@ -1,0 +1,525 @@
+//! The statements of a flush, and a plan as their parameters: one array for each column.
+//!
+//! An array of arrays would be flattened by `unnest`, so all lists of integers of a table travel in
+//! one flat array, each row with the place of its own and the lengths of its parts.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use proto::heartbeat::{CameraLink, Heartbeat};
+use proto::loss::LossScope;
+use proto::passage::{EventTime, Speed};
+use tokio_postgres::Statement;
+use tokio_postgres::types::ToSql;
+
+use super::load::{multirange, time};
+use super::plan::{Plan, RejectedRow, SideRows};
+use crate::window::dedup::Cursor;
+use crate::window::finality::Finality;
+use crate::window::rollup::{Length, WindowId};
+use crate::window::state::{Day, Window};
+
+/// Fails to match as many rows as it is asked for when somebody else has raised a token.
+pub(super) const LOCK_TOKENS: &str =
+    "SELECT shard, token FROM shard_token WHERE shard = ANY($1::int2[]) ORDER BY shard FOR SHARE";
+
+pub(super) const UPSERT_WINDOWS: &str = "
+    INSERT INTO TABLE AS w (
+        device_key, bucket, n, n_speed, n_moving, violations,
+        sum_ckmh, sumsq_ckmh2, pace_sum_ms_per_km, min_ckmh, max_ckmh,
+        p15_ckmh, p50_ckmh, p85_ckmh, p95_ckmh, hist_lo,
+        hist, class_n, lane_n, lane_n_speed, lane_sum_ckmh, rev, revised)
+    SELECT
+        u.device_key, u.bucket, u.n, u.n_speed, u.n_moving, u.violations,
+        u.sum_ckmh, u.sumsq_ckmh2, u.pace_sum_ms_per_km, u.min_ckmh, u.max_ckmh,
+        u.p15, u.p50, u.p85, u.p95, u.hist_lo,
+        ($1::int4[])[u.at : u.class_at - 1],
+        ($1::int4[])[u.class_at : u.lane_at - 1],
+        ($1::int4[])[u.lane_at : u.lane_speed_at - 1],
+        ($1::int4[])[u.lane_speed_at : u.until - 1],
+        ($2::int8[])[u.sums_at : u.sums_until - 1],
+        u.rev, u.revised
+    FROM unnest(
+        $3::int4[], $4::timestamptz[], $5::int4[], $6::int4[], $7::int4[], $8::int4[],
+        $9::int8[], $10::int8[], $11::int8[], $12::int4[], $13::int4[],
+        $14::int4[], $15::int4[], $16::int4[], $17::int4[], $18::int2[],
+        $19::int4[], $20::int4[], $21::int4[], $22::int4[], $23::int4[],
+        $24::int4[], $25::int4[], $26::int4[], $27::boolean[]
+    ) AS u (
+        device_key, bucket, n, n_speed, n_moving, violations,
+        sum_ckmh, sumsq_ckmh2, pace_sum_ms_per_km, min_ckmh, max_ckmh,
+        p15, p50, p85, p95, hist_lo,
+        at, class_at, lane_at, lane_speed_at, until,
+        sums_at, sums_until, rev, revised)
+    ON CONFLICT (device_key, bucket) DO UPDATE SET
+        n = excluded.n, n_speed = excluded.n_speed, n_moving = excluded.n_moving,
+        violations = excluded.violations, sum_ckmh = excluded.sum_ckmh,
+        sumsq_ckmh2 = excluded.sumsq_ckmh2, pace_sum_ms_per_km = excluded.pace_sum_ms_per_km,
+        min_ckmh = excluded.min_ckmh, max_ckmh = excluded.max_ckmh,
+        p15_ckmh = excluded.p15_ckmh, p50_ckmh = excluded.p50_ckmh,
+        p85_ckmh = excluded.p85_ckmh, p95_ckmh = excluded.p95_ckmh,
+        hist_lo = excluded.hist_lo, hist = excluded.hist, class_n = excluded.class_n,
+        lane_n = excluded.lane_n, lane_n_speed = excluded.lane_n_speed,
+        lane_sum_ckmh = excluded.lane_sum_ckmh, rev = excluded.rev,
+        revised = excluded.revised, updated_at = now()
+    WHERE w.rev = excluded.rev - 1";
+
+pub(super) const INSERT_CURSORS: &str = "
+    INSERT INTO stream_cursor
+        (device_key, stream, stream_key, counted, stored, lost, accepted_to, settled, rev)
+    SELECT u.device_key, u.stream::uuid, u.stream_key, u.counted::int8multirange,
+        u.stored::int8multirange, u.lost::int8multirange, u.accepted_to, u.settled, u.rev
+    FROM unnest($1::int4[], $2::text[], $3::int4[], $4::text[], $5::text[], $6::text[],
+        $7::int8[], $8::boolean[], $9::int4[])
+        AS u (device_key, stream, stream_key, counted, stored, lost, accepted_to, settled, rev)
+    ON CONFLICT DO NOTHING";
+
+pub(super) const UPDATE_CURSORS: &str = "
+    UPDATE stream_cursor c SET
+        counted = u.counted::int8multirange, stored = u.stored::int8multirange,
+        lost = u.lost::int8multirange, accepted_to = u.accepted_to, settled = u.settled,
+        rev = u.rev, updated_at = now()
+    FROM unnest($1::int4[], $2::text[], $3::int4[], $4::text[], $5::text[], $6::text[],
+        $7::int8[], $8::boolean[], $9::int4[])
+        AS u (device_key, stream, stream_key, counted, stored, lost, accepted_to, settled, rev)
+    WHERE c.stream_key = u.stream_key AND c.rev = u.rev - 1";
+
+pub(super) const UPSERT_FINALITY: &str = "
+    INSERT INTO device_status AS s
+        (device_key, final_to, frontier, frontier_run, frontier_counter, cloned_at)
+    SELECT * FROM unnest($1::int4[], $2::timestamptz[], $3::timestamptz[], $4::int8[], $5::int8[],
+        $6::timestamptz[])
+    ON CONFLICT (device_key) DO UPDATE SET
+        final_to = greatest(s.final_to, excluded.final_to), frontier = excluded.frontier,
+        frontier_run = excluded.frontier_run, frontier_counter = excluded.frontier_counter,
+        cloned_at = excluded.cloned_at";
+
+pub(super) const UPSERT_HEARTBEATS: &str = "
+    INSERT INTO device_status AS s (
+        device_key, heartbeat_at, sent_at, backlog_passages, backlog_bytes, backlog_oldest,
+        camera_last_post, clock_offset_ms, agent_version, disk_used_bytes, disk_quota_bytes,
+        disk_free_bytes)
+    SELECT u.device_key, now(), u.sent_at, u.passages, u.bytes, u.oldest, u.camera, u.clock,
+        u.version, u.used, u.quota, u.free
+    FROM unnest($1::int4[], $2::timestamptz[], $3::int8[], $4::int8[], $5::timestamptz[],
+        $6::timestamptz[], $7::int8[], $8::text[], $9::int8[], $10::int8[], $11::int8[])
+        AS u (device_key, sent_at, passages, bytes, oldest, camera, clock, version, used, quota, free)
+    ON CONFLICT (device_key) DO UPDATE SET
+        heartbeat_at = excluded.heartbeat_at, sent_at = excluded.sent_at,
+        backlog_passages = excluded.backlog_passages, backlog_bytes = excluded.backlog_bytes,
+        backlog_oldest = excluded.backlog_oldest, camera_last_post = excluded.camera_last_post,
+        clock_offset_ms = excluded.clock_offset_ms, agent_version = excluded.agent_version,
+        disk_used_bytes = excluded.disk_used_bytes, disk_quota_bytes = excluded.disk_quota_bytes,
+        disk_free_bytes = excluded.disk_free_bytes";
+
+pub(super) const INSERT_REJECTED: &str = "
+    INSERT INTO rejected_passage
+        (device_key, stream_key, seq, event_time, reason, counted, passage)
+    SELECT u.device_key, u.stream_key, u.seq, u.event_time, u.reason, u.counted, u.passage::jsonb
+    FROM unnest($1::int4[], $2::int4[], $3::int8[], $4::timestamptz[], $5::text[], $6::boolean[],
+        $7::text[])
+        AS u (device_key, stream_key, seq, event_time, reason, counted, passage)";
+
+pub(super) const UPSERT_REJECTED_DAYS: &str = "
+    INSERT INTO rejected_day (device_key, day, passages, kept)
+    SELECT u.device_key, 'epoch'::date + u.day, u.passages, u.kept
+    FROM unnest($1::int4[], $2::int4[], $3::int8[], $4::int8[])
+        AS u (device_key, day, passages, kept)
+    ON CONFLICT (device_key, day) DO UPDATE SET
+        passages = excluded.passages, kept = excluded.kept";
+
+pub(super) const INSERT_LOSSES: &str = "
+    INSERT INTO loss_ledger
+        (device_key, stream_key, first_seq, last_seq, scope, reason, event_min, event_max)
+    SELECT * FROM unnest($1::int4[], $2::int4[], $3::int8[], $4::int8[], $5::text[], $6::text[],
+        $7::timestamptz[], $8::timestamptz[])";
+
+/// One entry at most holds any lost number, so each recovered range is found in one or, where it
+/// spans several, in neighbouring entries.
+pub(super) const UPDATE_RECOVERED: &str = "
+    UPDATE loss_ledger l SET recovered = l.recovered + u.numbers
+    FROM (
+        SELECT l.stream_key, l.first_seq,
+            sum(least(l.last_seq, r.last_seq) - greatest(l.first_seq, r.first_seq) + 1)::int8 AS numbers
+        FROM unnest($1::int4[], $2::int8[], $3::int8[]) AS r (stream_key, first_seq, last_seq)
+        JOIN loss_ledger l ON l.stream_key = r.stream_key AND l.scope = 'all'
+            AND l.first_seq <= r.last_seq AND l.last_seq >= r.first_seq
+        GROUP BY l.stream_key, l.first_seq
+    ) AS u
+    WHERE l.stream_key = u.stream_key AND l.first_seq = u.first_seq AND l.scope = 'all'";
+
+/// One statement of a flush, ready to be sent.
+pub(super) struct Part<'a> {
+    pub(super) table: &'static str,
+    pub(super) statement: &'a Statement,
+    pub(super) parameters: Vec<&'a (dyn ToSql + Sync)>,
+    /// Rows that it must write; none where that follows from nothing that was planned.
+    pub(super) planned: Option<u64>,
+}
+
+/// The prepared statements of a flush.
+pub(super) struct Statements {
+    pub(super) copy: Statement,
+    pub(super) tokens: Statement,
+    pub(super) windows: BTreeMap<Length, Statement>,
+    pub(super) new_cursors: Statement,
+    pub(super) cursors: Statement,
+    pub(super) finality: Statement,
+    pub(super) heartbeats: Statement,
+    pub(super) rejected: Statement,
+    pub(super) rejected_days: Statement,
+    pub(super) losses: Statement,
+    pub(super) recovered: Statement,
+}
+
+/// A plan in columns.
+#[derive(Default)]
+pub(super) struct Columns {
+    windows: BTreeMap<Length, WindowColumns>,
+    new_cursors: CursorColumns,
+    cursors: CursorColumns,
+    finality: FinalityColumns,
+    heartbeats: HeartbeatColumns,
+    rejected: RejectedColumns,
+    rejected_days: RejectedDayColumns,
+    losses: LossColumns,
+    recovered: RecoveredColumns,
+}
+
+impl Columns {
+    pub(super) fn of(plan: &Plan<'_>) -> Self {
+        let mut columns = Self::default();
+        let mut changes: Vec<_> = plan.changes.values().collect();
+        // In the order of the keys, so that neighbouring rows stand in neighbouring pages.
+        changes.sort_unstable_by_key(|change| change.key);
+        for change in changes {
+            let mut windows: Vec<_> = change.windows.iter().collect();
+            windows.sort_unstable_by_key(|(id, _)| **id);
+            for (id, window) in windows {
+                columns
+                    .windows
+                    .entry(id.length)
+                    .or_default()
+                    .push(change.key, *id, window);
+            }
+            for (stream, cursor) in &change.cursors {
+                let rows = if cursor.rev == 1 {
+                    &mut columns.new_cursors
+                } else {
+                    &mut columns.cursors
+                };
+                rows.push(change.key, stream.to_string(), cursor);
+            }
+            if change.finality_changed {
+                columns.finality.push(change.key, &change.finality);
+            }
+            if change.rejected_changed {
+                columns.rejected_days.push(change.key, change.today);
+            }
+        }
+        columns.side_rows(&plan.rows);
+        columns
+    }
+
+    fn side_rows(&mut self, rows: &SideRows<'_>) {
+        for (key, (sent_at, heartbeat)) in &rows.heartbeats {
+            self.heartbeats.push(*key, *sent_at, heartbeat);
+        }
+        rows.rejected.iter().for_each(|row| self.rejected.push(row));
+        for row in &rows.losses {
+            let losses = &mut self.losses;
+            losses.device_key.push(row.device_key);
+            losses.stream_key.push(row.stream_key);
+            losses.first_seq.push(signed(row.range.first().get()));
+            losses.last_seq.push(signed(row.range.last().get()));
+            losses.scope.push(match row.loss.scope {
+                LossScope::All => "all",
+                LossScope::RawOnly => "raw_only",
+            });
+            losses.reason.push(row.loss.reason.word());
+            losses.event_min.push(plausible(row.loss.event_min));
+            losses.event_max.push(plausible(row.loss.event_max));
+        }
+        for row in &rows.recovered {
+            self.recovered.stream_key.push(row.stream_key);
+            self.recovered
+                .first_seq
+                .push(signed(row.range.first().get()));
+            self.recovered.last_seq.push(signed(row.range.last().get()));
+        }
+    }
+
+    /// The statements that have something to write.
+    pub(super) fn parts<'a>(&'a self, statements: &'a Statements) -> Vec<Part<'a>> {
+        let mut parts = Vec::new();
+        for (length, columns) in &self.windows {
+            parts.push(columns.part(length.table(), &statements.windows[length]));
+        }
+        parts.push(self.new_cursors.part(&statements.new_cursors));
+        parts.push(self.cursors.part(&statements.cursors));
+        parts.push(self.finality.part(&statements.finality));
+        parts.push(self.heartbeats.part(&statements.heartbeats));
+        parts.push(self.rejected.part(&statements.rejected));
+        parts.push(self.rejected_days.part(&statements.rejected_days));
+        parts.push(self.losses.part(&statements.losses));
+        let mut recovered = self.recovered.part(&statements.recovered);
+        if recovered.planned != Some(0) {
+            recovered.planned = None;
+        }
+        parts.push(recovered);
+        parts.retain(|part| part.planned != Some(0));
+        parts
+    }
+}
+
+/// Columns of one table: a vector for each, all of one length, bound in their order.
+macro_rules! columns {
+    ($name:ident, $table:literal, { $first:ident: $first_type:ty, $($column:ident: $type:ty),* $(,)? }) => {
+        #[derive(Default)]
+        struct $name {
+            $first: Vec<$first_type>,
+            $($column: Vec<$type>),*
+        }
+
+        impl $name {
+            fn part<'a>(&'a self, statement: &'a Statement) -> Part<'a> {
+                Part {
+                    table: $table,
+                    statement,
+                    parameters: vec![&self.$first, $(&self.$column),*],
+                    planned: Some(self.$first.len() as u64),
+                }
+            }
+        }
+    };
+}
+
+columns!(CursorColumns, "stream_cursor", {
+    device_key: i32, stream: String, stream_key: i32, counted: String, stored: String,
+    lost: String, accepted_to: i64, settled: bool, rev: i32,
+});
+columns!(FinalityColumns, "device_status", {
+    device_key: i32, final_to: Option<SystemTime>, frontier: Option<SystemTime>,
+    run: i64, counter: i64, cloned_at: Option<SystemTime>,
+});
+columns!(HeartbeatColumns, "device_status", {
+    device_key: i32, sent_at: Option<SystemTime>, passages: i64, bytes: i64,
+    oldest: Option<SystemTime>, camera: Option<SystemTime>, clock: Option<i64>,
+    version: String, used: i64, quota: i64, free: i64,
+});
+columns!(RejectedColumns, "rejected_passage", {
+    device_key: i32, stream_key: i32, seq: i64, event_time: SystemTime,
+    reason: &'static str, counted: bool, passage: String,
+});
+columns!(RejectedDayColumns, "rejected_day", {
+    device_key: i32, day: i32, passages: i64, kept: i64,
+});
+columns!(LossColumns, "loss_ledger", {
+    device_key: i32, stream_key: i32, first_seq: i64, last_seq: i64,
+    scope: &'static str, reason: &'static str,
+    event_min: Option<SystemTime>, event_max: Option<SystemTime>,
+});
+columns!(RecoveredColumns, "loss_ledger", {
+    stream_key: i32, first_seq: i64, last_seq: i64,
+});
+
+impl CursorColumns {
+    fn push(&mut self, device_key: i32, stream: String, cursor: &Cursor) {
+        self.device_key.push(device_key);
+        self.stream.push(stream);
+        self.stream_key.push(cursor.stream_key);
+        self.counted.push(multirange(&cursor.counted));
+        self.stored.push(multirange(&cursor.stored));
+        self.lost.push(multirange(&cursor.lost));
+        self.accepted_to.push(signed(cursor.accepted_to));
+        self.settled.push(cursor.is_settled());
+        self.rev.push(cursor.rev);
+    }
+}
+
+impl FinalityColumns {
+    fn push(&mut self, device_key: i32, finality: &Finality) {
+        self.device_key.push(device_key);
+        self.final_to.push(finality.final_to_ms.map(time));
+        self.frontier
+            .push(plausible(finality.frontier.map(|frontier| frontier.before)));
+        self.run
+            .push(finality.frontier.map_or(0, |frontier| frontier.run.into()));
+        self.counter.push(
+            finality
+                .frontier
+                .map_or(0, |frontier| signed(frontier.counter)),
+        );
+        self.cloned_at.push(finality.cloned_at_ms.map(time));
+    }
+}
+
+impl HeartbeatColumns {
+    fn push(&mut self, device_key: i32, sent_at: EventTime, heartbeat: &Heartbeat) {
+        self.device_key.push(device_key);
+        self.sent_at.push(plausible(Some(sent_at)));
+        self.passages.push(signed(heartbeat.backlog.passages));
+        self.bytes.push(signed(heartbeat.backlog.bytes));
+        self.oldest.push(plausible(heartbeat.backlog.oldest));
+        self.camera.push(match heartbeat.camera {
+            CameraLink::Unknown => None,
+            CameraLink::LastPostAt(at) => plausible(Some(at)),
+        });
+        self.clock.push(heartbeat.clock_offset_ms);
+        self.version.push(heartbeat.agent_version.clone());
+        self.used.push(signed(heartbeat.disk.used_bytes));
+        self.quota.push(signed(heartbeat.disk.quota_bytes));
+        self.free.push(signed(heartbeat.disk.free_bytes));
+    }
+}
+
+impl RejectedColumns {
+    fn push(&mut self, row: &RejectedRow) {
+        self.device_key.push(row.device_key);
+        self.stream_key.push(row.stream_key);
+        self.seq.push(signed(row.seq));
+        self.event_time.push(time(row.event_time.as_millis()));
+        self.reason.push(row.reason.word());
+        self.counted.push(row.counted);
+        self.passage.push(row.passage.to_string());
+    }
+}
+
+impl RejectedDayColumns {
+    fn push(&mut self, device_key: i32, today: Day) {
+        self.device_key.push(device_key);
+        self.day.push(i32::try_from(today.day).unwrap_or(i32::MAX));
+        self.passages.push(today.rejected);
+        self.kept.push(today.rejected_kept);
+    }
+}
+
+/// Windows of one length. `lists` holds, row after row, histogram, classes, lanes, lanes with speed.
+#[derive(Default)]
+struct WindowColumns {
+    lists: Vec<i32>,
+    sums: Vec<i64>,
+    device_key: Vec<i32>,
+    bucket: Vec<SystemTime>,
+    counts: [Vec<i32>; 4],
+    totals: [Vec<i64>; 3],
+    /// Least, greatest, and the four percentiles.
+    speeds: [Vec<Option<i32>>; 6],
+    hist_lo: Vec<i16>,
+    /// Where each list of the row begins, and where the last one ends; counted from 1.
+    places: [Vec<i32>; 5],
+    sums_places: [Vec<i32>; 2],
+    rev: Vec<i32>,
+    revised: Vec<bool>,
+}
+
+const PERCENTILES: [u8; 4] = [15, 50, 85, 95];
+
+impl WindowColumns {
+    fn push(&mut self, device_key: i32, id: WindowId, window: &Window) {
+        let stats = &window.stats;
+        self.device_key.push(device_key);
+        self.bucket.push(time(id.start_ms));
+        let counts = [stats.n, stats.n_speed, stats.n_moving, stats.violations];
+        push_each(&mut self.counts, counts.map(count));
+        let totals = [stats.sum_ckmh, stats.sumsq_ckmh2, stats.pace_sum_ms_per_km];
+        push_each(&mut self.totals, totals.map(signed));
+        let [p15, p50, p85, p95] = PERCENTILES.map(|percent| stats.percentile(percent));
+        let speeds = [stats.min, stats.max, p15, p50, p85, p95];
+        push_each(
+            &mut self.speeds,
+            speeds.map(|speed| speed.map(|s: Speed| s.centi_kmh().into())),
+        );
+        self.hist_lo
+            .push(i16::try_from(stats.histogram.lowest_kmh()).unwrap_or(i16::MAX));
+        let lists = [
+            stats.histogram.counts(),
+            trimmed(&stats.class_n),
+            trimmed(&stats.lane_n),
+            trimmed(&stats.lane_n_speed),
+        ];
+        for (place, list) in lists.into_iter().enumerate() {
+            self.places[place].push(next_place(&self.lists));
+            self.lists.extend(list.iter().map(|n| count(*n)));
+        }
+        self.places[4].push(next_place(&self.lists));
+        self.sums_places[0].push(next_place(&self.sums));
+        self.sums
+            .extend(trimmed(&stats.lane_sum_ckmh).iter().map(|sum| signed(*sum)));
+        self.sums_places[1].push(next_place(&self.sums));
+        self.rev.push(window.rev);
+        self.revised.push(window.revised);
+    }
+
+    fn part<'a>(&'a self, table: &'static str, statement: &'a Statement) -> Part<'a> {
+        let mut parameters: Vec<&(dyn ToSql + Sync)> =
+            vec![&self.lists, &self.sums, &self.device_key, &self.bucket];
+        parameters.extend(
+            self.counts
+                .iter()
+                .map(|column| column as &(dyn ToSql + Sync)),
+        );
+        parameters.extend(
+            self.totals
+                .iter()
+                .map(|column| column as &(dyn ToSql + Sync)),
+        );
+        parameters.extend(
+            self.speeds
+                .iter()
+                .map(|column| column as &(dyn ToSql + Sync)),
+        );
+        parameters.push(&self.hist_lo);
+        parameters.extend(
+            self.places
+                .iter()
+                .map(|column| column as &(dyn ToSql + Sync)),
+        );
+        parameters.extend(
+            self.sums_places
+                .iter()
+                .map(|column| column as &(dyn ToSql + Sync)),
+        );
+        parameters.push(&self.rev);
+        parameters.push(&self.revised);
+        Part {
+            table,
+            statement,
+            parameters,
+            planned: Some(self.device_key.len() as u64),
+        }
+    }
+}
+
+fn push_each<T, const N: usize>(columns: &mut [Vec<T>; N], values: [T; N]) {
+    columns
+        .iter_mut()
+        .zip(values)
+        .for_each(|(column, value)| column.push(value));
+}
+
+/// PostgreSQL counts array elements from 1.
+fn next_place<T>(list: &[T]) -> i32 {
+    i32::try_from(list.len() + 1).unwrap_or(i32::MAX)
+}
+
+fn trimmed<T: PartialEq + Default>(counts: &[T]) -> &[T] {
+    let used = counts.iter().rposition(|count| *count != T::default());
+    &counts[..used.map_or(0, |last| last + 1)]
+}
+
+/// Counts fit: a day of full windows holds 288 × 2²⁰ passages.
+fn count(n: u32) -> i32 {
+    i32::try_from(n).unwrap_or(i32::MAX)
+}
+
+/// Sums and sequence numbers fit 63 bits; what a heartbeat claims beyond is cut.
+fn signed(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+/// A time that a unit stated, if the database can hold it.
+fn plausible(at: Option<EventTime>) -> Option<SystemTime> {
+    at.filter(|at| at.is_plausible())
+        .map(|at| time(at.as_millis()))
+}

@@ -1,0 +1,21 @@
+//! From messages to one committed transaction per flush, and to receipts after it.
+//!
+//! One owner ([`owner`]) holds the committed state. Each flush: [`select`] what fits, [`load`] what is
+//! not in memory, [`plan`] purely ([`draft`] for each device), [`writer`] one transaction, install,
+//! receipts. [`lease`] says which shards are owned and under which fencing token; [`verdict`] sorts
+//! the database's errors by what to do next; [`surge`] keeps a bug of ours from emptying the fleet's
+//! buffers.
+//!
+//! Invariants: nothing is planned while an outcome is unknown; a receipt quotes committed cursors
+//! only; rows written = rows planned, or nothing is.
+
+mod columns;
+pub mod draft;
+pub mod lease;
+pub mod load;
+pub mod owner;
+pub mod plan;
+pub mod select;
+pub mod surge;
+pub mod verdict;
+pub mod writer;

@@ -1,0 +1,269 @@
+//! All metrics of the aggregator.
+//!
+//! They balance: passages received = counted + stored + duplicate + rejected + refused + those on
+//! their way, and those whose frames were dropped are sent again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::commit::plan::Tally;
+use crate::intake::admit::Dropped;
+
+/// One label, for a counter by reason, outcome, length …
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct By {
+    reason: &'static str,
+}
+
+type ByReason = Family<By, Counter>;
+
+/// Clones count the same.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// Frames from the broker.
+    pub frames_received: Counter,
+    frames_dropped: ByReason,
+    /// Passages in batches that were understood.
+    pub passages_received: Counter,
+    passages: ByReason,
+    passages_rejected: ByReason,
+    passages_lost: Counter,
+    raw_rows: Counter,
+    windows_written: ByReason,
+    receipts: Counter,
+    /// Receipts and refusals that found no room on their way out; they heal by the next resend.
+    pub downlink_dropped: Counter,
+    refusals: ByReason,
+    flushes: ByReason,
+    /// Seconds from the begin of planning to the COMMIT.
+    pub flush_seconds: Histogram,
+    /// Seconds from the unit's sending to the COMMIT, by both clocks.
+    freshness_seconds: Histogram,
+    /// Bytes of frames on their way.
+    pub intake_bytes: Gauge<i64, AtomicI64>,
+    /// Devices in memory.
+    pub devices: Gauge<i64, AtomicI64>,
+    /// Windows in memory.
+    pub windows_cached: Gauge<i64, AtomicI64>,
+    /// Shards owned here.
+    pub shards_owned: Gauge<i64, AtomicI64>,
+    /// Whether the broker is connected and subscribed.
+    pub broker_connected: Gauge<i64, AtomicI64>,
+    /// When the last flush was committed, in seconds since 1970.
+    pub last_commit_seconds: Gauge<f64, AtomicU64>,
+    /// Identities found cloned.
+    pub clone_alarms: Counter,
+    /// Raw days dropped by retention.
+    pub raw_days_dropped: Counter,
+}
+
+const FLUSH_BOUNDS: [f64; 12] = [
+    0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0,
+];
+const FRESHNESS_BOUNDS: [f64; 12] = [
+    0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 5.0, 30.0, 300.0, 3_600.0, 86_400.0,
+];
+
+impl Metrics {
+    /// Registers all of them.
+    pub fn register(registry: &mut Registry) -> Self {
+        let registry = registry.sub_registry_with_prefix("verst_aggregator");
+        let metrics = Self {
+            frames_received: Counter::default(),
+            frames_dropped: Family::default(),
+            passages_received: Counter::default(),
+            passages: Family::default(),
+            passages_rejected: Family::default(),
+            passages_lost: Counter::default(),
+            raw_rows: Counter::default(),
+            windows_written: Family::default(),
+            receipts: Counter::default(),
+            downlink_dropped: Counter::default(),
+            refusals: Family::default(),
+            flushes: Family::default(),
+            flush_seconds: Histogram::new(FLUSH_BOUNDS),
+            freshness_seconds: Histogram::new(FRESHNESS_BOUNDS),
+            intake_bytes: Gauge::default(),
+            devices: Gauge::default(),
+            windows_cached: Gauge::default(),
+            shards_owned: Gauge::default(),
+            broker_connected: Gauge::default(),
+            last_commit_seconds: Gauge::default(),
+            clone_alarms: Counter::default(),
+            raw_days_dropped: Counter::default(),
+        };
+        let m = metrics.clone();
+        registry.register(
+            "frames_received",
+            "Frames from the broker",
+            m.frames_received,
+        );
+        registry.register(
+            "frames_dropped",
+            "Frames dropped before planning, by reason; their units send them again",
+            m.frames_dropped,
+        );
+        registry.register(
+            "passages_received",
+            "Passages in batches that were understood",
+            m.passages_received,
+        );
+        registry.register(
+            "passages",
+            "Passages decided: counted into windows, stored as raw rows after a summary, duplicate, rejected to the side table, refused; and summarised: counted by summaries",
+            m.passages,
+        );
+        registry.register(
+            "passages_rejected",
+            "Passages for the side table, by reason",
+            m.passages_rejected,
+        );
+        registry.register(
+            "passages_lost",
+            "Passages booked in the loss ledger",
+            m.passages_lost,
+        );
+        registry.register("raw_rows", "Raw rows written", m.raw_rows);
+        registry.register(
+            "windows_written",
+            "Windows written, by length",
+            m.windows_written,
+        );
+        registry.register("receipts", "Receipts handed to the broker", m.receipts);
+        registry.register(
+            "downlink_dropped",
+            "Receipts and refusals that found no room on their way out",
+            m.downlink_dropped,
+        );
+        registry.register("refusals", "Refusals, by reason", m.refusals);
+        registry.register("flushes", "Flushes, by outcome", m.flushes);
+        registry.register_with_unit(
+            "flush",
+            "From the begin of planning to the COMMIT",
+            Unit::Seconds,
+            m.flush_seconds,
+        );
+        registry.register_with_unit(
+            "freshness",
+            "From the unit's sending to the COMMIT, by both clocks",
+            Unit::Seconds,
+            m.freshness_seconds,
+        );
+        registry.register_with_unit(
+            "intake",
+            "Frames on their way from the broker to the COMMIT",
+            Unit::Bytes,
+            m.intake_bytes,
+        );
+        registry.register("devices", "Devices in memory", m.devices);
+        registry.register("windows_cached", "Windows in memory", m.windows_cached);
+        registry.register("shards_owned", "Shards owned here", m.shards_owned);
+        registry.register(
+            "broker_connected",
+            "1 while the broker is connected and subscribed",
+            m.broker_connected,
+        );
+        registry.register_with_unit(
+            "last_commit_timestamp",
+            "When the last flush was committed, since 1970",
+            Unit::Seconds,
+            m.last_commit_seconds,
+        );
+        registry.register("clone_alarms", "Devices found cloned", m.clone_alarms);
+        registry.register(
+            "raw_days_dropped",
+            "Raw days dropped by retention",
+            m.raw_days_dropped,
+        );
+        metrics
+    }
+
+    /// For tests: metrics that nobody reads.
+    #[must_use]
+    pub fn unread() -> Self {
+        Self::register(&mut Registry::default())
+    }
+
+    /// A frame was dropped.
+    pub fn dropped(&self, reason: Dropped) {
+        self.frames_dropped
+            .get_or_create(&By {
+                reason: reason.word(),
+            })
+            .inc();
+    }
+
+    /// A flush ended.
+    pub fn flushed(&self, outcome: &'static str) {
+        self.flushes.get_or_create(&By { reason: outcome }).inc();
+    }
+
+    /// A refusal was sent.
+    pub fn refused(&self, reason: &'static str) {
+        self.refusals.get_or_create(&By { reason }).inc();
+    }
+
+    /// So many receipts were sent.
+    pub fn receipted(&self, receipts: usize) {
+        self.receipts.inc_by(receipts as u64);
+    }
+
+    /// So many windows of a length were written.
+    pub fn wrote_windows(&self, length: &'static str, windows: usize) {
+        self.windows_written
+            .get_or_create(&By { reason: length })
+            .inc_by(windows as u64);
+    }
+
+    /// A plan was committed.
+    pub fn committed(&self, tally: &Tally, now_ms: i64) {
+        let rejected: u64 = tally.rejected.values().sum();
+        for (reason, passages) in [
+            ("counted", tally.counted),
+            ("stored", tally.stored),
+            ("duplicate", tally.duplicate),
+            ("rejected", rejected),
+            ("refused", tally.refused),
+            ("summarised", tally.summarised),
+        ] {
+            self.passages.get_or_create(&By { reason }).inc_by(passages);
+        }
+        for (reason, passages) in &tally.rejected {
+            self.passages_rejected
+                .get_or_create(&By {
+                    reason: reason.word(),
+                })
+                .inc_by(*passages);
+        }
+        self.passages_lost.inc_by(tally.lost);
+        self.raw_rows.inc_by(tally.raw_rows);
+        for sent_at in &tally.sent_at {
+            self.freshness_seconds
+                .observe(seconds(now_ms - sent_at.as_millis()));
+        }
+        self.last_commit_seconds.set(seconds(now_ms));
+    }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "milliseconds of this century fit 53 bits"
+)]
+fn seconds(ms: i64) -> f64 {
+    ms as f64 / 1_000.0
+}
+
+/// The registry and its metrics.
+#[must_use]
+pub fn registry() -> (Arc<Registry>, Metrics) {
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    (Arc::new(registry), metrics)
+}

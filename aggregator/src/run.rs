@@ -1,0 +1,308 @@
+//! The program as a story: schema, pages, lease, decoders, owner, broker; and the stop in order:
+//! not ready, nothing more in, what is at hand committed and receipted, disconnected, leases given
+//! back.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+use service::ops::{Condition, Health};
+use service::serve::{Endpoint, HttpListener, Limits, ListenError, http};
+use service::tasks::{StuckTasks, TaskSet};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::api;
+use crate::api::metrics::ApiMetrics;
+use crate::backoff::Backoff;
+use crate::commit::lease::{Holdings, Instance, LeaseKeeper, RAISES_MAX};
+use crate::commit::owner::Owner;
+use crate::config::{Config, DatabaseConfig};
+use crate::intake::admit::{Door, DoorLimits, QUEUE_FRAMES_MAX};
+use crate::intake::mqtt::{Downlink, Gate, Link, MqttError, Presence, Receiver, own_name};
+use crate::intake::workers::{self, QUEUE_CHUNKS_MAX};
+use crate::metrics::Metrics;
+use crate::store::connect::{Target, TargetError};
+use crate::store::reader::Reader;
+use crate::store::retention;
+use crate::store::schema::{self, Migrated, SchemaError};
+
+/// From the stop until tasks that still run are given up.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// From one look at the gauges to the next.
+const GAUGES: Duration = Duration::from_secs(1);
+
+/// Whether the broker is connected, as `/readyz` shows it.
+const BROKER: &str = "broker";
+
+/// Why the aggregator could not run, or did not stop in order.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The database's settings.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// The schema.
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
+    /// The broker's settings.
+    #[error(transparent)]
+    Mqtt(#[from] MqttError),
+    /// A port.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// No randomness.
+    #[error("the system has no randomness: {0}")]
+    Random(#[from] getrandom::Error),
+    /// A task failed.
+    #[error(transparent)]
+    Task(#[from] service::tasks::TaskFailure),
+    /// A task did not end.
+    #[error(transparent)]
+    Stuck(#[from] StuckTasks),
+}
+
+/// Applies the migrations that are missing.
+///
+/// # Errors
+/// When the database cannot be reached or does not fit.
+pub async fn migrate(settings: &DatabaseConfig) -> Result<Migrated, RunError> {
+    let tasks = TaskSet::new(CancellationToken::new());
+    let target = Target::new(settings)?;
+    let mut client = target
+        .connect("verst-migrate", &tasks)
+        .await
+        .map_err(SchemaError::from)?;
+    Ok(schema::migrate(&mut client, settings.timescale).await?)
+}
+
+/// Runs until `stop`. Calls `ready` with the bound addresses (API, operator's pages) once both listen.
+///
+/// # Errors
+/// When it cannot start, a task fails, or something does not end within the grace.
+pub async fn run(
+    config: Config,
+    stop: CancellationToken,
+    ready: impl FnOnce(Option<SocketAddr>, Option<SocketAddr>),
+) -> Result<(), RunError> {
+    let tasks = TaskSet::new(stop.clone());
+    let health = Health::new();
+    for name in [crate::commit::owner::CONDITION, BROKER] {
+        health.set(name, Condition::NotReady("starting".to_owned()));
+    }
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let api_metrics = ApiMetrics::register(registry.sub_registry_with_prefix("verst_aggregator"));
+    let target = Target::new(&config.database)?;
+    let instance = Instance::new(own_name(&config.mqtt)?.as_str())?;
+
+    let limits = Limits {
+        connections_max: config.api.connections_max,
+        ..Limits::default()
+    };
+    let api_listener = HttpListener::bind(&Endpoint::Tcp(config.api.listen)).await?;
+    let ops_listener = HttpListener::bind(&Endpoint::Tcp(config.ops.listen)).await?;
+    let addresses = (api_listener.local_addr(), ops_listener.local_addr());
+    // The pages outlive the stop: a load balancer must see that we are not ready.
+    let pages_stop = CancellationToken::new();
+    let reader = Reader::new(target.pool(config.database.pool_size)?);
+    let questions = api::router(reader, &config.api, api_metrics);
+    tasks.spawn(
+        "api",
+        http(api_listener, questions, pages_stop.clone(), limits),
+    );
+    let pages = service::ops::router(Arc::new(registry), health.clone());
+    tasks.spawn(
+        "ops",
+        http(ops_listener, pages, pages_stop.clone(), Limits::default()),
+    );
+    ready(addresses.0, addresses.1);
+
+    if schema_ready(&config.database, &target, &health, &tasks, &stop).await? {
+        centre(&config, &target, instance, &health, &metrics, &tasks, &stop).await;
+    }
+    pages_stop.cancel();
+    tasks.join(GRACE).await?;
+    tasks.cause().map_or(Ok(()), |failure| Err(failure.into()))
+}
+
+/// Waits for the database, then brings its schema up to date or checks it. False: stopped meanwhile.
+async fn schema_ready(
+    settings: &DatabaseConfig,
+    target: &Target,
+    health: &Health,
+    tasks: &TaskSet,
+    stop: &CancellationToken,
+) -> Result<bool, SchemaError> {
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+    loop {
+        let done = async {
+            let mut client = target.connect("verst-migrate", tasks).await?;
+            if settings.migrate {
+                let migrated = schema::migrate(&mut client, settings.timescale).await?;
+                let storage = migrated.storage.word();
+                tracing::info!(applied = ?migrated.applied, storage, "schema is up to date");
+                Ok(())
+            } else {
+                schema::check(&mut client).await.map(drop)
+            }
+        };
+        match done.await {
+            Ok(()) => return Ok(true),
+            Err(SchemaError::Database(error)) if error.code().is_none() || error.is_closed() => {
+                let reason = format!("cannot reach the database: {error}");
+                health.set(crate::commit::owner::CONDITION, Condition::NotReady(reason));
+            }
+            Err(SchemaError::Database(error)) if is_starting(&error) => {}
+            Err(error) => return Err(error),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(false),
+            () = tokio::time::sleep(backoff.delay()) => {}
+        }
+    }
+}
+
+/// 57P03: "the database system is starting up".
+fn is_starting(error: &tokio_postgres::Error) -> bool {
+    error.code() == Some(&tokio_postgres::error::SqlState::CANNOT_CONNECT_NOW)
+}
+
+/// Everything between broker and database, from start to stop.
+async fn centre(
+    config: &Config,
+    target: &Target,
+    instance: Instance,
+    health: &Health,
+    metrics: &Metrics,
+    tasks: &TaskSet,
+    stop: &CancellationToken,
+) {
+    let (holdings_in, holdings) = watch::channel(Holdings::default());
+    let (gate_in, gate) = watch::channel(Gate::Closed("starting".to_owned()));
+    let (link_in, link) = watch::channel(Link::Down);
+    let (raises_in, raises) = mpsc::channel(RAISES_MAX);
+    let (frames_in, frames) = flume::bounded(QUEUE_FRAMES_MAX);
+    let (messages_in, messages) = flume::bounded(QUEUE_CHUNKS_MAX);
+    let (linger_in, linger) = flume::bounded(0);
+
+    let lease_stop = CancellationToken::new();
+    let keeper = LeaseKeeper {
+        target: target.clone(),
+        instance: instance.clone(),
+        settings: config.lease.clone(),
+        holdings: holdings_in,
+        raises,
+        tasks: tasks.clone(),
+    };
+    tasks.spawn("lease", keeper.run(lease_stop.clone()));
+
+    let threads = match config.limits.decode_threads {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        threads => threads,
+    };
+    workers::start(
+        tasks,
+        threads,
+        config.raw.enabled,
+        &frames,
+        &messages_in,
+        &linger,
+        metrics,
+    );
+    drop((frames, messages_in, linger));
+
+    let door = Door::new(DoorLimits {
+        bytes_max: config.limits.intake_bytes_max,
+        device_frames_max: config.limits.device_frames_max,
+        devices_max: config.limits.devices_max,
+    });
+    let bytes = door.bytes_on_their_way();
+    let receiver = Receiver {
+        settings: config.mqtt.clone(),
+        door,
+        frames: frames_in,
+        holdings: holdings.clone(),
+        gate: gate.clone(),
+        link: link_in,
+        metrics: metrics.clone(),
+    };
+    let link_stop = CancellationToken::new();
+    tasks.spawn("broker", receiver.run(link_stop.clone()));
+    let presence = Presence {
+        holdings: holdings.clone(),
+        gate,
+        link: link.clone(),
+    };
+    tasks.spawn("presence", presence.run(stop.clone()));
+    let gauges = gauges(
+        bytes,
+        link.clone(),
+        holdings.clone(),
+        health.clone(),
+        metrics.clone(),
+    );
+    tasks.spawn("gauges", until(link_stop.clone(), gauges));
+    let raw = config.raw.clone();
+    let retention = retention::run(
+        target.clone(),
+        raw,
+        tasks.clone(),
+        metrics.clone(),
+        stop.clone(),
+    );
+    tasks.spawn("retention", retention);
+
+    let owner = Owner {
+        windows: config.windows.clone(),
+        raw: config.raw.enabled,
+        limits: config.limits.clone(),
+        target: target.clone(),
+        instance,
+        tasks: tasks.clone(),
+        holdings,
+        raises: raises_in,
+        messages,
+        downlink: Downlink::new(link, metrics.clone()),
+        gate: gate_in,
+        health: health.clone(),
+        metrics: metrics.clone(),
+    };
+    owner.run(stop.clone()).await;
+    // Receipts of the last flush leave while the leases are given back.
+    drop(linger_in);
+    lease_stop.cancel();
+    link_stop.cancel();
+}
+
+/// Shows what changes by itself.
+async fn gauges(
+    bytes: Arc<std::sync::atomic::AtomicUsize>,
+    link: watch::Receiver<Link>,
+    holdings: watch::Receiver<Holdings>,
+    health: Health,
+    metrics: Metrics,
+) {
+    let mut ticks = tokio::time::interval(GAUGES);
+    loop {
+        ticks.tick().await;
+        let on_their_way = bytes.load(std::sync::atomic::Ordering::Relaxed);
+        metrics
+            .intake_bytes
+            .set(i64::try_from(on_their_way).unwrap_or(i64::MAX));
+        let condition = match (&*link.borrow(), holdings.borrow().tokens.is_empty()) {
+            (Link::Subscribed(_), _) => Condition::Ok,
+            (_, true) => Condition::NotReady("standby: the broker is the owner's".to_owned()),
+            _ => Condition::NotReady("not connected to the broker".to_owned()),
+        };
+        health.set(BROKER, condition);
+    }
+}
+
+async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = work => {}
+    }
+}
