@@ -41,20 +41,32 @@ pub fn tree_cpu_time(root: u32) -> io::Result<Duration> {
     Ok(to_duration(ticks))
 }
 
-/// Resident memory of a process now, in bytes.
+/// Forgets the greatest resident memory of a process, so that it begins anew from what it is now.
+///
+/// # Errors
+/// When there is no such process, or it is another user's.
+pub fn reset_peak_resident(pid: u32) -> io::Result<()> {
+    // proc_pid_clear_refs(5): "Reset the peak resident set size".
+    fs::write(format!("/proc/{pid}/clear_refs"), "5")
+}
+
+/// The greatest resident memory of a process since its start or the last reset, in bytes; the
+/// kernel's own high-water mark, so that no moment is missed.
 ///
 /// # Errors
 /// When there is no such process.
-pub fn resident_bytes(pid: u32) -> io::Result<u64> {
-    let statm = fs::read_to_string(format!("/proc/{pid}/statm"))?;
-    let pages = statm
-        .split(' ')
-        .nth(1)
-        .and_then(|pages| pages.parse::<u64>().ok());
-    let page_bytes = rustix::param::page_size() as u64;
-    pages
-        .map(|pages| pages * page_bytes)
-        .ok_or_else(|| malformed("statm"))
+pub fn peak_resident_bytes(pid: u32) -> io::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    parse_peak_kib(&status)
+        .map(|kib| kib * 1_024)
+        .ok_or_else(|| malformed("status"))
+}
+
+fn parse_peak_kib(status: &str) -> Option<u64> {
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.parse().ok()
 }
 
 fn stat(pid: u32) -> io::Result<(u32, Usage)> {
@@ -103,9 +115,18 @@ mod tests {
     }
 
     #[test]
+    fn the_peak_is_read_in_bytes() {
+        assert_eq!(
+            parse_peak_kib("Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t 1 kB\n"),
+            Some(2_048)
+        );
+        assert_eq!(parse_peak_kib("Name:\tx\n"), None);
+    }
+
+    #[test]
     fn this_process_has_memory_and_a_tree_costs_no_less_than_its_root() {
         let own = std::process::id();
-        assert!(resident_bytes(own).unwrap() > 100_000);
+        assert!(peak_resident_bytes(own).unwrap() > 100_000);
         let root = cpu_time(own).unwrap();
         assert!(tree_cpu_time(own).unwrap() >= root);
         assert!(cpu_time(u32::MAX).is_err());
