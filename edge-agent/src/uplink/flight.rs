@@ -47,7 +47,7 @@ pub enum Phase {
         deadline: Millis,
         /// Bytes of its frame.
         bytes: usize,
-        /// [`Flight::answers`] at that time.
+        /// Messages answered until then.
         answers: u64,
     },
 }

@@ -5,8 +5,8 @@
 //! buffer has the passages in it.
 //!
 //! The event loop is polled by a task of its own, which shares its `select!` with the stop alone.
-//! Between that task and the driver stand two bounded queues: requests ([`REQUESTS_MAX`]; full means
-//! "no room", and the frame stays with the machine) and events ([`EVENTS_MAX`]; full holds the event
+//! Between that task and the driver stand two bounded queues: requests (`REQUESTS_MAX`; full means
+//! "no room", and the frame stays with the machine) and events (`EVENTS_MAX`; full holds the event
 //! loop, and with it the connection's reading, back).
 
 use std::sync::Arc;
