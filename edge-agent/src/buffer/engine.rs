@@ -637,9 +637,13 @@ impl Engine {
                 continue;
             };
             let freed = stream.receipt(receipt);
-            for loss in freed.losses {
+            for loss in &freed.losses {
                 self.changes
                     .delete(&keys::loss(stream.id, loss.range.first()));
+            }
+            for loss in &freed.changed {
+                self.changes
+                    .put(&keys::loss(stream.id, loss.range.first()), to_bytes(loss));
             }
             for entry in freed.entries {
                 self.held_bytes -= u64::from(entry.bytes);

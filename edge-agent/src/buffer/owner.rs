@@ -18,8 +18,8 @@ use super::engine::{Engine, why};
 use super::keys::CHUNK_PASSAGES_MAX;
 use super::store::StoreError;
 use super::{
-    APPEND_PASSAGES_MAX, Admitted, AppendError, Appended, BufferState, Command, OwnerThread,
-    PendingSummary, ReadError, ReadLimit, StoreHealth, StoredRun,
+    APPEND_PASSAGES_MAX, Admitted, AppendError, Appended, BufferSettings, BufferState, Command,
+    OwnerThread, PendingSummary, ReadError, ReadLimit, StoreHealth, StoredRun,
 };
 
 /// Passages at which a group is closed although more wait.
@@ -68,7 +68,8 @@ enum Waiting {
 
 #[derive(Debug)]
 pub(super) struct Owner {
-    /// None once the store has failed for good.
+    settings: BufferSettings,
+    /// None while the store cannot be opened again.
     engine: Option<Engine>,
     health: StoreHealth,
     commands: flume::Receiver<Command>,
@@ -91,6 +92,7 @@ impl OwnerThread {
             state,
         } = self;
         let owner = Owner {
+            settings: engine.settings.clone(),
             engine: Some(*engine),
             health: StoreHealth::Ok,
             commands,
@@ -122,7 +124,9 @@ impl Owner {
             match command {
                 Ok(command) => {
                     self.take(command);
-                    if self.group_passages >= GROUP_PASSAGES_MAX {
+                    // Those who are refused ask again, and must not keep the store from healing.
+                    let may_heal = self.health == StoreHealth::NoSpace && self.is_time();
+                    if self.group_passages >= GROUP_PASSAGES_MAX || may_heal {
                         self.commit();
                     }
                 }
@@ -136,15 +140,20 @@ impl Owner {
         }
     }
 
+    /// Whether the disk was not looked at for a while.
+    fn is_time(&self) -> bool {
+        self.measured + MEASURE <= monotonic()
+    }
+
     /// Until when to wait for more; none: not at all.
     fn deadline(&self) -> Option<Instant> {
         let since = self.since.unwrap_or_else(monotonic);
-        let Some(engine) = &self.engine else {
-            return Some(since + IDLE);
-        };
         if self.health == StoreHealth::NoSpace {
-            return Some(monotonic() + RETRY);
+            return Some(self.measured + RETRY);
         }
+        let Some(engine) = &self.engine else {
+            return Some(monotonic() + IDLE);
+        };
         let is_dense = self.quiet_groups < QUIET_GROUPS;
         let is_full = self.group_passages >= CHUNK_PASSAGES_MAX;
         if !self.waiting.is_empty() || (!self.group.is_empty() && (is_dense || is_full)) {
@@ -240,9 +249,12 @@ impl Owner {
             (StoreHealth::Failed(why), _) => AppendError::Failed(Arc::clone(why)),
             (_, Some(engine)) => AppendError::NoSpace {
                 free_bytes: engine.disk.free_bytes,
-                floor_bytes: engine.settings.free_floor_bytes,
+                floor_bytes: self.settings.free_floor_bytes,
             },
-            (_, None) => AppendError::Failed("the store is closed".into()),
+            (_, None) => AppendError::NoSpace {
+                free_bytes: 0,
+                floor_bytes: self.settings.free_floor_bytes,
+            },
         }
     }
 
@@ -357,33 +369,44 @@ impl Owner {
             StoreError::NoSpace => StoreHealth::NoSpace,
             StoreError::Denied(_) | StoreError::Broken(_) => StoreHealth::Failed(why(error)),
         };
+        if let Some(engine) = &mut self.engine {
+            engine.measure_disk();
+        }
         self.publish_health();
         self.waiting.clear();
     }
 
     /// Opens the store again, as a new run, once there is space.
     fn retry(&mut self) {
-        let Some(mut engine) = self.engine.take() else {
-            return;
+        self.measured = monotonic();
+        let opened = match self.engine.take() {
+            Some(mut engine) => {
+                engine.measure_disk();
+                if engine.disk.free_bytes == 0 || engine.is_below_floor() {
+                    self.engine = Some(engine);
+                    return;
+                }
+                engine.restart(wall_millis())
+            }
+            None => Engine::open(&self.settings, wall_millis()),
         };
-        engine.measure_disk();
-        if engine.disk.free_bytes == 0 || engine.is_below_floor() {
-            self.engine = Some(engine);
-            return;
-        }
-        match engine.restart(wall_millis()) {
+        match opened {
             Ok(engine) => {
                 tracing::info!("store is open again");
-                self.engine = Some(engine);
                 self.health = StoreHealth::Ok;
-                self.publish();
+                self.resume(engine);
             }
-            Err(error) => {
-                tracing::error!(%error, "store does not open again");
-                self.health = StoreHealth::Failed(error.to_string().into());
-                self.publish_health();
-            }
+            // Opening needs some space as well; the next try may have it.
+            Err(error) => tracing::warn!(%error, "store does not open again yet"),
         }
+    }
+
+    /// Goes on with a store that was opened again.
+    fn resume(&mut self, mut engine: Engine) {
+        // They count from the start of the agent; what failed was never published.
+        engine.counters.add(&self.state.borrow().counters);
+        self.engine = Some(engine);
+        self.publish();
     }
 
     /// What is done when there is nothing to do.
@@ -405,8 +428,7 @@ impl Owner {
                     after_bytes,
                     "store was rebuilt, for its file was large"
                 );
-                self.engine = Some(engine);
-                self.publish();
+                self.resume(engine);
             }
             Err(error) => {
                 tracing::error!(%error, "store could not be rebuilt; passages are refused");

@@ -92,6 +92,17 @@ pub struct Counters {
 }
 
 impl Counters {
+    pub(super) fn add(&mut self, other: &Self) {
+        self.accepted += other.accepted;
+        self.duplicates += other.duplicates;
+        self.commits += other.commits;
+        self.released += other.released;
+        self.lost
+            .iter_mut()
+            .zip(other.lost)
+            .for_each(|(sum, more)| *sum += more);
+    }
+
     /// Where a reason counts in [`Counters::lost`].
     #[must_use]
     pub const fn place(reason: LossReason) -> usize {

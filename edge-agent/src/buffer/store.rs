@@ -10,7 +10,9 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use service::clock::monotonic;
 use service::panics::contain;
 use sled::{Batch, IVec};
 
@@ -24,6 +26,10 @@ const MAIN_FILE: &str = "db";
 
 /// Where sled would put values that are too large for its main file.
 const BLOBS: &str = "blobs";
+
+/// How long a store that was just closed may keep its file locked, and how often to look.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(10);
+const LOCK_POLL: Duration = Duration::from_millis(5);
 
 /// What can go wrong with the disk.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -103,6 +109,7 @@ pub(super) struct Store {
 impl Store {
     /// Opens or makes the store and makes its existence durable.
     pub(super) fn open(directory: &Path) -> Result<Self, StoreError> {
+        wait_for_lock(&directory.join(MAIN_FILE))?;
         let db = contained(|| {
             sled::Config::new()
                 .path(directory)
@@ -183,6 +190,26 @@ impl Store {
     pub(super) fn free_bytes(&self) -> u64 {
         rustix::fs::fstatvfs(&self.main_file)
             .map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}
+
+/// Waits until a store that this process has just closed lets go of its file: sled does that in its
+/// own time. Another process cannot have it, for the directory is locked. To fail here says nothing
+/// about what is stored.
+fn wait_for_lock(main_file: &Path) -> Result<(), StoreError> {
+    let file = match File::open(main_file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    let deadline = monotonic() + LOCK_WAIT_MAX;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file.unlock()?),
+            Err(fs::TryLockError::WouldBlock) if monotonic() < deadline => {
+                std::thread::park_timeout(LOCK_POLL);
+            }
+            Err(error) => return Err(StoreError::Denied(format!("main file is locked: {error}"))),
+        }
     }
 }
 

@@ -77,6 +77,8 @@ pub(super) struct Stream {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Freed {
     pub(super) losses: Vec<Loss>,
+    /// What is left of those losses.
+    pub(super) changed: Vec<Loss>,
     pub(super) entries: Vec<EntryMeta>,
 }
 
@@ -222,23 +224,24 @@ impl Stream {
         }
         self.marks_changed = true;
         let marks = &self.marks;
-        let booked = |loss: &Loss| {
-            let known = match loss.scope {
-                LossScope::All => marks.lost.union(&marks.counted),
-                LossScope::RawOnly => marks.lost.union(&marks.stored),
-            };
-            known.contains_range(loss.range)
-        };
-        let (losses, waiting) = self.losses.iter().partition(|loss| booked(loss));
-        self.losses = waiting;
+        let mut freed = Freed::default();
+        for loss in std::mem::take(&mut self.losses) {
+            let rest = remainder(&loss, marks);
+            if rest != [loss] {
+                freed.losses.push(loss);
+                freed.changed.extend_from_slice(&rest);
+            }
+            self.losses.extend(rest);
+        }
         let known = marks.counted.union(&marks.lost);
         let (entries, waiting): (Vec<_>, Vec<_>) = self
             .entries
             .drain(..)
             .partition(|entry| entry.seqs.is_subset(&known));
         self.entries = waiting.into();
+        freed.entries = entries;
         self.refresh();
-        Freed { losses, entries }
+        freed
     }
 
     /// Forgets what receipts said, so that what is still held is offered again.
@@ -321,6 +324,29 @@ impl Stream {
         self.view = Some(Arc::clone(&view));
         view
     }
+}
+
+/// What of a loss the centre has not booked. Numbers declared as lost altogether that it counted
+/// before all the same are still lost to its tables: of them only the raw rows are.
+fn remainder(loss: &Loss, marks: &Marks) -> Vec<Loss> {
+    let open = SeqSet::from(loss.range).difference(&marks.settled());
+    let raw_only = match loss.scope {
+        LossScope::All => open.intersection(&marks.counted),
+        LossScope::RawOnly => open.clone(),
+    };
+    let parts = |set: &SeqSet, scope| -> Vec<Loss> {
+        set.ranges()
+            .iter()
+            .map(|range| Loss {
+                range: *range,
+                scope,
+                ..*loss
+            })
+            .collect()
+    };
+    let mut rest = parts(&open.difference(&raw_only), LossScope::All);
+    rest.extend(parts(&raw_only, LossScope::RawOnly));
+    rest
 }
 
 fn lower(least: &mut Option<EventTime>, time: EventTime) {
@@ -418,14 +444,22 @@ mod tests {
         let mut stream = stream();
         stream.declare(&chunk(1, 10), range(1, 10), LossReason::Corrupt, false);
         stream.declare(&chunk(11, 20), range(11, 20), LossReason::Quota, true);
-        let freed = stream.receipt(&receipt(&[range(4, 20)], &[], &[range(1, 3)]));
+        stream.receipt(&receipt(&[range(4, 20)], &[], &[range(1, 3)]));
+        let kept: Vec<_> = stream
+            .losses
+            .iter()
+            .map(|loss| (loss.range, loss.scope))
+            .collect();
+        // 4 to 10 were declared as lost altogether, but had been counted: their raw rows are lost.
         assert_eq!(
-            freed.losses.len(),
-            1,
-            "the raw rows of 11 to 20 are not booked yet"
+            kept,
+            [
+                (range(4, 10), LossScope::RawOnly),
+                (range(11, 20), LossScope::RawOnly)
+            ]
         );
-        let freed = stream.receipt(&receipt(&[range(4, 20)], &[range(11, 20)], &[range(1, 3)]));
-        assert_eq!(freed.losses[0].range, range(11, 20));
+        let freed = stream.receipt(&receipt(&[range(4, 20)], &[range(4, 20)], &[range(1, 3)]));
+        assert_eq!((freed.losses.len(), freed.changed.len()), (2, 0));
         assert!(stream.losses.is_empty());
     }
 }

@@ -134,7 +134,6 @@ impl Door {
     }
 
     /// `POST /v1/passages`.
-    #[must_use]
     pub fn router(self) -> Router {
         // The limit is kept here, where the answer can name it.
         Router::new()
@@ -479,7 +478,10 @@ mod tests {
         let body = format!(r#"[{GOOD},{BAD},{{"vehicle_speed":NaN}},{GOOD}]"#);
         let (status, answer) = post(&door, "application/json", body).await;
         assert_eq!(status, StatusCode::OK);
-        assert_eq!((&answer["accepted"], &answer["rejected"]), (&json!(2), &json!(2)));
+        assert_eq!(
+            (&answer["accepted"], &answer["rejected"]),
+            (&json!(2), &json!(2))
+        );
         assert_eq!(
             answer["errors"][0],
             json!({

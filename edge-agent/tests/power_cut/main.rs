@@ -10,6 +10,12 @@
 //! The test proves itself: with the syncs of sled's main file left out of the replay, passages must
 //! get lost.
 
+#![expect(clippy::unwrap_used, reason = "a test's helpers fail the test")]
+#![expect(
+    clippy::print_stdout,
+    reason = "the recorded writer's acknowledgements"
+)]
+
 mod disk;
 mod trace;
 
