@@ -17,19 +17,21 @@
 //!    buffer, every other word is dropped. No acknowledgement of the broker means anything.
 //! 4. Everything unanswered is sent again: after a deadline, on a new link, for a new owner.
 
+mod refusals;
+
 use std::collections::VecDeque;
 
 use proto::limits::{FRAME_BYTES_MAX, IN_FLIGHT_BATCHES_MAX};
-use proto::receipt::{Beacon, Centre, Receipt, Refusal, RefusalClass, RefusalReason};
+use proto::receipt::{Beacon, Centre, Receipt};
 use proto::{SeqRange, StreamId};
 
 use super::backoff::{Jitter, Millis};
 use super::centre::{Allegiance, Voice};
 use super::exchange::{Command, Input, LinkState, Pace, Tally};
-use super::flight::{Flight, MESSAGES_MAX, Message, MessageId, Phase};
+use super::flight::{Flight, MESSAGES_MAX, MessageId, Phase};
 use super::gate::{Change, Gate, Shut};
 use super::lanes::{Lane, Queue};
-use super::notes::{Note, Notes, SummaryInFlight};
+use super::notes::{Note, Notes};
 use crate::buffer::BufferState;
 
 /// See the module.
@@ -333,105 +335,6 @@ impl Machine {
         if self.gate.beacon(now, beacon, &mut self.jitter) == Change::Resend {
             self.lose_all();
         }
-    }
-
-    fn refusal(&mut self, now: Millis, refusal: &Refusal) {
-        if !self.hear(refusal.centre) {
-            return;
-        }
-        let Some(range) = refusal.range else { return };
-        if let Some(summary) = self.notes.refused(refusal.stream, range) {
-            return self.summary_refused(now, refusal, &summary);
-        }
-        let named = |m: &Message| m.stream == refusal.stream && m.range == range;
-        let id = self
-            .flight
-            .iter()
-            .find(|(_, m)| named(m) && m.sendings > 0)
-            .map(|(id, _)| id);
-        match refusal.class {
-            RefusalClass::Later => {
-                self.tally.refused_later += 1;
-                self.wait(now, refusal.stream, refusal.reason, id.is_some());
-            }
-            RefusalClass::Reshape => {
-                self.tally.refused_reshape += 1;
-                self.reshape(now, refusal, range, id.is_some());
-            }
-            RefusalClass::Never => {
-                self.tally.refused_never += 1;
-                if id.is_some() {
-                    let (stream, reason) = (refusal.stream, refusal.reason);
-                    self.commands.push_back(Command::Refused {
-                        stream,
-                        ranges: vec![range],
-                        reason,
-                    });
-                    let queue = self.queues.iter_mut().find(|queue| queue.stream == stream);
-                    queue.into_iter().for_each(|queue| queue.give_up(range));
-                }
-            }
-        }
-        if let Some(id) = id {
-            self.drop_message(id);
-        }
-    }
-
-    /// The centre asked to wait: all of us, or this stream.
-    fn wait(&mut self, now: Millis, stream: StreamId, reason: RefusalReason, ours: bool) {
-        if matches!(
-            reason,
-            RefusalReason::Overload | RefusalReason::UnknownVersion
-        ) {
-            self.gate.refused(now, &mut self.jitter);
-        } else if ours {
-            self.pause(now, stream);
-        } else {
-            let wait = self.pace.probe.wait_ms(1, &mut self.jitter);
-            self.notes.pause(now + self.pace.resend.base_ms + wait);
-        }
-    }
-
-    fn pause(&mut self, now: Millis, stream: StreamId) {
-        if let Some(queue) = self.queues.iter_mut().find(|queue| queue.stream == stream) {
-            queue.pauses = queue.pauses.saturating_add(1);
-            let wait = self.pace.probe.wait_ms(queue.pauses, &mut self.jitter);
-            queue.paused_until = now + wait;
-        }
-    }
-
-    fn reshape(&mut self, now: Millis, refusal: &Refusal, range: SeqRange, ours: bool) {
-        if !ours || range.count() == 1 {
-            // Nothing to make smaller: the next centre build may think otherwise.
-            return self.pause(now, refusal.stream);
-        }
-        if let Some(queue) = self.queues.iter_mut().find(|q| q.stream == refusal.stream) {
-            queue.batch_passages = (range.count() / 2).max(1);
-        }
-    }
-
-    /// The raw passages behind a summary are gone, so it cannot take another form: what is not
-    /// counted is lost.
-    fn summary_refused(&mut self, now: Millis, refusal: &Refusal, summary: &SummaryInFlight) {
-        if refusal.class == RefusalClass::Later {
-            self.tally.refused_later += 1;
-            return self.wait(now, refusal.stream, refusal.reason, false);
-        }
-        let (probe, jitter) = (self.pace.probe, &mut self.jitter);
-        self.notes
-            .pause_summaries(now, |refusals| probe.wait_ms(refusals, jitter));
-        match refusal.class {
-            RefusalClass::Never => self.tally.refused_never += 1,
-            _ => self.tally.refused_reshape += 1,
-        }
-        let counted = refusal.counted.clone().unwrap_or_default();
-        let ranges = summary.seqs.difference(&counted).ranges().to_vec();
-        let (stream, reason) = (summary.stream, refusal.reason);
-        self.commands.push_back(Command::Refused {
-            stream,
-            ranges,
-            reason,
-        });
     }
 
     /// Takes a message apart: its numbers are pending again, unless the buffer says otherwise.

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use proto::frame::WIRE_VERSION;
 use proto::limits::IN_FLIGHT_BYTES_MAX;
 use proto::loss::{Loss, LossReason, LossScope};
-use proto::receipt::{Intake, StreamReceipt};
+use proto::receipt::{Intake, Refusal, RefusalClass, RefusalReason, StreamReceipt};
 use proto::{CentreId, Seq, SeqSet};
 
 use super::super::backoff::Backoff;
