@@ -7,13 +7,12 @@
 
 use std::time::{Duration, Instant};
 
-use rumqttd::local::LinkError;
 use service::clock::monotonic;
 use service::ops::{Condition, Health};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::{Link, Routed};
+use crate::engine::{Link, Routed, RouterGone};
 use crate::metrics::Metrics;
 
 /// Its name and its topic. The dot keeps both apart from every device and every topic of the wire.
@@ -54,7 +53,7 @@ pub async fn sing(mut link: Link, health: Health, metrics: Metrics, stop: Cancel
 }
 
 /// Waits until a message has come back; one from an earlier round counts as well.
-async fn echo(link: &mut Link) -> Result<(), LinkError> {
+async fn echo(link: &mut Link) -> Result<(), RouterGone> {
     link.flush().await?;
     loop {
         if let Some(Routed::Message(_)) = link.next().await? {

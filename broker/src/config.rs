@@ -271,7 +271,7 @@ impl Validate for Config {
             1,
             60,
         );
-        let most = usize::MAX;
+        let most = usize::try_from(u32::MAX).unwrap_or(usize::MAX);
         let messages = usize::try_from(limits.messages_per_s).unwrap_or(most);
         within(
             "limits.messages_per_s",
@@ -316,7 +316,7 @@ impl Validate for Config {
         );
         within("router.down_segments", router.down_segments, 2, 64);
         faults.extend(ring_fault(router));
-        if let Err(error) = check_level(&self.log.directives()) {
+        if let Err(error) = check_level(&self.log.level) {
             faults.push(Fault::new("log.level", error.to_string()));
         }
         faults

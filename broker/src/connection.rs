@@ -25,7 +25,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::io::poll_read_buf;
 
 use crate::config::PACKET_BYTES_MAX;
-use crate::engine::{Link, Routed};
+use crate::engine::{Link, Routed, RouterGone};
 use crate::metrics::{Closed, Kind, Metrics};
 use crate::names::Ending;
 use crate::packet::{self, Packet};
@@ -87,7 +87,7 @@ pub struct Connection {
 enum Event {
     Asked(Closed),
     Moved(io::Result<Moved>),
-    Routed(Result<Option<Routed>, rumqttd::local::LinkError>),
+    Routed(Result<Option<Routed>, RouterGone>),
     Time,
 }
 
@@ -341,7 +341,7 @@ impl Connection {
     /// Takes what the router says, and all that it has said meanwhile.
     async fn routed(
         &mut self,
-        first: Result<Option<Routed>, rumqttd::local::LinkError>,
+        first: Result<Option<Routed>, RouterGone>,
         writing: bool,
         watch: &mut Watch,
     ) -> Result<(), End> {

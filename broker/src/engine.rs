@@ -54,17 +54,17 @@ const ROUTER_PATIENCE: Duration = Duration::from_secs(30);
 /// The link that is made and closed only to know that the router has come that far.
 const BARRIER: &str = "verst.barrier";
 
-type Parts = Result<(LinkTx, LinkRx, Notification), LinkError>;
+type Parts = Result<(LinkTx, LinkRx), RouterGone>;
 
-/// A link that could not be made.
+/// The router has dropped a link, refused one, or ended.
 #[derive(Debug, thiserror::Error)]
-pub enum EngineError {
-    /// The router is gone or refused the connection.
-    #[error("the router did not take the link: {0}")]
-    Link(#[from] LinkError),
-    /// The thread that waits for the router was lost, or the broker is ending.
-    #[error("the router's answer was not waited for")]
-    Abandoned,
+#[error("the router is gone: {0}")]
+pub struct RouterGone(String);
+
+impl From<LinkError> for RouterGone {
+    fn from(error: LinkError) -> Self {
+        Self(error.to_string())
+    }
 }
 
 /// The running router. Clones speak to the same one.
@@ -84,7 +84,10 @@ impl Engine {
         let events = Router::new(0, router_config(settings, connections_max)).spawn();
         let queue = events.clone();
         Self {
-            make: Arc::new(move |name| LinkBuilder::new(name, events.clone()).build()),
+            make: Arc::new(move |name| {
+                let (tx, rx, _connack) = LinkBuilder::new(name, events.clone()).build()?;
+                Ok((tx, rx))
+            }),
             queued: Arc::new(move || queue.len()),
             linking: Arc::new(Semaphore::new(LINKING_MAX)),
             barrier: Arc::default(),
@@ -95,16 +98,18 @@ impl Engine {
     ///
     /// # Errors
     /// When the router is gone.
-    pub async fn link(&self, name: &str) -> Result<Link, EngineError> {
+    pub async fn link(&self, name: &str) -> Result<Link, RouterGone> {
         let permit = self.linking.clone().acquire_owned().await;
-        let permit = permit.map_err(|_| EngineError::Abandoned)?;
+        let permit = permit.map_err(|error| RouterGone(error.to_string()))?;
         let (make, name) = (self.make.clone(), name.to_owned());
         let made = tokio::task::spawn_blocking(move || {
             let parts = make(&name);
             drop(permit);
             parts
         });
-        let (tx, rx, _connack) = made.await.map_err(|_| EngineError::Abandoned)??;
+        let (tx, rx) = made
+            .await
+            .map_err(|error| RouterGone(error.to_string()))??;
         Ok(Link {
             tx,
             rx,
@@ -128,7 +133,7 @@ impl Engine {
 
     /// Returns when the router has handled everything that was queued before: it takes events in
     /// order, and answers this one.
-    async fn settle(&self) -> Result<(), EngineError> {
+    async fn settle(&self) -> Result<(), RouterGone> {
         let _alone = self.barrier.lock().await;
         let mut link = self.link(BARRIER).await?;
         link.say_goodbye().await;
@@ -202,7 +207,7 @@ impl Link {
     ///
     /// # Errors
     /// When the router is gone.
-    pub async fn flush(&mut self) -> Result<(), LinkError> {
+    pub async fn flush(&mut self) -> Result<(), RouterGone> {
         if self.held.is_none() {
             return Ok(());
         }
@@ -223,7 +228,7 @@ impl Link {
     ///
     /// # Errors
     /// When the router has dropped the link.
-    pub async fn next(&mut self) -> Result<Option<Routed>, LinkError> {
+    pub async fn next(&mut self) -> Result<Option<Routed>, RouterGone> {
         let Some(notification) = self.rx.next().await? else {
             return Ok(None);
         };
@@ -244,7 +249,7 @@ impl Link {
     ///
     /// # Errors
     /// When the router has dropped the link.
-    pub fn try_next(&mut self) -> Result<Option<Routed>, LinkError> {
+    pub fn try_next(&mut self) -> Result<Option<Routed>, RouterGone> {
         loop {
             match self.next().now_or_never() {
                 None => return Ok(None),
@@ -258,9 +263,9 @@ impl Link {
     ///
     /// # Errors
     /// When the router is gone.
-    pub async fn resume(&mut self) -> Result<(), LinkError> {
+    pub async fn resume(&mut self) -> Result<(), RouterGone> {
         self.woken = true;
-        self.rx.wake().await
+        Ok(self.rx.wake().await?)
     }
 
     /// Unregisters the link, and returns when the router has let go of its name.

@@ -9,6 +9,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ use crate::connection::{Connection, Pace};
 use crate::engine::Engine;
 use crate::identity::{Identity, Role};
 use crate::metrics::{Closed, HandshakeFailure, Kind, Metrics};
-use crate::names::{ClaimError, Ending, Names};
+use crate::names::{Claim, ClaimError, Ending, Names};
 use crate::packet::{self, ConnectCode, Packet, PacketError};
 use crate::rates::Bucket;
 use crate::session::{ConnectRefusal, Session, SessionLimits, admit};
@@ -43,6 +44,8 @@ const YIELD_LOOK: Duration = Duration::from_millis(250);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a refusal may take to be written.
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(2);
+/// The first byte of a CONNECT.
+const CONNECT: u8 = 0x10;
 /// The first packet, at most: CONNECT with a name of 64 bytes has 78.
 const CONNECT_BYTES_MAX: usize = 1_024;
 /// Warnings about clients, per second and at once; the counters miss none.
@@ -111,28 +114,28 @@ impl Gate {
     /// Accepts connections until the stop.
     pub async fn run(self, listener: TcpListener) {
         let stop = self.tasks.token().clone();
-        let places = Arc::new(Semaphore::new(self.limits.handshakes));
+        let places = Places::new(self.limits.handshakes);
         loop {
-            let place = tokio::select! {
-                () = stop.cancelled() => return,
-                place = places.clone().acquire_owned() => place,
-            };
-            let Ok(place) = place else { return };
             let accepted = tokio::select! {
                 () = stop.cancelled() => return,
                 accepted = listener.accept() => accepted,
             };
-            match accepted {
-                Ok((stream, from)) => {
-                    self.metrics.accepted.inc();
-                    let newcomer = self.clone().newcomer(stream, from, place, places.clone());
-                    self.tasks.spawn("connection", newcomer);
-                }
+            let (stream, from) = match accepted {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
                     sleep(ACCEPT_PAUSE).await;
+                    continue;
                 }
-            }
+            };
+            self.metrics.accepted.inc();
+            let place = tokio::select! {
+                () = stop.cancelled() => return,
+                place = places.take() => place,
+            };
+            let Some(place) = place else { return };
+            let newcomer = self.clone().newcomer(stream, from, place, places.clone());
+            self.tasks.spawn("connection", newcomer);
         }
     }
 
@@ -141,7 +144,7 @@ impl Gate {
         stream: TcpStream,
         from: SocketAddr,
         place: OwnedSemaphorePermit,
-        places: Arc<Semaphore>,
+        places: Places,
     ) {
         let open = self.metrics.handshake();
         let deadline = self.limits.connect_timeout();
@@ -150,7 +153,7 @@ impl Gate {
             arrived = timeout(deadline, self.arrive(stream)) => {
                 arrived.unwrap_or(Err(Failure::plain(HandshakeFailure::Timeout)))
             }
-            () = crowded_out(&places) => Err(Failure::plain(HandshakeFailure::Crowded)),
+            () = places.crowded_out() => Err(Failure::plain(HandshakeFailure::Crowded)),
             () = stop.cancelled() => Err(Failure::plain(HandshakeFailure::Stop)),
         };
         drop((place, open));
@@ -187,6 +190,13 @@ impl Gate {
             .map_err(|error| Failure::new(HandshakeFailure::Identity, &error))?;
         let mut inbox = BytesMut::with_capacity(CONNECT_BYTES_MAX);
         let frame = loop {
+            if inbox.first().is_some_and(|first| *first != CONNECT) {
+                let detail = "the first packet is not CONNECT".to_owned();
+                return Err(Failure {
+                    reason: HandshakeFailure::Packet,
+                    detail,
+                });
+            }
             let found = packet::frame(&inbox, CONNECT_BYTES_MAX);
             match found.map_err(|error| Failure::new(HandshakeFailure::Packet, &error))? {
                 Some(frame) => break frame,
@@ -262,11 +272,9 @@ impl Gate {
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            () = self.serve(stream, inbox, &identity, keep_alive, &ending) => {}
+            () = self.serve(stream, inbox, &identity, keep_alive, &ending, claim) => {}
             () = asking => {}
         }
-        // The link is closed: the next of this name may come.
-        drop(claim);
     }
 
     async fn serve(
@@ -276,6 +284,7 @@ impl Gate {
         identity: &Identity,
         keep_alive: Duration,
         ending: &Ending,
+        claim: Claim,
     ) {
         let link = match self.engine.link(identity.name.as_str()).await {
             Ok(link) => link,
@@ -307,6 +316,8 @@ impl Gate {
             metrics: self.metrics.clone(),
         };
         let (reason, violation) = Box::pin(connection.serve()).await;
+        // The link is closed: the next of this name may come.
+        drop(claim);
         self.metrics.open.dec();
         self.metrics.closed(reason);
         if let Some(violation) = violation {
@@ -387,11 +398,36 @@ impl Gate {
     }
 }
 
-/// Returns when a handshake has had its time and others wait for its place.
-async fn crowded_out(places: &Semaphore) {
-    sleep(YIELD_AFTER).await;
-    while places.available_permits() > 0 {
-        sleep(YIELD_LOOK).await;
+/// The places for handshakes. Clones share them.
+#[derive(Clone)]
+struct Places {
+    free: Arc<Semaphore>,
+    /// Whether somebody who was accepted waits for one.
+    wanted: Arc<AtomicBool>,
+}
+
+impl Places {
+    fn new(count: usize) -> Self {
+        Self {
+            free: Arc::new(Semaphore::new(count)),
+            wanted: Arc::default(),
+        }
+    }
+
+    /// Waits for a place. Only the accept loop waits, so one flag is enough.
+    async fn take(&self) -> Option<OwnedSemaphorePermit> {
+        self.wanted.store(true, Ordering::Relaxed);
+        let place = self.free.clone().acquire_owned().await;
+        self.wanted.store(false, Ordering::Relaxed);
+        place.ok()
+    }
+
+    /// Returns when a handshake has had its time and somebody waits for its place.
+    async fn crowded_out(&self) {
+        sleep(YIELD_AFTER).await;
+        while !self.wanted.load(Ordering::Relaxed) {
+            sleep(YIELD_LOOK).await;
+        }
     }
 }
 
@@ -428,17 +464,20 @@ impl Failure {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_handshake_gives_way_only_when_others_wait() {
-        let places = Semaphore::new(1);
-        assert!(
-            timeout(YIELD_AFTER * 10, crowded_out(&places))
-                .await
-                .is_err()
-        );
-        let _taken = places.acquire().await.unwrap();
-        assert!(timeout(YIELD_AFTER * 2, crowded_out(&places)).await.is_ok());
+    #[tokio::test]
+    async fn a_place_is_wanted_only_while_somebody_waits_for_it() {
+        let places = Places::new(1);
+        let taken = places.take().await;
+        assert!(!places.wanted.load(Ordering::Relaxed));
+        let mut waiting = Box::pin(places.take());
+        assert!(waiting.as_mut().now_or_never().is_none());
+        assert!(places.wanted.load(Ordering::Relaxed));
+        drop(taken);
+        assert!(waiting.await.is_some());
+        assert!(!places.wanted.load(Ordering::Relaxed));
     }
 }

@@ -37,7 +37,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::engine::{Engine, EngineError};
+use crate::engine::{Engine, RouterGone};
 use crate::gate::Gate;
 use crate::metrics::Metrics;
 use crate::names::Names;
@@ -65,7 +65,7 @@ pub enum StartError {
     Ops(#[from] ListenError),
     /// The router.
     #[error(transparent)]
-    Router(#[from] EngineError),
+    Router(#[from] RouterGone),
 }
 
 /// A running broker.

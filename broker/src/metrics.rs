@@ -1,8 +1,8 @@
 //! Every metric of the broker, by name, in one place.
 //!
-//! Counters stand at each boundary, so that they balance: accepted = closed before CONNECT + refused
-//! + opened; opened = closed + open; messages in = out to subscribers + those that had none + held
-//! in rings or dropped by them (the router does not say which).
+//! Counters stand at each boundary, so that they balance: accepted = failed handshakes + refused +
+//! opened; opened = closed + open. What a ring dropped before a subscriber read it is not among
+//! them, because the router does not say.
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;

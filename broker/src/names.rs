@@ -236,8 +236,8 @@ mod tests {
         let first = Ending::default();
         let claim = names.claim(&unit("A"), &first).await.unwrap();
         assert!(!claim.took_over);
-        let second = Ending::default();
-        let (taken, ()) = tokio::join!(names.claim(&unit("A"), &second), async {
+        let (second, same) = (Ending::default(), unit("A"));
+        let (taken, ()) = tokio::join!(names.claim(&same, &second), async {
             assert_eq!(first.asked().await, Closed::TakenOver);
             drop(claim);
         });

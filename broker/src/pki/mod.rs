@@ -8,8 +8,9 @@
 
 pub mod index;
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -35,6 +36,9 @@ pub const CRL: &str = "crl.pem";
 /// The folder of issued certificates, unless another is named.
 pub const ISSUED: &str = "issued";
 
+/// The mode of private keys, and of everything else.
+const PRIVATE: u32 = 0o600;
+const PUBLIC: u32 = 0o644;
 const DAY: Duration = Duration::from_hours(24);
 /// How far back a validity begins: clocks of units may be behind.
 const CLOCK_SLACK: Duration = Duration::from_hours(1);
@@ -272,10 +276,12 @@ impl Authority {
         self.index.append(entries)?;
         fs::create_dir_all(out).map_err(at(out))?;
         for (name, certificate, key) in made {
-            private_file::write(&out.join(format!("{name}.key")), key.as_bytes())?;
-            write_public(&out.join(format!("{name}.pem")), &certificate)?;
+            replace(&out.join(format!("{name}.key")), &key, PRIVATE)?;
+            replace(&out.join(format!("{name}.pem")), &certificate, PUBLIC)?;
         }
-        Ok(())
+        // Once for all of them: a sync for each of a thousand units would take many seconds.
+        let synced = File::open(out).and_then(|folder| Ok(rustix::fs::syncfs(folder)?));
+        synced.map_err(at(out))
     }
 
     /// Revokes all certificates of a name, or the one of a serial number, and writes the list.
@@ -397,16 +403,31 @@ fn read(path: &Path) -> Result<String, PkiError> {
     fs::read_to_string(path).map_err(at(path))
 }
 
-/// Replaces a file that everybody may read, whole or not at all.
+/// Replaces a file that everybody may read; durable on return.
 fn write_public(path: &Path, text: &str) -> Result<(), PkiError> {
-    let new = path.with_extension("new");
-    let written = File::create(&new).and_then(|mut file| {
-        io::Write::write_all(&mut file, text.as_bytes())?;
-        file.sync_all()
-    });
-    written
-        .and_then(|()| fs::rename(&new, path))
+    replace(path, text, PUBLIC)?;
+    File::open(path)
+        .and_then(|file| file.sync_all())
         .map_err(at(path))
+}
+
+/// Puts a new file in the place of an old one, in one step.
+fn replace(path: &Path, text: &str, mode: u32) -> Result<(), PkiError> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let new = PathBuf::from(new);
+    // What a killed run has left would keep its mode.
+    if new.exists() {
+        fs::remove_file(&new).map_err(at(&new))?;
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&new)
+        .map_err(at(&new))?;
+    io::Write::write_all(&mut file, text.as_bytes()).map_err(at(&new))?;
+    fs::rename(&new, path).map_err(at(path))
 }
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> PkiError {

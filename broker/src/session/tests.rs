@@ -101,7 +101,7 @@ fn a_unit_publishes_its_own_topic_only() {
     let mut unit = session(Role::Unit);
     let own = topic::up(&device("KV1"));
     let step = unit.judge(publish(&own)).unwrap();
-    let topic = Bytes::from(own);
+    let topic = Bytes::from(own.clone());
     assert_eq!(
         step,
         Step::Publish {
