@@ -40,7 +40,8 @@ impl UpHeader {
 pub struct Frontier {
     /// Event times below this are complete.
     pub before: EventTime,
-    /// Starts of this agent's store, counted durably.
+    /// Starts of this agent's store, counted durably; a new store begins at its clock's seconds
+    /// since 1970, so that it rises even when the old store was lost.
     pub run: u32,
     /// Statements of this run.
     pub counter: u64,

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::device::{CentreId, StreamId};
+use crate::passage::EventTime;
 use crate::ranges::{SeqRange, SeqSet};
 
 /// Which database speaks, and in which of its lives: the timeline rises when a standby is promoted
@@ -120,6 +121,8 @@ pub struct Beacon {
     pub wire_max: u8,
     /// Whether passages are welcome.
     pub intake: Intake,
+    /// The centre's clock when it said so: a unit whose clock was lost knows that it is not earlier.
+    pub sent_at: EventTime,
 }
 
 /// Whether passages are welcome.

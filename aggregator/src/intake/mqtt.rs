@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flume::TrySendError;
+use proto::EventTime;
 use proto::device::DeviceId;
 use proto::frame::{Down, WIRE_VERSION, WIRE_VERSION_MIN};
 use proto::limits::FRAME_BYTES_MAX;
@@ -22,6 +23,7 @@ use rumqttc::{
     AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, MqttOptions, Packet, QoS,
     SubscribeFilter, TlsConfiguration, Transport,
 };
+use service::clock::wall_millis;
 use service::tls::{TimeFloor, TlsError, client_config, load_identity};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -308,6 +310,7 @@ async fn publish_beacons(client: &AsyncClient, holdings: &Holdings, intake: Inta
             wire_min: WIRE_VERSION_MIN,
             wire_max: WIRE_VERSION,
             intake,
+            sent_at: EventTime::from_millis(wall_millis()),
         };
         let frame = Down::Beacon(message).encode();
         client

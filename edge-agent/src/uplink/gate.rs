@@ -233,7 +233,7 @@ impl Gate {
 
 #[cfg(test)]
 mod tests {
-    use proto::CentreId;
+    use proto::{CentreId, EventTime};
     use proto::receipt::Centre;
 
     use super::*;
@@ -254,6 +254,7 @@ mod tests {
             wire_min: WIRE_VERSION,
             wire_max: WIRE_VERSION,
             intake,
+            sent_at: EventTime::from_millis(0),
         }
     }
 

@@ -237,8 +237,14 @@ pub(crate) fn down() -> impl Strategy<Value = Down> {
             })
         },
     );
-    let beacon = (centre(), any::<u64>(), "[a-z0-9.]{0,20}", any::<bool>()).prop_map(
-        |(centre, token, build, open)| {
+    let beacon = (
+        centre(),
+        any::<u64>(),
+        "[a-z0-9.]{0,20}",
+        any::<bool>(),
+        event_time(),
+    )
+        .prop_map(|(centre, token, build, open, sent_at)| {
             Down::Beacon(Beacon {
                 centre,
                 token,
@@ -246,8 +252,8 @@ pub(crate) fn down() -> impl Strategy<Value = Down> {
                 wire_min: 1,
                 wire_max: 1,
                 intake: if open { Intake::Open } else { Intake::Closed },
+                sent_at,
             })
-        },
-    );
+        });
     prop_oneof![receipt, refusal, beacon]
 }

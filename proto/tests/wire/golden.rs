@@ -172,6 +172,7 @@ fn downs() -> Vec<(&'static str, Down)> {
                 wire_min: 1,
                 wire_max: 1,
                 intake: Intake::Open,
+                sent_at: EventTime::from_millis(NOON),
             }),
         ),
     ]

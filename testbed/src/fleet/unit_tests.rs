@@ -48,6 +48,7 @@ fn beacon(token: u64, intake: Intake) -> Vec<u8> {
         wire_min: 1,
         wire_max: 1,
         intake,
+        sent_at: EventTime::from_millis(0),
     })
     .encode()
 }

@@ -14,7 +14,7 @@ use proto::frame::WIRE_VERSION;
 use proto::limits::IN_FLIGHT_BYTES_MAX;
 use proto::loss::{Loss, LossReason, LossScope};
 use proto::receipt::{Intake, Refusal, RefusalClass, RefusalReason, StreamReceipt};
-use proto::{CentreId, Seq, SeqSet};
+use proto::{CentreId, EventTime, Seq, SeqSet};
 
 use super::super::backoff::Backoff;
 use super::*;
@@ -504,6 +504,7 @@ impl World {
                 } else {
                     Intake::Closed
                 },
+                sent_at: EventTime::from_millis(0),
             }));
         }
     }
