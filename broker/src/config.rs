@@ -179,8 +179,9 @@ impl Limits {
 pub struct RouterSettings {
     /// Bytes of one segment of a shard's ring, 65,536 to 67,108,864; default 524,288.
     pub segment_bytes: usize,
-    /// Segments of a shard's ring, 2 to 1,024; default 8. There are 64 rings: by default 256 MiB
-    /// when all are full of batches, up to ten times that if full of messages of a few bytes.
+    /// Segments of a shard's ring, 2 to 1,024; default 8. There are 64 rings: by default 256 MiB of
+    /// messages when all are full, about 600 MB resident with batches of 8 KiB, and several times
+    /// that only if units send messages of a few bytes each.
     pub segments: usize,
     /// Devices of one shard for which the ring must suffice, 1 to 10,000; default 25, which is a
     /// fleet of 1,000. Each may have 80 KiB under way, and all together must stay under half of the

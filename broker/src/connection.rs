@@ -5,8 +5,8 @@
 //! written in as few TLS records as it fits in.
 //!
 //! Bounds, and what happens at each:
-//! - bytes waiting to be written: above [`OUT_BYTES_LOW`] nothing more is fetched from the router
-//!   (its ring holds the rest); above [`OUT_BYTES_HIGH`] the client is not read from; no progress
+//! - bytes waiting to be written: above `OUT_BYTES_LOW` nothing more is fetched from the router
+//!   (its ring holds the rest); above `OUT_BYTES_HIGH` the client is not read from; no progress
 //!   for the write timeout ends the connection;
 //! - a rate above the limit, or a router that lags: the client is not read from for a while;
 //! - silence of one and a half keep-alives ends the connection; only whole packets break silence.

@@ -9,7 +9,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +17,7 @@ use service::clock::{monotonic, wall_millis};
 use service::tasks::TaskSet;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -30,16 +29,13 @@ use crate::identity::{Identity, Role};
 use crate::metrics::{Closed, HandshakeFailure, Kind, Metrics};
 use crate::names::{Claim, ClaimError, Ending, Names};
 use crate::packet::{self, ConnectCode, Packet, PacketError};
+use crate::places::Places;
 use crate::rates::Bucket;
 use crate::session::{ConnectRefusal, Session, SessionLimits, admit};
 use crate::tls::Certificates;
 
 /// Connections that the kernel holds until they are accepted.
 const BACKLOG: u32 = 4_096;
-/// After this time a handshake gives way if others wait for its place.
-const YIELD_AFTER: Duration = Duration::from_secs(2);
-/// How often a slow handshake looks whether others wait.
-const YIELD_LOOK: Duration = Duration::from_millis(250);
 /// How long to leave `accept` alone after it failed for want of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a refusal may take to be written.
@@ -398,39 +394,6 @@ impl Gate {
     }
 }
 
-/// The places for handshakes. Clones share them.
-#[derive(Clone)]
-struct Places {
-    free: Arc<Semaphore>,
-    /// Whether somebody who was accepted waits for one.
-    wanted: Arc<AtomicBool>,
-}
-
-impl Places {
-    fn new(count: usize) -> Self {
-        Self {
-            free: Arc::new(Semaphore::new(count)),
-            wanted: Arc::default(),
-        }
-    }
-
-    /// Waits for a place. Only the accept loop waits, so one flag is enough.
-    async fn take(&self) -> Option<OwnedSemaphorePermit> {
-        self.wanted.store(true, Ordering::Relaxed);
-        let place = self.free.clone().acquire_owned().await;
-        self.wanted.store(false, Ordering::Relaxed);
-        place.ok()
-    }
-
-    /// Returns when a handshake has had its time and somebody waits for its place.
-    async fn crowded_out(&self) {
-        sleep(YIELD_AFTER).await;
-        while !self.wanted.load(Ordering::Relaxed) {
-            sleep(YIELD_LOOK).await;
-        }
-    }
-}
-
 /// A client whose first packet was a CONNECT.
 struct Arrived {
     stream: TlsStream<TcpStream>,
@@ -459,25 +422,5 @@ impl Failure {
             reason,
             detail: error.to_string(),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use futures_util::FutureExt as _;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn a_place_is_wanted_only_while_somebody_waits_for_it() {
-        let places = Places::new(1);
-        let taken = places.take().await;
-        assert!(!places.wanted.load(Ordering::Relaxed));
-        let mut waiting = Box::pin(places.take());
-        assert!(waiting.as_mut().now_or_never().is_none());
-        assert!(places.wanted.load(Ordering::Relaxed));
-        drop(taken);
-        assert!(waiting.await.is_some());
-        assert!(!places.wanted.load(Ordering::Relaxed));
     }
 }

@@ -19,6 +19,7 @@ pub mod metrics;
 pub mod names;
 pub mod packet;
 pub mod pki;
+mod places;
 pub mod rates;
 pub mod session;
 pub mod tls;

@@ -7,6 +7,9 @@
 //! the message is in the router's queue (both are the same memory, and both die together), and a
 //! message to a subscriber gets its identifier from this session's [`Window`].
 //!
+//! Departure from the standard: a filter that is subscribed again on the same connection changes its
+//! QoS, but its retained message does not come a second time.
+//!
 //! Invariants: a step exists only for what the role may do; a violation ends the connection; the
 //! number of subscriptions, topics, open requests and unacknowledged messages is bounded.
 //!

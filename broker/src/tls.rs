@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use rustls::ServerConfig;
 use rustls::server::NoServerSessionStorage;
+use service::clock::wall_millis;
 use service::tls::{TlsError, load_identity, load_revocations, server_config};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
@@ -68,6 +69,12 @@ fn revocations(path: &Path) -> Result<HashSet<CertificateId>, TlsError> {
             path: path.to_owned(),
             problem: error.to_string(),
         })?;
+        let overdue = |end: x509_parser::time::ASN1Time| end.timestamp() < wall_millis() / 1_000;
+        if list.next_update().is_some_and(overdue) {
+            // In force all the same: a forgotten renewal must not stop a fleet.
+            let path = path.display();
+            tracing::warn!(%path, "revocation list is overdue: run broker pki crl, or fetch a new one");
+        }
         let issuer = list.issuer().as_raw().to_vec();
         revoked.extend(list.iter_revoked_certificates().map(|entry| CertificateId {
             issuer: issuer.clone(),

@@ -6,7 +6,7 @@ use broker::pki::Purpose::{Centre, Reader, Unit};
 use tokio::io::AsyncReadExt as _;
 use tokio::time::timeout;
 
-use crate::fixture::{Fixture, PATIENCE};
+use crate::fixture::{DAY_MS, Fixture, PATIENCE};
 use crate::raw::{self, connect, connect_with};
 use crate::witness::Witness;
 
@@ -19,6 +19,18 @@ async fn each_role_is_welcomed_under_the_name_in_its_certificate() {
         fixture.raw("reader", Reader).await,
     ];
     fixture.until("verst_broker_connections_open", 3).await;
+}
+
+#[tokio::test]
+async fn tls_1_2_is_spoken_with_the_same_rules() {
+    let fixture = Fixture::start().await;
+    fixture.issue("KV1", Unit);
+    let mut client = raw::Raw::new(fixture.tls(fixture.tls12_config("KV1")).await.unwrap());
+    client.send(&connect("KV1")).await;
+    assert_eq!(client.packet().await, raw::CONNACK_ACCEPTED);
+    fixture.revoke("KV1");
+    client.is_closed().await;
+    assert!(fixture.tls(fixture.tls12_config("KV1")).await.is_err());
 }
 
 #[tokio::test]
@@ -140,7 +152,7 @@ async fn nobody_enters_without_a_certificate_in_force() {
         stream.read_to_end(&mut anonymous).await.ok();
     }
     assert!(anonymous.is_empty());
-    fixture.issue_expired("KV-old");
+    fixture.issue_ending("KV-old", -DAY_MS);
     fixture.issue("KV-gone", Unit);
     fixture.revoke("KV-gone");
     fixture.until("verst_broker_reloads_total", 1).await;

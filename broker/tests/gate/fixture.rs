@@ -78,13 +78,13 @@ impl Fixture {
         }
     }
 
-    /// Issues a certificate that ended yesterday.
-    pub(crate) fn issue_expired(&self, name: &str) {
+    /// Issues a certificate that ends after so many milliseconds, or has ended so long ago.
+    pub(crate) fn issue_ending(&self, name: &str, in_ms: i64) {
         issue(
             &self.folder,
             name,
             Purpose::Unit,
-            wall_millis() - 11 * DAY_MS,
+            wall_millis() + in_ms - 10 * DAY_MS,
             10,
         );
     }
@@ -116,6 +116,16 @@ impl Fixture {
         );
         let identity = load_identity(&certificate, &key).unwrap();
         client_config(&identity, &self.path("ca.pem"), &TimeFloor::new()).unwrap()
+    }
+
+    /// The same, for TLS 1.2 alone.
+    pub(crate) fn tls12_config(&self, name: &str) -> ClientConfig {
+        let path = |kind: &str| self.path(&format!("{name}.{kind}"));
+        let identity = load_identity(&path("pem"), &path("key")).unwrap();
+        ClientConfig::builder_with_protocol_versions(&[&rustls::version::TLS12])
+            .with_root_certificates(load_roots(&self.path("ca.pem")).unwrap())
+            .with_client_auth_cert(identity.chain, identity.key)
+            .unwrap()
     }
 
     pub(crate) fn anonymous_config(&self) -> ClientConfig {

@@ -64,6 +64,16 @@ async fn a_revocation_closes_the_live_connection_and_no_other() {
 }
 
 #[tokio::test]
+async fn a_live_connection_ends_with_its_certificate() {
+    let fixture = Fixture::start().await;
+    fixture.issue_ending("KV1", 4_000);
+    let mut unit = fixture.raw("KV1", Unit).await;
+    unit.is_closed().await;
+    let expired = "verst_broker_connections_closed_total{reason=\"expired\"}";
+    fixture.until(expired, 1).await;
+}
+
+#[tokio::test]
 async fn a_changed_list_is_noticed_without_being_told() {
     let fixture = Fixture::with(|config| config.listen.reload_interval_s = 1).await;
     let mut revoked = fixture.raw("KV1", Unit).await;
