@@ -148,7 +148,6 @@ async fn answers_equal_the_recomputation_and_wrong_questions_get_problem_documen
             400,
             format!("kvfv/rest-1/avg-speed?from={from}&to={to}&interval=7m"),
         ),
-        (400, format!("kvfv/rest-1/avg-speed?to={to}&interval=5m")),
         (
             422,
             format!("kvfv/rest-1/avg-speed?from={long_ago}&to={to}&interval=5m"),
