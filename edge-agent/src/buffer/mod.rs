@@ -20,7 +20,6 @@
 mod chunk;
 mod engine;
 mod error;
-mod evict;
 mod ids;
 mod keys;
 mod loading;

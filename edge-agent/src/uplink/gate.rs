@@ -233,8 +233,8 @@ impl Gate {
 
 #[cfg(test)]
 mod tests {
-    use proto::{CentreId, EventTime};
     use proto::receipt::Centre;
+    use proto::{CentreId, EventTime};
 
     use super::*;
 

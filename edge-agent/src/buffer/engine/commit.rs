@@ -1,0 +1,229 @@
+//! Staging passages and making all that is staged durable: the group commit.
+//!
+//! **The offered mark** costs no fsync of its own: the group commit that accepts passages marks
+//! them as offered as well, as long as not more than [`OFFERED_AHEAD_MAX`] offered ones lack a
+//! receipt. That is always so while the link is up. Behind that bound (the backlog of an outage)
+//! `reserve` marks numbers 4,096 at a time, with one commit for all of them.
+
+use proto::ranges::{Seq, SeqRange};
+
+use super::{Engine, Staging, logical_bytes};
+#[cfg(doc)]
+use crate::buffer::OFFERED_AHEAD_MAX;
+use crate::buffer::chunk::{self, CHUNK_BYTES_CLOSE, PASSAGE_BYTES_ESTIMATE};
+use crate::buffer::keys::{self, CHUNK_PASSAGES_MAX, ChunkKey};
+use crate::buffer::records::{IdBlock, Marks, from_bytes, to_bytes};
+use crate::buffer::store::{Changes, StoreError};
+use crate::buffer::stream::{ChunkMeta, Stream};
+use crate::buffer::{APPEND_PASSAGES_MAX, Admitted, AppendError, Appended, EventKey, QuotaPolicy};
+
+/// Blocks of event ids that are looked at for expiry per commit.
+const EXPIRED_BLOCKS_MAX: usize = 4;
+
+impl Engine {
+    /// Stages the passages of one append.
+    ///
+    /// The outer error is the store's: then the run is over.
+    pub(in crate::buffer) fn stage(
+        &mut self,
+        passages: &[Admitted],
+        now_ms: i64,
+    ) -> Result<Result<Appended, AppendError>, StoreError> {
+        if let Err(refusal) = self.admit(passages.len()) {
+            return Ok(Err(refusal));
+        }
+        let mut duplicates = 0;
+        for admitted in passages {
+            if let Some(key) = admitted.event_id {
+                if self.is_known(key)? {
+                    duplicates += 1;
+                    continue;
+                }
+                self.remember(key, now_ms);
+            }
+            self.staging.estimate += PASSAGE_BYTES_ESTIMATE
+                + admitted
+                    .passage
+                    .extra
+                    .as_ref()
+                    .map_or(0, |extra| extra.len());
+            self.staging.batch.push(&admitted.passage);
+            if self.staging.batch.len() == CHUNK_PASSAGES_MAX
+                || self.staging.estimate >= CHUNK_BYTES_CLOSE
+            {
+                self.close_chunk();
+            }
+        }
+        let all = u32::try_from(passages.len()).unwrap_or(u32::MAX);
+        self.counters.accepted += u64::from(all - duplicates);
+        self.counters.duplicates += u64::from(duplicates);
+        Ok(Ok(Appended {
+            accepted: all - duplicates,
+            duplicates,
+        }))
+    }
+
+    fn admit(&self, passages: usize) -> Result<(), AppendError> {
+        if passages > APPEND_PASSAGES_MAX {
+            return Err(AppendError::TooMany(passages));
+        }
+        if self.held_bytes < self.quota_bytes() && !self.is_below_floor() {
+            return Ok(());
+        }
+        let (sent, droppable) = self.evictable();
+        if self.is_below_floor() && sent == 0 && !self.has_room_inside() {
+            return Err(AppendError::NoSpace {
+                free_bytes: self.disk.free_bytes,
+                floor_bytes: self.settings.free_floor_bytes,
+            });
+        }
+        let quota_bytes = self.quota_bytes();
+        let droppable = droppable && self.settings.policy == QuotaPolicy::DropOldest;
+        if self.held_bytes >= quota_bytes && sent == 0 && !droppable {
+            return Err(AppendError::Full {
+                held_bytes: self.held_bytes,
+                quota_bytes,
+            });
+        }
+        Ok(())
+    }
+
+    fn is_known(&mut self, key: EventKey) -> Result<bool, StoreError> {
+        if self.ids.is_in_newest(key) {
+            return Ok(true);
+        }
+        for number in self.ids.candidates(key) {
+            if self.id_block(number)?.ids.contains(&key.0) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn remember(&mut self, key: EventKey, now_ms: i64) {
+        self.ids_changed = true;
+        if let Some((number, block)) = self.ids.remember(key, now_ms) {
+            self.changes.put(&keys::event_ids(number), to_bytes(&block));
+            self.id_blocks.insert(number, block);
+        }
+    }
+
+    fn id_block(&mut self, number: u32) -> Result<&IdBlock, StoreError> {
+        if !self.id_blocks.contains_key(&number) {
+            let value = self
+                .store
+                .get(&keys::event_ids(number))?
+                .unwrap_or_default();
+            // A block that is gone or cannot be read knows no id.
+            self.id_blocks
+                .insert(number, from_bytes(&value).unwrap_or_default());
+        }
+        Ok(self.id_blocks.entry(number).or_default())
+    }
+
+    fn expire_ids(&mut self, now_ms: i64) -> Result<(), StoreError> {
+        for _ in 0..EXPIRED_BLOCKS_MAX {
+            let Some(number) = self.ids.oldest() else {
+                break;
+            };
+            let block = self.id_block(number)?.clone();
+            if !self.ids.is_expired(block.newest_ms, now_ms) {
+                break;
+            }
+            self.ids.forget_oldest(&block.ids);
+            self.changes.delete(&keys::event_ids(number));
+        }
+        Ok(())
+    }
+
+    /// Gives the staged passages their numbers and writes them as a chunk.
+    fn close_chunk(&mut self) {
+        let Staging { batch, .. } = std::mem::take(&mut self.staging);
+        let Some((event_min, event_max)) = batch.event_span() else {
+            return;
+        };
+        if !self.has_current {
+            let marks = Marks {
+                run: self.run,
+                ..Marks::default()
+            };
+            self.streams.push(Stream::new(self.next_id, marks));
+            self.has_current = true;
+        }
+        let ahead = self.offered_ahead();
+        let Some(stream) = self.streams.last_mut() else {
+            return;
+        };
+        let first = Seq::new(stream.marks.accepted_to + 1).ok();
+        // 2⁶³ numbers last for longer than any disk.
+        let range = first.and_then(|first| SeqRange::from_count(first, batch.len() as u64).ok());
+        let Some(range) = range else { return };
+        if ahead + range.count() <= self.offered_ahead_max {
+            stream.offer(range);
+        }
+        stream.marks.accepted_to = range.last().get();
+        stream.marks_changed = true;
+        let key = ChunkKey {
+            stream: stream.id,
+            range,
+            event_min,
+            event_max,
+        };
+        let value = chunk::encode(&key, &batch);
+        let bytes = logical_bytes(value.len());
+        stream.push(ChunkMeta {
+            range,
+            event_min,
+            event_max,
+            bytes,
+        });
+        self.held_bytes += u64::from(bytes);
+        self.changes.put(&key.encode(), value);
+    }
+
+    fn offered_ahead(&self) -> u64 {
+        self.streams.iter().map(Stream::pending_offers).sum()
+    }
+
+    /// Whether something is staged.
+    pub(in crate::buffer) fn is_dirty(&self) -> bool {
+        !self.changes.is_empty()
+            || !self.staging.batch.is_empty()
+            || self.streams.iter().any(|stream| stream.marks_changed)
+    }
+
+    /// Makes all that is staged durable.
+    pub(in crate::buffer) fn commit(&mut self, now_ms: i64) -> Result<(), StoreError> {
+        // Room first: it reads chunks, and what is merged or closed now cannot be read yet.
+        self.make_room()?;
+        self.compact()?;
+        self.close_chunk();
+        self.expire_ids(now_ms)?;
+        if std::mem::take(&mut self.ids_changed)
+            && let Some((number, block)) = self.ids.unfinished()
+        {
+            self.changes.put(&keys::event_ids(number), to_bytes(block));
+        }
+        for stream in self
+            .streams
+            .iter_mut()
+            .filter(|stream| stream.marks_changed)
+        {
+            self.changes
+                .put(&keys::stream(stream.id), to_bytes(&stream.marks));
+            stream.marks_changed = false;
+        }
+        self.id_blocks.clear();
+        self.durable_to = self
+            .streams
+            .last()
+            .map_or(0, |stream| stream.marks.accepted_to);
+        if self.changes.is_empty() {
+            return Ok(());
+        }
+        self.store
+            .commit(std::mem::replace(&mut self.changes, Changes::new()))?;
+        self.counters.commits += 1;
+        Ok(())
+    }
+}

@@ -1,0 +1,172 @@
+//! Reading passages and summaries that leave for the centre, each durably marked as offered before.
+
+use proto::loss::LossReason;
+use proto::ranges::{Seq, SeqRange};
+use proto::{PassageBatch, StreamId};
+
+use super::{ChunkFault, Engine};
+use crate::buffer::chunk::{self, ChunkError};
+use crate::buffer::keys;
+use crate::buffer::records::{StoredEntry, from_bytes, to_bytes};
+use crate::buffer::store::StoreError;
+use crate::buffer::stream::ChunkMeta;
+use crate::buffer::{PendingSummary, ReadError, ReadLimit, StoredRun};
+
+impl Engine {
+    /// The passages of a chunk, checked.
+    pub(in crate::buffer) fn passages(
+        &self,
+        stream: StreamId,
+        chunk: &ChunkMeta,
+    ) -> Result<PassageBatch, ChunkFault> {
+        let key = chunk.key(stream);
+        let value = self.store.get(&key.encode()).map_err(ChunkFault::Store)?;
+        let damaged = |error: ChunkError| ChunkFault::Damaged(error.to_string());
+        let value = value.ok_or_else(|| damaged(ChunkError::Missing))?;
+        chunk::decode(&key, &value).map_err(damaged)
+    }
+
+    /// Marks numbers as offered before they are read. Returns whether a commit must come first.
+    pub(in crate::buffer) fn reserve(
+        &mut self,
+        stream: StreamId,
+        first: Seq,
+        passages: usize,
+    ) -> bool {
+        let Some(stream) = self.streams.iter_mut().find(|known| known.id == stream) else {
+            return false;
+        };
+        let Some(chunk) = stream.chunks.get(stream.place_of(first)) else {
+            return false;
+        };
+        let first = first.max(chunk.range.first());
+        let to = |count: u64| {
+            let last = (first.get() + count.max(1) - 1).min(stream.marks.accepted_to);
+            Seq::new(last)
+                .ok()
+                .and_then(|last| SeqRange::new(first, last))
+        };
+        let wanted = to(passages as u64);
+        if wanted.is_none_or(|wanted| stream.marks.offered.contains_range(wanted)) {
+            return false;
+        }
+        if let Some(ahead) = to((passages as u64).max(self.offered_ahead_max / 2)) {
+            stream.offer(ahead);
+        }
+        true
+    }
+
+    /// Reads passages that are reserved.
+    pub(in crate::buffer) fn read(
+        &mut self,
+        id: StreamId,
+        first: Seq,
+        limit: ReadLimit,
+    ) -> Result<Result<Option<StoredRun>, ReadError>, StoreError> {
+        let Some(at) = self.streams.iter().position(|stream| stream.id == id) else {
+            return Ok(Ok(None));
+        };
+        let mut run: Option<StoredRun> = None;
+        let mut bytes = 0;
+        let start = self.streams[at].place_of(first);
+        for place in start..self.streams[at].chunks.len() {
+            let chunk = self.streams[at].chunks[place];
+            let taken = run.as_ref().map_or(0, |run| run.batch.len());
+            let next = run
+                .as_ref()
+                .map_or(first.get(), |run| run.first.get() + taken as u64);
+            let is_gap = run.is_some() && chunk.range.first().get() != next;
+            let is_full = taken >= limit.passages
+                || (taken > 0 && bytes + chunk.bytes as usize > limit.bytes);
+            if is_gap || is_full {
+                break;
+            }
+            let batch = match self.passages(id, &chunk) {
+                Ok(batch) => batch,
+                Err(ChunkFault::Store(error)) => return Err(error),
+                // What came before is handed out first; the damage is met again by the next read.
+                Err(ChunkFault::Damaged(_)) if run.is_some() => break,
+                Err(ChunkFault::Damaged(problem)) => {
+                    tracing::error!(stream = %id, range = %chunk.range, problem, "damaged passages are moved aside");
+                    self.take_out(id, chunk.range, LossReason::Corrupt)?;
+                    return Ok(Err(ReadError::Corrupt {
+                        range: chunk.range,
+                        problem,
+                    }));
+                }
+            };
+            bytes += chunk.bytes as usize;
+            let skip = usize::try_from(first.get().saturating_sub(chunk.range.first().get()))
+                .unwrap_or(usize::MAX);
+            let run = run.get_or_insert_with(|| StoredRun {
+                first: first.max(chunk.range.first()),
+                batch: PassageBatch::new(),
+            });
+            let room = limit.passages.max(1) - taken;
+            if skip == 0 && batch.len() <= room {
+                run.batch.extend(&batch);
+            } else {
+                batch
+                    .iter()
+                    .skip(skip)
+                    .take(room)
+                    .for_each(|passage| run.batch.push(&passage));
+            }
+        }
+        Ok(Ok(run))
+    }
+
+    /// The oldest pending entries of a stream, sealed. Returns whether a commit must come first.
+    pub(in crate::buffer) fn seal(
+        &mut self,
+        id: StreamId,
+        entries_max: usize,
+    ) -> Result<(Vec<PendingSummary>, bool), StoreError> {
+        let Some(stream) = self.streams.iter_mut().find(|stream| stream.id == id) else {
+            return Ok((Vec::new(), false));
+        };
+        let mut sealed_now = false;
+        let mut pending = Vec::new();
+        for meta in stream.entries.iter_mut().take(entries_max) {
+            let key = keys::summary(id, meta.number);
+            let value = self.store.get(&key)?.unwrap_or_default();
+            let Ok(stored) = from_bytes::<StoredEntry>(&value) else {
+                continue;
+            };
+            if !meta.sealed {
+                meta.sealed = true;
+                sealed_now = true;
+                self.open_entry = None;
+                let entry = StoredEntry {
+                    sealed: true,
+                    entry: stored.entry.clone(),
+                };
+                self.changes.put(&key, to_bytes(&entry));
+            }
+            pending.push(PendingSummary {
+                stream: id,
+                entry: stored.entry,
+            });
+        }
+        Ok((pending, sealed_now))
+    }
+
+    /// The summary entry with a number, as stored.
+    pub(in crate::buffer) fn entry(
+        &self,
+        stream: StreamId,
+        number: u32,
+    ) -> Result<Option<StoredEntry>, StoreError> {
+        let value = self.store.get(&keys::summary(stream, number))?;
+        Ok(value.and_then(|value| from_bytes(&value).ok()))
+    }
+
+    /// A value as it stands on the disk; empty where there is none.
+    pub(in crate::buffer) fn store_value(&self, key: &[u8]) -> Result<Vec<u8>, StoreError> {
+        Ok(self
+            .store
+            .get(key)?
+            .map(|value| value.to_vec())
+            .unwrap_or_default())
+    }
+}
