@@ -131,6 +131,7 @@ pub async fn run(scale: &Scale) -> Result<Vec<Figure>> {
     fleet.drain(DRAINED_WITHIN).await?;
     ensure!(fleet.posted() == fleet.receipted(), "passages were refused");
     fleet.stop().await?;
+    drop(probe);
     stage.stop()?;
 
     let of_settings = "linger and flush interval by themselves";

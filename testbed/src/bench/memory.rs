@@ -29,6 +29,8 @@ const BUFFERED_MIB_MAX: f64 = 96.0;
 const MIB: f64 = 1_048_576.0;
 const POST_PASSAGES: usize = 1_000;
 const POSTS: usize = 64;
+/// After this long without a commit everything has arrived.
+const QUIET: Duration = Duration::from_secs(3);
 const FLUSH_INTERVAL_MS: i64 = 100;
 /// A drain that stands still for so long has failed.
 const SILENCE_MAX: Duration = Duration::from_secs(120);
@@ -56,7 +58,7 @@ pub async fn run(scale: &Scale) -> Result<Vec<Figure>> {
     progress(&format!("memory: {:.1} MiB", live / MIB));
 
     let mut watch = CommitWatch::new(&stage).await?;
-    watch.quiet(Duration::from_secs(3)).await?;
+    watch.until_quiet(QUIET).await?;
     block_in_place(|| stage.system.broker.stop(STOPPED_WITHIN));
     progress(&format!("memory: buffering {} passages", scale.buffered));
     let (filling, buffered) = peak_while(process, fill(&stage, scale.buffered)).await?;
@@ -76,6 +78,7 @@ pub async fn run(scale: &Scale) -> Result<Vec<Figure>> {
         in_windows == total,
         "{in_windows} of {total} passages are in the windows"
     );
+    drop(watch);
     stage.stop()?;
     let buffered = Target::AtMost(BUFFERED_MIB_MAX);
     Ok(vec![

@@ -39,11 +39,13 @@ pub use figure::Report;
 pub struct Scale {
     /// Simulated units.
     pub units: usize,
-    /// Passages that are prepared for `windows` and for `raw`.
+    /// Passages that are prepared for `windows`.
     pub passages: usize,
+    /// Passages that are prepared for all segments of `raw`.
+    pub raw_passages: usize,
     /// Measured pairs or segments, where several are.
     pub pairs: usize,
-    /// One segment of `raw`.
+    /// How long units offer in one segment of `raw`, and how long bare COPY goes on.
     pub segment: Duration,
     /// One segment of `posts` and `bulk`.
     pub post_segment: Duration,
@@ -62,8 +64,9 @@ impl Default for Scale {
         Self {
             units: 1_000,
             passages: 30_000_000,
-            pairs: 5,
-            segment: Duration::from_secs(8),
+            raw_passages: 60_000_000,
+            pairs: 4,
+            segment: Duration::from_secs(12),
             post_segment: Duration::from_secs(4),
             warm_up: Duration::from_secs(20),
             live: Duration::from_secs(60),
@@ -80,8 +83,9 @@ impl Scale {
         Self {
             units: 100,
             passages: 2_000_000,
-            pairs: 2,
-            segment: Duration::from_secs(4),
+            raw_passages: 6_000_000,
+            pairs: 1,
+            segment: Duration::from_secs(10),
             post_segment: Duration::from_secs(2),
             warm_up: Duration::from_secs(5),
             live: Duration::from_secs(10),

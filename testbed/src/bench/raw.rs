@@ -2,14 +2,14 @@
 //!
 //! Method: segments of the two kinds take turns in one run, on one table. In a segment of the
 //! pipeline 1,000 units send prepared batches as fast as receipts allow; its rate is taken from
-//! commit to commit at the database. In a segment of COPY one connection writes rows that the
+//! commit to commit at the database, the last flush left out. In a segment of COPY one connection writes rows that the
 //! pipeline wrote, byte for byte as the server gave them out (`COPY … TO STDOUT (FORMAT binary)`),
 //! so many to a transaction as the pipeline wrote in its last segment, one transaction after the
 //! other. The first pair is warm-up. The figure is the median of the ratios of neighbours.
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{SinkExt, TryStreamExt};
 
@@ -39,7 +39,7 @@ const MESSAGE_BYTES: usize = 256 * 1_024;
 /// The system does not come up, or rows are missing.
 pub async fn run(scale: &Scale) -> Result<Vec<Figure>> {
     let stage = Stage::start(scale.units, &[]).await?;
-    let batches = (scale.passages / (scale.units * BATCH_PASSAGES)).max(1);
+    let batches = (scale.raw_passages / (scale.units * BATCH_PASSAGES)).max(1);
     let recipe = Recipe {
         batches,
         passages_per_s: PASSAGES_PER_S_AND_UNIT,
@@ -63,21 +63,32 @@ pub async fn run(scale: &Scale) -> Result<Vec<Figure>> {
         let (cpu, start) = (stage.cpu()?, clock::monotonic());
         fleet.offer(true);
         let deadline = start + scale.segment;
-        let commits = watch
+        let mut commits = watch
             .collect(SILENCE_MAX, |commit| {
                 commit.at >= deadline || commit.passages >= total
             })
             .await?;
         let cores = stage.cpu()?.cores_since(&cpu, start.elapsed());
         fleet.offer(false);
-        let arrived = watch.quiet(QUIET).await?;
-        let pipeline = rate(&commits).context("too few commits in a segment: make it longer")?;
-        ensure!(
-            arrived < total,
-            "the passages ran out in pair {pair}: give it more"
-        );
+        // What is in flight still saturates the centre, up to the last flush, which is not full.
+        commits.extend(watch.until_quiet(QUIET).await?);
+        let arrived = commits.pop().map_or(0, |last| last.passages);
+        progress(&format!(
+            "raw: {} flushes, {arrived} passages so far, {cores}",
+            commits.len() + 1
+        ));
+        if arrived >= total {
+            progress(&format!(
+                "raw: the passages ran out in pair {pair}, which is left out"
+            ));
+            break;
+        }
+        let pipeline = rate(&commits).with_context(|| {
+            let whole = commits.len();
+            format!("only {whole} whole flushes in a segment: make it longer")
+        })?;
 
-        let grown = commits.last().map_or(0, |c| c.passages) - commits[0].passages;
+        let grown = commits[commits.len() - 1].passages - commits[0].passages;
         let flush_rows = usize::try_from(grown / (commits.len() as u64 - 1))?.max(1);
         let rows = match &mut rows {
             Some(rows) => rows,
@@ -85,7 +96,7 @@ pub async fn run(scale: &Scale) -> Result<Vec<Figure>> {
         };
         let copy = copy_segment(&database, rows, flush_rows, scale.segment).await?;
         progress(&format!(
-            "raw: pair {pair}: pipeline {pipeline:.0} rows/s ({cores}), bare COPY {copy:.0} rows/s \
+            "raw: pair {pair}: pipeline {pipeline:.0} rows/s, bare COPY {copy:.0} rows/s \
              at {flush_rows} rows a transaction{}",
             if pair == 0 { ", warm-up" } else { "" }
         ));
@@ -96,10 +107,11 @@ pub async fn run(scale: &Scale) -> Result<Vec<Figure>> {
         }
     }
     fleet.stop().await?;
+    drop((watch, database));
     stage.stop()?;
     let values = (median(ratios), median(ours), median(bare));
     let (Some(ratio), Some(ours), Some(bare)) = values else {
-        return Ok(Vec::new());
+        bail!("no pair was measured: give it more passages");
     };
     Ok(vec![
         Figure::new(

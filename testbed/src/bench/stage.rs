@@ -335,32 +335,36 @@ impl CommitWatch {
         }
     }
 
-    /// Waits until nothing more is committed.
+    /// Collects commits until none came for `silence`.
     ///
     /// # Errors
     /// The database does not answer.
-    pub async fn quiet(&mut self, silence: Duration) -> Result<u64> {
+    pub async fn until_quiet(&mut self, silence: Duration) -> Result<Vec<Commit>> {
+        let mut commits = Vec::new();
         let mut heard = clock::monotonic();
-        loop {
+        while heard.elapsed() < silence {
             let passages = self.total().await?;
             if passages != self.last {
                 self.last = passages;
                 heard = clock::monotonic();
-            } else if heard.elapsed() >= silence {
-                return Ok(passages);
+                commits.push(Commit {
+                    at: heard,
+                    passages,
+                });
             }
             tokio::time::sleep(LOOK).await;
         }
+        Ok(commits)
     }
 }
 
 /// Passages per second from the first of these commits to the last: both are edges, so neither a
-/// half flush at the start nor one at the end is in it. None with fewer than three.
+/// half flush at the start nor one at the end is in it. None with fewer than two.
 #[must_use]
 pub fn rate(commits: &[Commit]) -> Option<f64> {
     let (first, last) = (commits.first()?, commits.last()?);
     let span = last.at.duration_since(first.at).as_secs_f64();
-    (commits.len() >= 3).then(|| to_f64(last.passages - first.passages) / span)
+    (commits.len() >= 2).then(|| to_f64(last.passages - first.passages) / span)
 }
 
 /// A count as a number to calculate with.
@@ -382,7 +386,7 @@ mod tests {
             passages,
         };
         assert_eq!(rate(&[]), None);
-        assert_eq!(rate(&[commit(0, 0), commit(1, 10)]), None);
+        assert_eq!(rate(&[commit(1, 10)]), None);
         assert_eq!(
             rate(&[commit(5, 100), commit(6, 150), commit(9, 500)]),
             Some(100.0)

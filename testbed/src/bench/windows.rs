@@ -76,6 +76,7 @@ pub async fn run(scale: &Scale) -> Result<Vec<Figure>> {
         "{in_windows} of {total} passages are in the windows"
     );
     fleet.stop().await?;
+    drop(watch);
     stage.stop()?;
     let cores = to_f64(std::thread::available_parallelism().map_or(1, usize::from) as u64);
     let figure = Figure::new(
