@@ -11,15 +11,16 @@ use crate::support::{HOUR_MS, alone};
 /// 2023-11-06T05:00:00Z: years old, like the recorded file.
 const LONG_AGO_MS: i64 = 1_699_246_800_000;
 
-fn generated(event_ids: bool) -> Feed {
+/// So thin that a batch spans more windows than one flush changes.
+fn generated() -> Feed {
     let lines = (1..=4_u64).flat_map(|unit| {
         let synthetic = Synthetic {
             device: format!("gen-{unit}"),
             passages: 5_000,
             start_ms: LONG_AGO_MS + HOUR_MS,
-            passages_per_s: 0.1,
+            passages_per_s: 0.02,
             seed: unit,
-            event_ids,
+            event_ids: false,
         };
         synthetic.lines()
     });
@@ -29,7 +30,7 @@ fn generated(event_ids: bool) -> Feed {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_generated_file_with_every_oddity_is_exact() {
     let _alone = alone().await;
-    let feed = generated(false);
+    let feed = generated();
     let passages: usize = feed.values().map(Vec::len).sum();
     let report = replay::replay(&feed, None, None).await.expect("replayed");
     println!("{report:?}");
