@@ -117,8 +117,11 @@ pub async fn run(scale: &Scale) -> Result<Vec<Figure>> {
         "live: {GETS_PER_S} GET avg-speed a second for {:?}",
         scale.gets
     ));
+    let (cpu, start) = (stage.cpu()?, clock::monotonic());
     let api = stage.api()?;
     let gets = schedule::run(api, day_requests(&stage.units), GETS_PER_S, scale.gets).await?;
+    let busy = stage.cpu()?.cores_since(&cpu, start.elapsed());
+    progress(&format!("live: with requests, {busy}"));
     let health = address_of(&stage.system.aggregator.page("healthz"))?;
     let floor = vec![http::get("/healthz")];
     let floor = schedule::run(health, floor, GETS_PER_S, scale.gets / 3).await?;
