@@ -136,7 +136,8 @@ pub struct BufferConfig {
     /// RAM disk.
     pub directory: PathBuf,
     /// Logical bytes that may wait, at least 1 MiB; the files take up to 2.3 times as much.
-    /// Default: a sixth of the file system, so that the files take at most two fifths.
+    /// Default: a sixth of the file system, so that the files take at most two fifths, but no more
+    /// than 2 GiB.
     #[serde(default)]
     pub quota_bytes: Option<u64>,
     /// Bytes of the file system that are left free, at least 1 MiB.

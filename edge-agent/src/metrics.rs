@@ -1,7 +1,7 @@
 //! Every metric of the agent, by name. Values come from the buffer's and the uplink's published
 //! state at the time of the scrape, so they can contradict neither `edge-agent status` nor each
-//! other: offered = accepted + duplicate + rejected + refused, accepted = receipted + lost + held,
-//! sent ≥ receipted.
+//! other: offered = accepted + duplicate + rejected + refused, accepted + offered again = receipted +
+//! lost + held, sent ≥ receipted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,6 +36,7 @@ pub fn register(
     buffer: watch::Receiver<Arc<BufferState>>,
     uplink: watch::Receiver<UplinkView>,
     door: Arc<DoorCounters>,
+    commit_seconds: Histogram,
 ) -> (Registry, Metrics) {
     let mut registry = Registry::with_prefix("verst_agent");
     let metrics = Metrics {
@@ -46,6 +47,12 @@ pub fn register(
         "Time from sending a message to its receipt",
         Unit::Seconds,
         metrics.receipt_seconds.clone(),
+    );
+    registry.register_with_unit(
+        "commit",
+        "Time of a group commit, fsync included",
+        Unit::Seconds,
+        commit_seconds,
     );
     registry.register_collector(Box::new(Published {
         buffer,
@@ -131,6 +138,12 @@ impl Page<'_, '_> {
             "passages_released",
             "Sent copies deleted for space",
             released,
+        )?;
+        let again = counters.offered_again;
+        self.counter(
+            "passages_offered_again",
+            "Passages lost by refusal and offered again to another build of the centre",
+            again,
         )?;
         let lost = ConstCounter::new(0_u64);
         let help = "Passages lost, raw or altogether, by reason";
@@ -341,7 +354,7 @@ mod tests {
         view.tally.refused_later = 3;
         let (_buffer, buffer) = watch::channel(Arc::new(state));
         let (_uplink, uplink) = watch::channel(view);
-        let (registry, metrics) = register(buffer, uplink, Arc::default());
+        let (registry, metrics) = register(buffer, uplink, Arc::default(), Histogram::new([0.1]));
         metrics.receipt_seconds.observe(0.3);
         let mut page = String::new();
         prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
@@ -350,6 +363,7 @@ mod tests {
             "verst_agent_passages_lost_total{reason=\"quota\"} 7",
             "verst_agent_passages_lost_total{reason=\"operator\"} 0",
             "verst_agent_refusals_total{class=\"later\"} 3",
+            "verst_agent_commit_seconds_bucket{le=\"0.1\"} 0",
             "verst_agent_link_up 0",
             "verst_agent_store_healthy 1",
             "verst_agent_receipt_seconds_bucket{le=\"0.5\"} 1",

@@ -44,8 +44,12 @@ const OPS_CONNECTIONS_MAX: usize = 16;
 /// Threads for everything but the store, which has its own.
 const WORKERS: usize = 2;
 
-/// Of the file system, the part that passages may take by default.
+/// Of the file system, the part that passages may take by default…
 const DEFAULT_QUOTA_SHARE: u64 = 6;
+
+/// …and the most that it is: weeks of passages. Every chunk costs memory as well, and more wear of
+/// flash is for an operator to decide.
+const DEFAULT_QUOTA_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
 
 /// Conditions on the health board.
 const STORE: &str = "store";
@@ -179,12 +183,13 @@ async fn serve(config: Config, opened: Opened) -> Result<(), RunError> {
     health.set(INTAKE, Condition::NotReady("starting".to_owned()));
     let tasks = TaskSet::new(service::shutdown::signals());
     let stop = tasks.token().clone();
+    let commits = owner.commit_seconds();
     tasks.spawn_blocking_thread("buffer", move || owner.run());
 
     let (to_view, view) = watch::channel(UplinkView::new(wall(), Some(not_after)));
     let counters = door.counters();
     let (registry, metrics) =
-        metrics::register(buffer.state(), view.clone(), Arc::clone(&counters));
+        metrics::register(buffer.state(), view.clone(), Arc::clone(&counters), commits);
     let sources = Sources {
         subject: Arc::new(Subject {
             device: config.device.id.to_string(),
@@ -343,5 +348,6 @@ fn default_quota(folder: &Path) -> Result<u64, RunError> {
         path: folder.to_owned(),
         problem: problem.into(),
     })?;
-    Ok(measured.f_blocks.saturating_mul(measured.f_frsize) / DEFAULT_QUOTA_SHARE)
+    let share = measured.f_blocks.saturating_mul(measured.f_frsize) / DEFAULT_QUOTA_SHARE;
+    Ok(share.min(DEFAULT_QUOTA_BYTES_MAX))
 }

@@ -5,13 +5,14 @@
 //! published between staging and commit: the owner thread sees to that. After a failed commit the
 //! engine is not used any more.
 //!
-//! [`commit`] stages passages and commits, [`compact`] merges small chunks; [`read`] hands out what
-//! is sent; [`receipts`] frees what the centre has; [`aside`] takes out what it will never have;
+//! [`commit`] stages passages and commits, [`compact`] merges small chunks; [`read`] and
+//! [`entries`] hand out what is sent; [`receipts`] frees what the centre has; [`aside`] takes out what it will never have;
 //! [`room`] keeps the quota; [`rebuild`] makes the file small again.
 
 mod aside;
 mod commit;
 mod compact;
+mod entries;
 mod read;
 mod rebuild;
 mod receipts;
@@ -23,7 +24,7 @@ use std::sync::Arc;
 
 use proto::heartbeat::{Backlog, Disk};
 use proto::limits::LOSSES_MAX;
-use proto::loss::Loss;
+use proto::passage::EventTime;
 use proto::receipt::Centre;
 use proto::summary::SummaryEntry;
 use proto::{PassageBatch, StreamId};
@@ -32,7 +33,7 @@ use super::ids::EventIds;
 use super::keys::{self, ChunkKey};
 use super::loading::Loaded;
 use super::opening::{Home, Opened, directory_bytes};
-use super::records::{FORMAT, IdBlock, to_bytes};
+use super::records::{FORMAT, IdBlock, Refusals, to_bytes};
 use super::store::{Changes, Store, StoreError};
 use super::stream::Stream;
 use super::{
@@ -74,6 +75,8 @@ pub(super) struct Engine {
     /// Logical bytes of everything but marks and ids.
     pub(super) held_bytes: u64,
     pub(super) aside: VecDeque<(ChunkKey, u32)>,
+    refusals: BTreeMap<StreamId, Refusals>,
+    centre_time: Option<EventTime>,
     /// Bytes that a quarantined store takes from the quota.
     quarantine_bytes: u64,
     quarantined: Option<PathBuf>,
@@ -134,7 +137,9 @@ impl Engine {
             ids,
             run,
             centre,
+            centre_time,
             aside,
+            refusals,
         } = loaded;
         let mut stream_id = [0; 16];
         getrandom::fill(&mut stream_id)?;
@@ -164,14 +169,16 @@ impl Engine {
             open_entry: None,
             next_id: StreamId::from_bytes(stream_id),
             run: next_run(run, now_ms),
-            changes: Changes::new(),
+            changes: Changes::default(),
             staging: Staging::default(),
             ids,
             ids_changed: false,
             id_blocks: BTreeMap::new(),
             centre,
             foreign: None,
+            centre_time,
             aside,
+            refusals,
             quarantine_bytes: quarantined.as_deref().map_or(0, directory_bytes),
             quarantined,
             counters: Counters::default(),
@@ -272,6 +279,7 @@ impl Engine {
             run: self.run,
             health,
             centre: self.centre,
+            centre_time: self.centre_time,
             counters: self.counters,
             alarms: self.alarms(),
         }
@@ -286,11 +294,42 @@ impl Engine {
         store.into_iter().chain(passages).chain(foreign).collect()
     }
 
-    pub(super) fn write_losses(&mut self, stream: StreamId, losses: &[Loss]) {
-        for loss in losses {
-            self.changes
-                .put(&keys::loss(stream, loss.range.first()), to_bytes(loss));
+    /// Stages what changed of streams beside their chunks.
+    fn write_streams(&mut self) {
+        for stream in self.streams.iter_mut().filter(|s| s.is_changed()) {
+            let id = stream.id;
+            if std::mem::take(&mut stream.marks_changed) {
+                self.changes.put(&keys::stream(id), to_bytes(&stream.marks));
+            }
+            match stream.take_again().map(|again| (again.is_empty(), again)) {
+                Some((true, _)) => self.changes.delete(&keys::again(id)),
+                Some((false, again)) => self.changes.put(&keys::again(id), to_bytes(again)),
+                None => {}
+            }
+            for (first, loss) in stream.losses.take_changes() {
+                let key = keys::loss(id, first);
+                match loss {
+                    Some(loss) => self.changes.put(&key, to_bytes(&loss)),
+                    None => self.changes.delete(&key),
+                }
+            }
         }
+    }
+
+    /// A value as it will stand on the disk after the next commit.
+    fn value(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        staged_or_stored(&self.changes, &self.store, key)
+    }
+}
+
+fn staged_or_stored(
+    changes: &Changes,
+    store: &Store,
+    key: &[u8],
+) -> Result<Option<Vec<u8>>, StoreError> {
+    match changes.get(key) {
+        Some(staged) => Ok(staged.map(<[u8]>::to_vec)),
+        None => Ok(store.get(key)?.map(|value| value.to_vec())),
     }
 }
 

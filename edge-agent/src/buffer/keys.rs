@@ -1,13 +1,15 @@
 //! The layout of the store: one tree, so that one batch is atomic over everything in it.
 //!
 //! ```text
-//! 00 name                                     facts of the store (format, run, centre)
+//! 00 name                                     facts of the store (format, run, centre, time)
 //! 01 stream:16 first:8 count-1:1 min:8 max:8  a chunk of passages; see `chunk.rs`
 //! 02 stream:16                                a stream's marks; see `records.rs`
 //! 03 stream:16 first:8                        a loss without a receipt
 //! 04 stream:16 number:4                       a summary entry without a receipt
 //! 05 number:4                                 a block of event ids
 //! 06 (as 01)                                  a chunk set aside: refused, or damaged
+//! 07 stream:16                                numbers that were refused and are offered again
+//! 08 stream:16                                which builds of the centre refused which numbers
 //! ```
 //! All numbers are big endian, so that keys sort as their numbers do. A chunk's key says which
 //! passages it holds and when they happened: a value that cannot be read still has a count and a
@@ -26,6 +28,7 @@ pub(super) const CHUNK_PASSAGES_MAX: usize = 64;
 pub(super) const FACT_FORMAT: &[u8] = b"\x00format";
 pub(super) const FACT_RUN: &[u8] = b"\x00run";
 pub(super) const FACT_CENTRE: &[u8] = b"\x00centre";
+pub(super) const FACT_CENTRE_TIME: &[u8] = b"\x00centre-time";
 
 const CHUNK: u8 = 0x01;
 const STREAM: u8 = 0x02;
@@ -33,6 +36,8 @@ const LOSS: u8 = 0x03;
 const SUMMARY: u8 = 0x04;
 const EVENT_IDS: u8 = 0x05;
 const ASIDE: u8 = 0x06;
+const AGAIN: u8 = 0x07;
+const REFUSALS: u8 = 0x08;
 
 /// Which passages a chunk holds, and when they happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +94,8 @@ pub(super) enum Key {
     Summary(StreamId, u32),
     EventIds(u32),
     Aside(ChunkKey),
+    Again(StreamId),
+    Refusals(StreamId),
 }
 
 impl Key {
@@ -100,6 +107,8 @@ impl Key {
             CHUNK => ChunkKey::decode(key).map(Self::Chunk),
             ASIDE => ChunkKey::decode(key).map(Self::Aside),
             STREAM => Some(Self::Stream(StreamId::from_bytes(rest.try_into().ok()?))),
+            AGAIN => Some(Self::Again(StreamId::from_bytes(rest.try_into().ok()?))),
+            REFUSALS => Some(Self::Refusals(StreamId::from_bytes(rest.try_into().ok()?))),
             LOSS if rest.len() == 24 => {
                 let first = Seq::new(u64::from_be_bytes(part(rest, 16))).ok()?;
                 Some(Self::Loss(StreamId::from_bytes(part(rest, 0)), first))
@@ -120,7 +129,19 @@ fn part<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 }
 
 pub(super) fn stream(stream: StreamId) -> [u8; 17] {
-    let mut key = [STREAM; 17];
+    of_stream(STREAM, stream)
+}
+
+pub(super) fn again(stream: StreamId) -> [u8; 17] {
+    of_stream(AGAIN, stream)
+}
+
+pub(super) fn refusals(stream: StreamId) -> [u8; 17] {
+    of_stream(REFUSALS, stream)
+}
+
+fn of_stream(table: u8, stream: StreamId) -> [u8; 17] {
+    let mut key = [table; 17];
     key[1..].copy_from_slice(stream.as_bytes());
     key
 }
@@ -167,6 +188,8 @@ mod tests {
             (key.encode().to_vec(), Key::Chunk(key)),
             (key.encode_aside().to_vec(), Key::Aside(key)),
             (stream(id).to_vec(), Key::Stream(id)),
+            (again(id).to_vec(), Key::Again(id)),
+            (refusals(id).to_vec(), Key::Refusals(id)),
             (loss(id, seq).to_vec(), Key::Loss(id, seq)),
             (summary(id, 3).to_vec(), Key::Summary(id, 3)),
             (event_ids(9).to_vec(), Key::EventIds(9)),

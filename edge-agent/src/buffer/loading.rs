@@ -7,13 +7,14 @@ use std::path::Path;
 
 use proto::StreamId;
 use proto::loss::Loss;
+use proto::passage::EventTime;
 use proto::receipt::Centre;
 use serde::de::DeserializeOwned;
 
 use super::ids::EventIds;
 use super::keys::{self, ChunkKey, Key};
 use super::opening::LoadError;
-use super::records::{FORMAT, IdBlock, Marks, StoredEntry, from_bytes};
+use super::records::{FORMAT, IdBlock, Marks, Refusals, StoredEntry, from_bytes};
 use super::store::Store;
 use super::stream::{ChunkMeta, EntryMeta, Stream};
 use super::summaries;
@@ -28,8 +29,12 @@ pub(super) struct Loaded {
     /// The run before this one; 0 in a new store.
     pub(super) run: u32,
     pub(super) centre: Option<Centre>,
+    /// The latest time that the centre stated, as far as it was written down.
+    pub(super) centre_time: Option<EventTime>,
     /// Chunks that were set aside, with their logical bytes.
     pub(super) aside: VecDeque<(ChunkKey, u32)>,
+    /// By stream.
+    pub(super) refusals: BTreeMap<StreamId, Refusals>,
 }
 
 impl Loaded {
@@ -44,6 +49,7 @@ impl Loaded {
         }
         let run = fact(&store, keys::FACT_RUN)?.unwrap_or(0);
         let centre = fact(&store, keys::FACT_CENTRE)?;
+        let centre_time = fact(&store, keys::FACT_CENTRE_TIME)?;
         let mut reader = Reader::default();
         let mut at = sled::IVec::default();
         while let Some((key, value)) = store.after(&at)? {
@@ -59,7 +65,9 @@ impl Loaded {
             ids: reader.ids,
             run,
             centre,
+            centre_time,
             aside: reader.aside,
+            refusals: reader.refusals,
         })
     }
 }
@@ -68,6 +76,7 @@ struct Reader {
     streams: BTreeMap<[u8; 16], Stream>,
     ids: EventIds,
     aside: VecDeque<(ChunkKey, u32)>,
+    refusals: BTreeMap<StreamId, Refusals>,
 }
 
 impl Default for Reader {
@@ -76,6 +85,7 @@ impl Default for Reader {
             streams: BTreeMap::new(),
             ids: EventIds::new(),
             aside: VecDeque::new(),
+            refusals: BTreeMap::new(),
         }
     }
 }
@@ -111,7 +121,7 @@ impl Reader {
             }
             Key::Loss(id, _) => {
                 let loss: Loss = record(key, value)?;
-                self.stream(id).losses.push(loss);
+                self.stream(id).losses.load(loss);
             }
             Key::Summary(id, number) => {
                 let StoredEntry { sealed, entry } = record(key, value)?;
@@ -131,6 +141,13 @@ impl Reader {
                 self.ids.load(number, block);
             }
             Key::Aside(chunk) => self.aside.push_back((chunk, bytes)),
+            Key::Again(id) => {
+                let again = record(key, value)?;
+                self.stream(id).load_again(again);
+            }
+            Key::Refusals(id) => {
+                self.refusals.insert(id, record(key, value)?);
+            }
         }
         Ok(())
     }

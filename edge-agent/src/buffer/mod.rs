@@ -23,6 +23,7 @@ mod error;
 mod ids;
 mod keys;
 mod loading;
+mod losses;
 #[cfg(test)]
 mod model;
 mod opening;
@@ -39,8 +40,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::passage::Passage;
-use proto::ranges::{Seq, SeqRange};
+use prometheus_client::metrics::histogram::Histogram;
+use proto::passage::{EventTime, Passage};
+use proto::ranges::{Seq, SeqRange, SeqSet};
 use proto::receipt::{Centre, RefusalReason, StreamReceipt};
 use proto::summary::SummaryEntry;
 use proto::{PassageBatch, StreamId};
@@ -63,6 +65,11 @@ pub const OFFERED_AHEAD_MAX: u64 = 8_192;
 
 /// Passages of one append, at most; ingest's limit of items lies at or below it.
 pub const APPEND_PASSAGES_MAX: usize = 16_384;
+
+/// Seconds that group commits take: from an SSD to an SD card that is busy with itself.
+const COMMIT_SECONDS: [f64; 12] = [
+    0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
+];
 
 /// What to do with new passages when the quota is full of passages without a receipt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -166,6 +173,7 @@ pub struct Buffer {
 /// The thread's part: hand it to `TaskSet::spawn_blocking_thread("buffer", move || owner.run())`.
 #[derive(Debug)]
 pub struct OwnerThread {
+    commit_seconds: Histogram,
     engine: Box<Engine>,
     commands: flume::Receiver<Command>,
     state: watch::Sender<Arc<BufferState>>,
@@ -192,8 +200,20 @@ enum Command {
         stream: StreamId,
         range: SeqRange,
         reason: RefusalReason,
+        build: Option<Arc<str>>,
         answer: oneshot::Sender<u64>,
     },
+    SummaryRefused {
+        stream: StreamId,
+        seqs: SeqSet,
+        counted: SeqSet,
+        answer: oneshot::Sender<u64>,
+    },
+    OfferAgain {
+        build: Arc<str>,
+        answer: oneshot::Sender<u64>,
+    },
+    CentreTime(EventTime),
     Summaries {
         stream: StreamId,
         entries_max: usize,
@@ -215,6 +235,7 @@ impl Buffer {
         Ok((
             Self { commands, state },
             OwnerThread {
+                commit_seconds: Histogram::new(COMMIT_SECONDS),
                 engine,
                 commands: queue,
                 state: publisher,
@@ -295,8 +316,8 @@ impl Buffer {
         .await
     }
 
-    /// Moves passages aside that the centre refused for ever and books them as lost. Resolves,
-    /// with how many they were, once that is durable.
+    /// Moves passages aside that a build of the centre refused for ever and books them as lost.
+    /// Resolves, with how many they were, once that is durable.
     ///
     /// # Errors
     /// When the buffer has stopped.
@@ -305,6 +326,7 @@ impl Buffer {
         stream: StreamId,
         range: SeqRange,
         reason: RefusalReason,
+        build: Option<Arc<str>>,
     ) -> Result<u64, StoreStopped> {
         let (answer, answered) = oneshot::channel();
         self.ask(
@@ -312,11 +334,55 @@ impl Buffer {
                 stream,
                 range,
                 reason,
+                build,
                 answer,
             },
             answered,
         )
         .await
+    }
+
+    /// Drops the pending summaries that stand for no other numbers than these, for the centre takes
+    /// them in no form, and books as lost altogether what it has not `counted`. Resolves, with how
+    /// many passages that were, once it is durable. What is dropped already is passed over.
+    ///
+    /// # Errors
+    /// When the buffer has stopped.
+    pub async fn summary_refused(
+        &self,
+        stream: StreamId,
+        seqs: SeqSet,
+        counted: SeqSet,
+    ) -> Result<u64, StoreStopped> {
+        let (answer, answered) = oneshot::channel();
+        self.ask(
+            Command::SummaryRefused {
+                stream,
+                seqs,
+                counted,
+                answer,
+            },
+            answered,
+        )
+        .await
+    }
+
+    /// Puts passages back into line that were moved aside and that this build of the centre has not
+    /// refused: to each build they are offered once. Some at a time: ask again until it resolves,
+    /// durably, with 0 passages.
+    ///
+    /// # Errors
+    /// When the buffer has stopped.
+    pub async fn offer_again(&self, build: Arc<str>) -> Result<u64, StoreStopped> {
+        let (answer, answered) = oneshot::channel();
+        self.ask(Command::OfferAgain { build, answer }, answered)
+            .await
+    }
+
+    /// Takes over the time that the pinned centre stated; durable with a later commit, at most once
+    /// an hour. Where the queue is full it is dropped: the centre states it again.
+    pub fn centre_time(&self, at: EventTime) {
+        self.commands.try_send(Command::CentreTime(at)).ok();
     }
 
     /// The oldest entries of a stream that stand for dropped raw passages and have no receipt. They

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use proto::device::CentreId;
-use proto::loss::{LossReason, LossScope};
+use proto::loss::LossScope;
 use proto::passage::{EventTime, Passage, Speed};
 use proto::ranges::{Seq, SeqRange, SeqSet};
 use proto::receipt::{Centre, StreamReceipt};
@@ -16,8 +16,8 @@ use proto::{PassageBatch, StreamId};
 
 use super::engine::Engine;
 use super::{
-    Admitted, AppendError, BufferSettings, BufferState, CentreVerdict, EventKey, QuotaPolicy,
-    ReadLimit, StoreHealth,
+    Admitted, AppendError, BufferSettings, BufferState, CentreVerdict, EventKey, PendingSummary,
+    QuotaPolicy, ReadLimit, StoreHealth,
 };
 
 const NOW_MS: i64 = 1_743_848_130_000;
@@ -65,19 +65,40 @@ enum Operation {
         store: bool,
         book: bool,
     },
-    /// The centre refuses what it would get next.
+    /// A build of the centre refuses what it would get next.
     Refuse {
         stream: usize,
         passages: u64,
+        build: u8,
     },
-    /// Summaries are offered; the centre counts them or the receipt is lost.
+    /// A build of the centre shows itself, perhaps a new one.
+    Build(u8),
+    /// Summaries are offered.
     Summaries {
         stream: usize,
-        receipt: bool,
+        fate: Fate,
     },
     /// A standby without the last commits is promoted.
     Promote,
     Reopen,
+}
+
+/// What becomes of a summary.
+#[derive(Debug, Clone, Copy)]
+enum Fate {
+    /// It, or its receipt, is lost.
+    Silence,
+    Counted,
+    /// The centre has counted the first so many of its numbers otherwise, and takes it in no form.
+    Refused(u64),
+}
+
+fn fate() -> impl Strategy<Value = Fate> {
+    prop_oneof![
+        Just(Fate::Silence),
+        Just(Fate::Counted),
+        (0..300_u64).prop_map(Fate::Refused),
+    ]
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
@@ -88,10 +109,11 @@ fn operation() -> impl Strategy<Value = Operation> {
         3 => (1..4_usize, Just(0), any::<bool>())
             .prop_map(|(new, again, ids)| Operation::Append { new, again, ids }),
         6 => deliver.prop_map(|(stream, store, book)| Operation::Deliver { stream, store, book }),
-        1 => (0..4_usize, 1..200_u64)
-            .prop_map(|(stream, passages)| Operation::Refuse { stream, passages }),
-        2 => (0..4_usize, any::<bool>())
-            .prop_map(|(stream, receipt)| Operation::Summaries { stream, receipt }),
+        2 => (0..4_usize, 1..200_u64, 1..4_u8).prop_map(|(stream, passages, build)| {
+            Operation::Refuse { stream, passages, build }
+        }),
+        1 => (1..4_u8).prop_map(Operation::Build),
+        2 => (0..4_usize, fate()).prop_map(|(stream, fate)| Operation::Summaries { stream, fate }),
         1 => Just(Operation::Promote),
         2 => Just(Operation::Reopen),
     ]
@@ -115,6 +137,12 @@ struct World {
     made: u64,
     timeline: u32,
     cursors: BTreeMap<[u8; 16], Cursor>,
+    /// What each build of the centre refused, by stream.
+    refused: BTreeMap<(u8, [u8; 16]), SeqSet>,
+}
+
+fn name(build: u8) -> String {
+    format!("build {build}")
 }
 
 impl World {
@@ -129,6 +157,7 @@ impl World {
             made: 0,
             timeline: 1,
             cursors: BTreeMap::new(),
+            refused: BTreeMap::new(),
         }
     }
 
@@ -177,8 +206,13 @@ impl World {
                 store,
                 book,
             } => self.deliver(*stream, *store, *book),
-            Operation::Refuse { stream, passages } => self.refuse(*stream, *passages),
-            Operation::Summaries { stream, receipt } => self.summaries(*stream, *receipt),
+            Operation::Refuse {
+                stream,
+                passages,
+                build,
+            } => self.refuse(*stream, *passages, *build),
+            Operation::Build(build) => self.show_build(*build),
+            Operation::Summaries { stream, fate } => self.summaries(*stream, *fate),
             Operation::Promote => {
                 self.timeline += 1;
                 self.cursors.clear();
@@ -323,7 +357,7 @@ impl World {
         self.engine().receipt(speaker, &receipts)
     }
 
-    fn refuse(&mut self, stream: usize, passages: u64) {
+    fn refuse(&mut self, stream: usize, passages: u64, build: u8) {
         let Some(id) = self.stream(stream) else {
             return;
         };
@@ -333,16 +367,28 @@ impl World {
             return;
         };
         let range = SeqRange::from_count(first.first(), passages).unwrap();
-        let expected = known.held.intersection(&range.into()).count();
-        let taken = self
-            .engine()
-            .take_out(id, range, LossReason::Refused)
-            .unwrap();
-        assert_eq!(taken, expected);
+        let refused = known.held.intersection(&range.into());
+        let taken = self.engine().refuse(id, range, Some(&name(build))).unwrap();
+        assert_eq!(taken, refused.count());
         self.engine().commit(NOW_MS).unwrap();
+        let by_build = self.refused.entry((build, *id.as_bytes())).or_default();
+        *by_build = by_build.union(&refused);
     }
 
-    fn summaries(&mut self, stream: usize, receipt: bool) {
+    /// Afterwards nothing is aside but what this build has refused.
+    fn show_build(&mut self, build: u8) {
+        while self.engine().offer_again(&name(build)).unwrap() > 0 {
+            self.engine().commit(NOW_MS).unwrap();
+            self.check();
+        }
+        for (key, _) in self.engine.as_ref().unwrap().aside.clone() {
+            let refused = self.refused.get(&(build, *key.stream.as_bytes()));
+            let is_refused = refused.is_some_and(|refused| refused.contains_range(key.range));
+            assert!(is_refused, "{} was not offered to build {build}", key.range);
+        }
+    }
+
+    fn summaries(&mut self, stream: usize, fate: Fate) {
         let Some(id) = self.stream(stream) else {
             return;
         };
@@ -354,17 +400,46 @@ impl World {
             (&pending, false),
             "sealed bytes never change"
         );
-        if receipt {
-            let cursor = self.cursors.entry(*id.as_bytes()).or_default();
-            for summary in pending {
-                // The centre applies an entry that is disjoint from what it counted.
-                if cursor.counted.is_disjoint(&summary.entry.seqs) {
-                    cursor.counted = cursor.counted.union(&summary.entry.seqs);
+        let cursor = self.cursors.entry(*id.as_bytes()).or_default();
+        match fate {
+            Fate::Silence => return,
+            Fate::Counted => {
+                for summary in pending {
+                    // The centre applies an entry that is disjoint from what it counted.
+                    if cursor.counted.is_disjoint(&summary.entry.seqs) {
+                        cursor.counted = cursor.counted.union(&summary.entry.seqs);
+                    }
                 }
             }
-            cursor.lost = cursor.lost.difference(&cursor.counted);
-            self.receipt(vec![id]);
+            Fate::Refused(numbers) => {
+                let Some(PendingSummary { entry, .. }) = pending.first() else {
+                    return;
+                };
+                let first = entry.seqs.iter().take(usize::try_from(numbers).unwrap());
+                first.for_each(|seq| cursor.counted.insert(SeqRange::new(seq, seq).unwrap()));
+                let counted = cursor.counted.clone();
+                let open = entry.seqs.difference(&counted);
+                let view = self.state();
+                let view = view.streams.iter().find(|known| known.id == id).unwrap();
+                let news = open.difference(&view.lost).difference(&view.counted);
+                let lost = self.engine().refuse_summary(id, &entry.seqs, &counted);
+                assert_eq!(lost, news.count());
+                let twice = self.engine().refuse_summary(id, &entry.seqs, &counted);
+                assert_eq!(twice, 0, "a repeated refusal means nothing");
+                self.engine().commit(NOW_MS).unwrap();
+                let engine = self.engine.as_ref().unwrap();
+                let stream = engine.streams.iter().find(|known| known.id == id).unwrap();
+                let waits = stream.entries.iter().any(|meta| meta.seqs == entry.seqs);
+                assert_eq!(
+                    waits,
+                    open.is_empty(),
+                    "what is counted waits for its receipt"
+                );
+            }
         }
+        let cursor = self.cursors.entry(*id.as_bytes()).or_default();
+        cursor.lost = cursor.lost.difference(&cursor.counted);
+        self.receipt(vec![id]);
     }
 
     /// Per stream: 1 to `accepted_to` = held or settled or declared, every held passage is as it
@@ -381,6 +456,10 @@ impl World {
             let accepted = &self.accepted[view.id.as_bytes()];
             assert_eq!(view.accepted_to, accepted.len() as u64);
             let declared: SeqSet = stream.losses.iter().map(|loss| loss.range).collect();
+            let stated: u64 = stream.losses.iter().map(|loss| loss.range.count()).sum();
+            assert_eq!(declared.count(), stated, "a number is in one loss");
+            assert!(declared.is_disjoint(&view.held), "lost and held");
+            assert!(view.again.is_subset(&view.unsent) && view.again.is_disjoint(&view.lost));
             let all = SeqRange::from_count(Seq::FIRST, view.accepted_to)
                 .map(SeqSet::from)
                 .unwrap();
@@ -420,11 +499,12 @@ impl World {
                 deltas.sort_by_key(|delta| delta.bucket);
                 assert_eq!(entry.deltas, deltas, "windows stay exact");
             }
-            for loss in stream
-                .losses
-                .iter()
-                .filter(|loss| loss.scope == LossScope::RawOnly)
-            {
+            for loss in stream.losses.iter() {
+                if loss.scope == LossScope::All {
+                    let is_summed = summarised.overlaps_range(loss.range);
+                    assert!(!is_summed, "lost altogether, but summed");
+                    continue;
+                }
                 let known = summarised.union(&view.counted);
                 if self.timeline == 1 {
                     assert!(

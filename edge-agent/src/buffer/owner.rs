@@ -8,8 +8,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use prometheus_client::metrics::histogram::Histogram;
 use proto::StreamId;
-use proto::loss::LossReason;
 use proto::ranges::Seq;
 use service::clock::{monotonic, wall_millis};
 use tokio::sync::{oneshot, watch};
@@ -56,7 +56,7 @@ enum Waiting {
         error: ReadError,
         answer: oneshot::Sender<Result<Option<StoredRun>, ReadError>>,
     },
-    Refused {
+    Moved {
         passages: u64,
         answer: oneshot::Sender<u64>,
     },
@@ -74,6 +74,7 @@ pub(super) struct Owner {
     health: StoreHealth,
     commands: flume::Receiver<Command>,
     state: watch::Sender<Arc<BufferState>>,
+    commit_seconds: Histogram,
     group: Vec<(Vec<Admitted>, AppendAnswer)>,
     group_passages: usize,
     /// When the first of the group, or a receipt, came.
@@ -84,9 +85,16 @@ pub(super) struct Owner {
 }
 
 impl OwnerThread {
+    /// Seconds that group commits take, fsync included; goes on counting while the thread runs.
+    #[must_use]
+    pub fn commit_seconds(&self) -> Histogram {
+        self.commit_seconds.clone()
+    }
+
     /// Serves the buffer until every [`super::Buffer`] is dropped, then writes what is left.
     pub fn run(self) {
         let Self {
+            commit_seconds,
             engine,
             commands,
             state,
@@ -97,6 +105,7 @@ impl OwnerThread {
             health: StoreHealth::Ok,
             commands,
             state,
+            commit_seconds,
             group: Vec::new(),
             group_passages: 0,
             since: None,
@@ -213,13 +222,29 @@ impl Owner {
                 stream,
                 range,
                 reason,
+                build,
                 answer,
             } => {
                 tracing::error!(%stream, %range, reason = reason.word(), "passages refused for ever are moved aside");
-                match engine.take_out(stream, range, LossReason::Refused) {
-                    Ok(passages) => self.waiting.push(Waiting::Refused { passages, answer }),
-                    Err(error) => self.fail(&error),
-                }
+                let moved = engine.refuse(stream, range, build.as_deref());
+                self.answer_moved(moved, answer);
+            }
+            Command::SummaryRefused {
+                stream,
+                seqs,
+                counted,
+                answer,
+            } => {
+                let passages = engine.refuse_summary(stream, &seqs, &counted);
+                self.answer_moved(Ok(passages), answer);
+            }
+            Command::OfferAgain { build, answer } => {
+                let moved = engine.offer_again(&build);
+                self.answer_moved(moved, answer);
+            }
+            Command::CentreTime(at) => {
+                engine.centre_time(at);
+                self.since.get_or_insert_with(monotonic);
             }
             Command::Summaries {
                 stream,
@@ -234,6 +259,14 @@ impl Owner {
                 }
                 Err(error) => self.fail(&error),
             },
+        }
+    }
+
+    /// What was moved is durable before anybody hears of it.
+    fn answer_moved(&mut self, moved: Result<u64, StoreError>, answer: oneshot::Sender<u64>) {
+        match moved {
+            Ok(passages) => self.waiting.push(Waiting::Moved { passages, answer }),
+            Err(error) => self.fail(&error),
         }
     }
 
@@ -319,8 +352,10 @@ impl Owner {
             engine.measure_disk();
             outcome = outcome.and_then(|()| engine.check_blobs());
         }
+        let began = monotonic();
         match outcome.and_then(|()| engine.commit(now_ms)) {
             Ok(()) => {
+                self.commit_seconds.observe(began.elapsed().as_secs_f64());
                 // The state first: who is answered may look at it.
                 self.publish();
                 for (answer, staged) in answers {
@@ -351,7 +386,7 @@ impl Owner {
                 Waiting::Damaged { error, answer } => {
                     answer.send(Err(error)).ok();
                 }
-                Waiting::Refused { passages, answer } => {
+                Waiting::Moved { passages, answer } => {
                     answer.send(passages).ok();
                 }
                 Waiting::Summaries { pending, answer } => {

@@ -40,35 +40,23 @@ impl Marks {
         self.offered.difference(&self.settled())
     }
 
-    /// Marks numbers as offered. A set of too many ranges gives up its narrowest gap: to call
-    /// more numbers offered than were is safe.
+    /// Marks numbers as offered; to call more numbers offered than were is safe.
     pub(super) fn offer(&mut self, range: SeqRange) {
-        self.offered.insert(range);
-        while self.offered.range_count() > RANGES_MAX {
-            let gap = self
-                .offered
-                .ranges()
-                .windows(2)
-                .filter_map(|pair| SeqRange::new(pair[0].last(), pair[1].first()))
-                .min_by_key(|gap| gap.count());
-            match gap {
-                Some(gap) => self.offered.insert(gap),
-                None => return,
-            }
-        }
+        insert_bounded(&mut self.offered, range);
     }
 
     /// Takes over a cursor. Within one timeline cursors only grow, so an older receipt that comes
-    /// late takes nothing back; numbers that were never given are not believed.
+    /// late takes nothing back; numbers that were never given are not believed, and those that are
+    /// offered `again` are not lost.
     ///
     /// Returns whether anything changed.
-    pub(super) fn take_over(&mut self, receipt: &StreamReceipt) -> bool {
+    pub(super) fn take_over(&mut self, receipt: &StreamReceipt, again: &SeqSet) -> bool {
         let given: SeqSet = SeqRange::from_count(proto::Seq::FIRST, self.accepted_to)
             .map(SeqSet::from)
             .unwrap_or_default();
         let counted = receipt.counted.intersection(&given);
         let stored = receipt.stored.intersection(&counted);
-        let lost = receipt.lost.intersection(&given);
+        let lost = receipt.lost.intersection(&given).difference(again);
         let before = (self.counted.clone(), self.stored.clone(), self.lost.clone());
         self.counted = grown(&self.counted, counted);
         self.stored = grown(&self.stored, stored);
@@ -82,6 +70,22 @@ impl Marks {
         self.counted = SeqSet::new();
         self.stored = SeqSet::new();
         self.lost = SeqSet::new();
+    }
+}
+
+/// Inserts; a set of too many ranges gives up its narrowest gap.
+fn insert_bounded(set: &mut SeqSet, range: SeqRange) {
+    set.insert(range);
+    while set.range_count() > RANGES_MAX {
+        let gap = set
+            .ranges()
+            .windows(2)
+            .filter_map(|pair| SeqRange::new(pair[0].last(), pair[1].first()))
+            .min_by_key(|gap| gap.count());
+        match gap {
+            Some(gap) => set.insert(gap),
+            None => return,
+        }
     }
 }
 
@@ -101,6 +105,35 @@ pub(super) struct StoredEntry {
     /// Once offered it never changes.
     pub(super) sealed: bool,
     pub(super) entry: SummaryEntry,
+}
+
+/// Which builds of the centre refused which numbers of a stream for ever; the latest come last.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Refusals(Vec<(BuildKey, SeqSet)>);
+
+/// A build's name, hashed.
+pub(super) type BuildKey = [u8; 8];
+
+/// Builds that are remembered per stream. One that was forgotten is asked once more.
+const BUILDS_MAX: usize = 3;
+
+impl Refusals {
+    /// The build refused these.
+    pub(super) fn add(&mut self, build: BuildKey, range: SeqRange) {
+        let known = self.0.iter().position(|(known, _)| *known == build);
+        let mut refused = known.map_or_else(SeqSet::new, |at| self.0.remove(at).1);
+        insert_bounded(&mut refused, range);
+        if self.0.len() >= BUILDS_MAX {
+            self.0.remove(0);
+        }
+        self.0.push((build, refused));
+    }
+
+    /// Whether the build refused all of these.
+    pub(super) fn contains(&self, build: BuildKey, range: SeqRange) -> bool {
+        let mut known = self.0.iter();
+        known.any(|(known, refused)| *known == build && refused.contains_range(range))
+    }
 }
 
 /// A block of event ids in the order of their acceptance.
@@ -155,8 +188,8 @@ mod tests {
             accepted_to: 100,
             ..Marks::default()
         };
-        assert!(marks.take_over(&receipt(&[(1, 80)], &[(1, 80)], &[])));
-        assert!(!marks.take_over(&receipt(&[(1, 40)], &[(1, 40)], &[])));
+        assert!(marks.take_over(&receipt(&[(1, 80)], &[(1, 80)], &[]), &SeqSet::new()));
+        assert!(!marks.take_over(&receipt(&[(1, 40)], &[(1, 40)], &[]), &SeqSet::new()));
         assert_eq!(marks.stored, set(&[(1, 80)]));
     }
 
@@ -166,7 +199,7 @@ mod tests {
             accepted_to: 10,
             ..Marks::default()
         };
-        marks.take_over(&receipt(&[(1, 20)], &[(5, 30)], &[(9, 40)]));
+        marks.take_over(&receipt(&[(1, 20)], &[(5, 30)], &[(9, 40)]), &SeqSet::new());
         assert_eq!(marks.counted, set(&[(1, 10)]));
         assert_eq!(marks.stored, set(&[(5, 10)]));
         assert!(marks.lost.is_empty(), "counted and lost share no number");
@@ -180,6 +213,21 @@ mod tests {
         }
         assert_eq!(marks.offered.range_count(), RANGES_MAX);
         assert!((0..200_u64).all(|n| marks.offered.contains_range(range(1 + n * 10, 2 + n * 10))));
+    }
+
+    #[test]
+    fn refusals_of_the_latest_builds_are_remembered_within_the_size_of_a_value() {
+        let mut refusals = Refusals::default();
+        let high = proto::limits::SEQ_MAX - 100_000;
+        for build in 1..=4_u8 {
+            for n in 0..200 {
+                refusals.add([build; 8], range(high + n * 10, high + n * 10));
+            }
+        }
+        let asked = range(high + 10, high + 10);
+        let known = [1, 2, 3, 4].map(|build| refusals.contains([build; 8], asked));
+        assert_eq!(known, [false, true, true, true]);
+        assert!(to_bytes(&refusals).len() < crate::buffer::chunk::VALUE_BYTES_MAX);
     }
 
     #[test]

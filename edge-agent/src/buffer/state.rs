@@ -34,6 +34,8 @@ pub struct BufferState {
     pub health: StoreHealth,
     /// The database that the unit belongs to.
     pub centre: Option<Centre>,
+    /// The latest time that it stated, as far as it was written down.
+    pub centre_time: Option<EventTime>,
     /// Since this start.
     pub counters: Counters,
     /// What an operator should see to.
@@ -61,6 +63,9 @@ pub struct StreamState {
     pub stored: SeqSet,
     /// What receipts said is booked as lost.
     pub lost: SeqSet,
+    /// Numbers that were refused for ever and are offered to another build of the centre: that they
+    /// are booked as lost settles nothing.
+    pub again: SeqSet,
     /// The least event time among the unsent.
     pub oldest_unsent: Option<EventTime>,
 }
@@ -89,6 +94,8 @@ pub struct Counters {
     pub released: u64,
     /// Passages lost, raw or altogether, by reason: quota, corrupt, refused, operator.
     pub lost: [u64; 4],
+    /// Passages among those lost that were offered again, to another build of the centre.
+    pub offered_again: u64,
 }
 
 impl Counters {
@@ -97,6 +104,7 @@ impl Counters {
         self.duplicates += other.duplicates;
         self.commits += other.commits;
         self.released += other.released;
+        self.offered_again += other.offered_again;
         self.lost
             .iter_mut()
             .zip(other.lost)

@@ -7,6 +7,7 @@
 //!
 //! It knows nothing of passages.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -67,33 +68,26 @@ impl From<sled::Error> for StoreError {
 /// Changes that are made together or not at all.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
-    batch: Batch,
-    is_empty: bool,
-    largest: usize,
+    /// By key; none deletes.
+    staged: HashMap<Vec<u8>, Option<Vec<u8>>>,
 }
 
 impl Changes {
-    pub(super) fn new() -> Self {
-        Self {
-            batch: Batch::default(),
-            is_empty: true,
-            largest: 0,
-        }
-    }
-
     pub(super) fn is_empty(&self) -> bool {
-        self.is_empty
+        self.staged.is_empty()
     }
 
     pub(super) fn put(&mut self, key: &[u8], value: Vec<u8>) {
-        self.largest = self.largest.max(value.len());
-        self.batch.insert(key, value);
-        self.is_empty = false;
+        self.staged.insert(key.to_vec(), Some(value));
     }
 
     pub(super) fn delete(&mut self, key: &[u8]) {
-        self.batch.remove(key);
-        self.is_empty = false;
+        self.staged.insert(key.to_vec(), None);
+    }
+
+    /// What will stand under the key; the outer none: what stands there now.
+    pub(super) fn get(&self, key: &[u8]) -> Option<Option<&[u8]>> {
+        self.staged.get(key).map(Option::as_deref)
     }
 }
 
@@ -151,14 +145,21 @@ impl Store {
 
     /// Makes the changes and makes them durable. After an error nobody knows what is on the disk.
     pub(super) fn commit(&self, changes: Changes) -> Result<(), StoreError> {
-        if changes.largest > VALUE_BYTES_MAX {
-            let largest = changes.largest;
-            return Err(StoreError::Broken(format!(
-                "value of {largest} bytes is above the limit of {VALUE_BYTES_MAX}"
-            )));
+        let mut batch = Batch::default();
+        for (key, value) in changes.staged {
+            match value {
+                Some(value) if value.len() > VALUE_BYTES_MAX => {
+                    return Err(StoreError::Broken(format!(
+                        "value of {} bytes is above the limit of {VALUE_BYTES_MAX}",
+                        value.len()
+                    )));
+                }
+                Some(value) => batch.insert(key, value),
+                None => batch.remove(key),
+            }
         }
         contained(|| {
-            self.db.apply_batch(changes.batch)?;
+            self.db.apply_batch(batch)?;
             self.db.flush()?;
             Ok(())
         })?;
@@ -230,7 +231,7 @@ mod tests {
     fn changes_are_made_together_and_found_after_opening_again() {
         let place = tempfile::tempdir().unwrap();
         let store = Store::open(place.path()).unwrap();
-        let mut changes = Changes::new();
+        let mut changes = Changes::default();
         assert!(changes.is_empty());
         changes.put(b"a", vec![1]);
         changes.put(b"b", vec![2]);
@@ -250,7 +251,7 @@ mod tests {
     fn a_value_that_would_leave_the_synced_file_is_refused() {
         let place = tempfile::tempdir().unwrap();
         let store = Store::open(place.path()).unwrap();
-        let mut changes = Changes::new();
+        let mut changes = Changes::default();
         changes.put(b"a", vec![0; VALUE_BYTES_MAX + 1]);
         assert!(store.commit(changes).is_err());
         assert_eq!(store.get(b"a").unwrap(), None);
@@ -261,7 +262,7 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let store = Store::open(place.path()).unwrap();
         for round in 0..40_u32 {
-            let mut changes = Changes::new();
+            let mut changes = Changes::default();
             for n in 0..16_u32 {
                 changes.put(&(round * 16 + n).to_be_bytes(), vec![7; VALUE_BYTES_MAX]);
             }

@@ -16,6 +16,7 @@ use proto::receipt::StreamReceipt;
 
 use super::StreamState;
 use super::keys::ChunkKey;
+use super::losses::Losses;
 use super::records::Marks;
 
 /// A chunk without its passages: 32 bytes, for each of which the disk holds up to 64 passages.
@@ -59,8 +60,12 @@ pub(super) struct Stream {
     /// The marks differ from those on the disk.
     pub(super) marks_changed: bool,
     pub(super) chunks: VecDeque<ChunkMeta>,
-    pub(super) losses: Vec<Loss>,
+    pub(super) losses: Losses,
     pub(super) entries: VecDeque<EntryMeta>,
+    /// Numbers that were refused, and booked as lost perhaps, and that are offered again: what
+    /// receipts say of their loss is not believed until they are counted or refused anew.
+    again: SeqSet,
+    again_changed: bool,
     held: SeqSet,
     unsent: SeqSet,
     /// Logical bytes of all chunks.
@@ -73,15 +78,6 @@ pub(super) struct Stream {
     view: Option<Arc<StreamState>>,
 }
 
-/// What a receipt frees.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Freed {
-    pub(super) losses: Vec<Loss>,
-    /// What is left of those losses.
-    pub(super) changed: Vec<Loss>,
-    pub(super) entries: Vec<EntryMeta>,
-}
-
 impl Stream {
     pub(super) fn new(id: StreamId, marks: Marks) -> Self {
         Self {
@@ -89,8 +85,10 @@ impl Stream {
             marks,
             marks_changed: false,
             chunks: VecDeque::new(),
-            losses: Vec::new(),
+            losses: Losses::default(),
             entries: VecDeque::new(),
+            again: SeqSet::new(),
+            again_changed: false,
             held: SeqSet::new(),
             unsent: SeqSet::new(),
             bytes: 0,
@@ -111,6 +109,10 @@ impl Stream {
         self.unsent.is_empty() && self.losses.is_empty() && self.entries.is_empty()
     }
 
+    pub(super) fn held(&self) -> &SeqSet {
+        &self.held
+    }
+
     pub(super) fn unsent(&self) -> &SeqSet {
         &self.unsent
     }
@@ -121,6 +123,40 @@ impl Stream {
 
     pub(super) fn oldest_uncounted(&self) -> Option<EventTime> {
         self.oldest_uncounted
+    }
+
+    /// See [`Stream::again`].
+    pub(super) fn again(&self) -> &SeqSet {
+        &self.again
+    }
+
+    /// What the disk says is offered again.
+    pub(super) fn load_again(&mut self, again: SeqSet) {
+        self.again = again;
+    }
+
+    /// What the disk is to say is offered again, if that changed.
+    pub(super) fn take_again(&mut self) -> Option<&SeqSet> {
+        std::mem::take(&mut self.again_changed).then_some(&self.again)
+    }
+
+    /// Whether memory is ahead of the disk.
+    pub(super) fn is_changed(&self) -> bool {
+        self.marks_changed || self.again_changed || self.losses.is_changed()
+    }
+
+    /// A chunk that was set aside comes back into line: its loss is taken back.
+    pub(super) fn offer_again(&mut self, chunk: ChunkMeta) {
+        let seqs = SeqSet::from(chunk.range);
+        self.marks.accepted_to = self.marks.accepted_to.max(chunk.range.last().get());
+        self.marks.lost = self.marks.lost.difference(&seqs);
+        self.marks_changed = true;
+        self.losses.remove(&seqs);
+        self.again = self.again.union(&seqs.difference(&self.marks.counted));
+        self.again_changed = true;
+        let at = self.place_of(chunk.range.first());
+        self.replace(at..at, [chunk]);
+        self.refresh();
     }
 
     /// A chunk that the disk holds already; [`Stream::refresh`] after the last.
@@ -184,7 +220,11 @@ impl Stream {
     /// Derives everything again from chunks and marks.
     pub(super) fn refresh(&mut self) {
         let settled = self.marks.settled();
-        let gone = self.marks.counted.union(&self.marks.lost);
+        let gone = self
+            .marks
+            .counted
+            .union(&self.marks.lost)
+            .union(&self.again);
         self.unsent = self.held.difference(&settled);
         self.unsent_bytes = 0;
         self.oldest_unsent = None;
@@ -217,29 +257,23 @@ impl Stream {
         }
     }
 
-    /// Takes over what the centre committed; what it settles of losses and summaries is freed.
-    pub(super) fn receipt(&mut self, receipt: &StreamReceipt) -> Freed {
-        if !self.marks.take_over(receipt) {
-            return Freed::default();
+    /// Takes over what the centre committed. Returns the summaries that it frees.
+    pub(super) fn receipt(&mut self, receipt: &StreamReceipt) -> Vec<EntryMeta> {
+        if !self.marks.take_over(receipt, &self.again) {
+            return Vec::new();
         }
         self.marks_changed = true;
-        let marks = &self.marks;
-        let mut freed = Freed::default();
-        for loss in std::mem::take(&mut self.losses) {
-            let rest = remainder(&loss, marks);
-            if rest != [loss] {
-                freed.losses.push(loss);
-                freed.changed.extend_from_slice(&rest);
-            }
-            self.losses.extend(rest);
+        if !self.again.is_disjoint(&self.marks.counted) {
+            self.again = self.again.difference(&self.marks.counted);
+            self.again_changed = true;
         }
-        let known = marks.counted.union(&marks.lost);
-        let (entries, waiting): (Vec<_>, Vec<_>) = self
+        self.losses.settle(&self.marks);
+        let known = self.marks.counted.union(&self.marks.lost);
+        let (freed, waiting): (Vec<_>, Vec<_>) = self
             .entries
             .drain(..)
             .partition(|entry| entry.seqs.is_subset(&known));
         self.entries = waiting.into();
-        freed.entries = entries;
         self.refresh();
         freed
     }
@@ -252,56 +286,63 @@ impl Stream {
     }
 
     /// Books numbers as lost that leave the disk without being settled: raw only where the windows
-    /// have them or will have them by `summarised`. A loss that continues the last one extends it.
-    ///
-    /// Returns the losses to be written; their first numbers are their keys.
+    /// have them or will have them by `summarised`.
     pub(super) fn declare(
         &mut self,
         chunk: &ChunkMeta,
         within: SeqRange,
         reason: LossReason,
         summarised: bool,
-    ) -> Vec<Loss> {
+    ) {
         let Some(within) = chunk.range.intersection(within) else {
-            return Vec::new();
+            return;
         };
-        let gone = SeqSet::from(within).difference(&self.marks.settled());
+        let within = SeqSet::from(within);
+        if !self.again.is_disjoint(&within) {
+            self.again = self.again.difference(&within);
+            self.again_changed = true;
+        }
+        let gone = within.difference(&self.marks.settled());
         let raw_only = if summarised {
             gone.clone()
         } else {
             gone.intersection(&self.marks.counted)
         };
         let all = gone.difference(&raw_only);
-        let with = |set: &SeqSet, scope| -> Vec<Loss> {
-            let loss = |range: &SeqRange| Loss {
-                range: *range,
-                scope,
-                reason,
-                event_min: Some(chunk.event_min),
-                event_max: Some(chunk.event_max),
-            };
-            set.ranges().iter().map(loss).collect()
-        };
-        let mut new = with(&raw_only, LossScope::RawOnly);
-        new.extend(with(&all, LossScope::All));
-        new.into_iter().map(|loss| self.add_loss(loss)).collect()
+        for (set, scope) in [(&raw_only, LossScope::RawOnly), (&all, LossScope::All)] {
+            for range in set.ranges() {
+                let loss = Loss {
+                    range: *range,
+                    scope,
+                    reason,
+                    event_min: Some(chunk.event_min),
+                    event_max: Some(chunk.event_max),
+                };
+                let (marks, held) = (&self.marks, &self.held);
+                let dropped = self.losses.add(loss, || {
+                    marks.settled().difference(held).difference(&within)
+                });
+                unstated(self.id, dropped);
+            }
+        }
     }
 
-    fn add_loss(&mut self, loss: Loss) -> Loss {
-        let before = self.losses.iter_mut().find(|before| {
-            before.range.last().next() == Some(loss.range.first())
-                && (before.scope, before.reason) == (loss.scope, loss.reason)
-        });
-        let Some(before) = before else {
-            self.losses.push(loss);
-            return loss;
-        };
-        if let Some(range) = SeqRange::new(before.range.first(), loss.range.last()) {
-            before.range = range;
-        }
-        before.event_min = before.event_min.min(loss.event_min);
-        before.event_max = before.event_max.max(loss.event_max);
-        *before
+    /// Books numbers as lost altogether of which only the raw rows were: their summary is gone. The
+    /// windows have what the centre `counted`. Returns the numbers.
+    pub(super) fn lose_summary(
+        &mut self,
+        entry: &EntryMeta,
+        counted: &SeqSet,
+        reason: LossReason,
+    ) -> SeqSet {
+        let known = self.marks.counted.union(&self.marks.lost).union(counted);
+        let gone = entry.seqs.difference(&known);
+        let span = (entry.event_min, entry.event_max);
+        let (marks, held) = (&self.marks, &self.held);
+        let mute = || marks.settled().difference(held).difference(&gone);
+        let dropped = self.losses.deepen(&gone, reason, span, mute);
+        unstated(self.id, dropped);
+        gone
     }
 
     /// The form that others see.
@@ -319,6 +360,7 @@ impl Stream {
             counted: self.marks.counted.clone(),
             stored: self.marks.stored.clone(),
             lost: self.marks.lost.clone(),
+            again: self.again.clone(),
             oldest_unsent: self.oldest_unsent,
         });
         self.view = Some(Arc::clone(&view));
@@ -326,27 +368,11 @@ impl Stream {
     }
 }
 
-/// What of a loss the centre has not booked. Numbers declared as lost altogether that it counted
-/// before all the same are still lost to its tables: of them only the raw rows are.
-fn remainder(loss: &Loss, marks: &Marks) -> Vec<Loss> {
-    let open = SeqSet::from(loss.range).difference(&marks.settled());
-    let raw_only = match loss.scope {
-        LossScope::All => open.intersection(&marks.counted),
-        LossScope::RawOnly => open.clone(),
-    };
-    let parts = |set: &SeqSet, scope| -> Vec<Loss> {
-        set.ranges()
-            .iter()
-            .map(|range| Loss {
-                range: *range,
-                scope,
-                ..*loss
-            })
-            .collect()
-    };
-    let mut rest = parts(&open.difference(&raw_only), LossScope::All);
-    rest.extend(parts(&raw_only, LossScope::RawOnly));
-    rest
+fn unstated(stream: StreamId, dropped: Option<Loss>) {
+    if let Some(Loss { range, reason, .. }) = dropped {
+        let reason = reason.word();
+        tracing::error!(%stream, %range, reason, "too many losses to state; the centre will find these passages vanished");
+    }
 }
 
 fn lower(least: &mut Option<EventTime>, time: EventTime) {
@@ -409,34 +435,58 @@ mod tests {
         assert_eq!(stream.unsent(), &SeqSet::from(range(11, 30)));
     }
 
+    fn losses(stream: &Stream) -> Vec<(SeqRange, LossScope)> {
+        let losses = stream.losses.iter();
+        losses.map(|loss| (loss.range, loss.scope)).collect()
+    }
+
     #[test]
-    fn neighbouring_losses_of_one_kind_become_one() {
+    fn what_is_stored_is_not_declared_and_neighbours_become_one() {
         let mut stream = stream();
         stream.receipt(&receipt(&[range(5, 12)], &[range(5, 7)], &[]));
-        let first = stream.declare(&chunk(1, 10), range(1, 10), LossReason::Quota, true);
-        assert_eq!(
-            first.iter().map(|loss| loss.range).collect::<Vec<_>>(),
-            [range(1, 4), range(8, 10)]
-        );
-        let more = stream.declare(&chunk(11, 20), range(11, 20), LossReason::Quota, true);
-        assert_eq!(more[0].range, range(8, 20));
-        assert_eq!(more[0].event_max, Some(EventTime::from_millis(20)));
-        assert_eq!(stream.losses.len(), 2);
+        stream.declare(&chunk(1, 10), range(1, 10), LossReason::Quota, true);
+        stream.declare(&chunk(11, 20), range(11, 20), LossReason::Quota, true);
+        let raw_only = [
+            (range(1, 4), LossScope::RawOnly),
+            (range(8, 20), LossScope::RawOnly),
+        ];
+        assert_eq!(losses(&stream), raw_only);
     }
 
     #[test]
     fn without_a_summary_only_counted_numbers_are_lost_raw_only() {
         let mut stream = stream();
         stream.receipt(&receipt(&[range(1, 4)], &[], &[]));
-        let losses = stream.declare(&chunk(1, 10), range(1, 10), LossReason::Corrupt, false);
-        let kinds: Vec<_> = losses.iter().map(|loss| (loss.range, loss.scope)).collect();
+        stream.declare(&chunk(1, 10), range(1, 10), LossReason::Corrupt, false);
+        let kinds = [
+            (range(1, 4), LossScope::RawOnly),
+            (range(5, 10), LossScope::All),
+        ];
+        assert_eq!(losses(&stream), kinds);
+    }
+
+    #[test]
+    fn what_is_offered_again_is_lost_no_more_until_it_is_refused_anew() {
+        let mut stream = stream();
+        stream.declare(&chunk(1, 10), range(1, 10), LossReason::Refused, false);
+        stream.pop_front();
+        let booked = receipt(&[], &[], &[range(1, 10)]);
+        stream.receipt(&booked);
+        assert!(stream.losses.is_empty());
+        stream.offer_again(chunk(1, 10));
+        stream.receipt(&booked);
+        assert_eq!(stream.unsent(), &SeqSet::from(range(1, 30)));
         assert_eq!(
-            kinds,
-            [
-                (range(1, 4), LossScope::RawOnly),
-                (range(5, 10), LossScope::All)
-            ]
+            stream.oldest_uncounted(),
+            Some(EventTime::from_millis(11)),
+            "it holds no window back"
         );
+        stream.receipt(&receipt(&[range(1, 4)], &[range(1, 4)], &[range(5, 10)]));
+        assert_eq!(stream.again(), &SeqSet::from(range(5, 10)));
+        stream.declare(&chunk(5, 10), range(5, 10), LossReason::Refused, false);
+        assert_eq!(losses(&stream), [(range(5, 10), LossScope::All)]);
+        stream.receipt(&receipt(&[range(1, 5)], &[range(1, 5)], &[range(6, 10)]));
+        assert!(stream.losses.is_empty() && stream.again().is_empty());
     }
 
     #[test]
@@ -445,21 +495,13 @@ mod tests {
         stream.declare(&chunk(1, 10), range(1, 10), LossReason::Corrupt, false);
         stream.declare(&chunk(11, 20), range(11, 20), LossReason::Quota, true);
         stream.receipt(&receipt(&[range(4, 20)], &[], &[range(1, 3)]));
-        let kept: Vec<_> = stream
-            .losses
-            .iter()
-            .map(|loss| (loss.range, loss.scope))
-            .collect();
         // 4 to 10 were declared as lost altogether, but had been counted: their raw rows are lost.
-        assert_eq!(
-            kept,
-            [
-                (range(4, 10), LossScope::RawOnly),
-                (range(11, 20), LossScope::RawOnly)
-            ]
-        );
-        let freed = stream.receipt(&receipt(&[range(4, 20)], &[range(4, 20)], &[range(1, 3)]));
-        assert_eq!((freed.losses.len(), freed.changed.len()), (2, 0));
+        let kept = [
+            (range(4, 10), LossScope::RawOnly),
+            (range(11, 20), LossScope::RawOnly),
+        ];
+        assert_eq!(losses(&stream), kept);
+        stream.receipt(&receipt(&[range(4, 20)], &[range(4, 20)], &[range(1, 3)]));
         assert!(stream.losses.is_empty());
     }
 }

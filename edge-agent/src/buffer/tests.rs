@@ -286,7 +286,7 @@ async fn refused_passages_are_aside_and_lost_and_their_neighbours_stay() {
     let stream = running.buffer.state().borrow().streams[0].id;
     let refused = running
         .buffer
-        .refused(stream, range(60, 140), RefusalReason::Malformed);
+        .refused(stream, range(60, 140), RefusalReason::Malformed, None);
     assert_eq!(refused.await, Ok(81));
     running.stop();
     let running = Running::open(&plain(place.path()));

@@ -515,7 +515,7 @@ impl Driver {
     fn refuse(&mut self, stream: StreamId, range: SeqRange, reason: RefusalReason) {
         let buffer = self.buffer.clone();
         self.ask(async move {
-            let moved = buffer.refused(stream, range, reason).await;
+            let moved = buffer.refused(stream, range, reason, None).await;
             Done::Refused {
                 stream,
                 reason,

@@ -186,6 +186,7 @@ pub(crate) mod fixtures {
             counted: SeqSet::new(),
             stored: SeqSet::new(),
             lost: SeqSet::new(),
+            again: SeqSet::new(),
             oldest_unsent: None,
         };
         BufferState {
@@ -199,6 +200,7 @@ pub(crate) mod fixtures {
             run: 1,
             health: StoreHealth::Ok,
             centre: None,
+            centre_time: None,
             counters: Counters::default(),
             alarms: Vec::new(),
         }

@@ -321,6 +321,7 @@ mod tests {
             counted: SeqSet::new(),
             stored: SeqSet::new(),
             lost: SeqSet::new(),
+            again: SeqSet::new(),
             oldest_unsent: None,
         }
     }

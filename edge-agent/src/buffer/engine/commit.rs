@@ -13,7 +13,7 @@ use crate::buffer::OFFERED_AHEAD_MAX;
 use crate::buffer::chunk::{self, CHUNK_BYTES_CLOSE, PASSAGE_BYTES_ESTIMATE};
 use crate::buffer::keys::{self, CHUNK_PASSAGES_MAX, ChunkKey};
 use crate::buffer::records::{IdBlock, Marks, from_bytes, to_bytes};
-use crate::buffer::store::{Changes, StoreError};
+use crate::buffer::store::StoreError;
 use crate::buffer::stream::{ChunkMeta, Stream};
 use crate::buffer::{APPEND_PASSAGES_MAX, Admitted, AppendError, Appended, EventKey, QuotaPolicy};
 
@@ -110,10 +110,7 @@ impl Engine {
 
     fn id_block(&mut self, number: u32) -> Result<&IdBlock, StoreError> {
         if !self.id_blocks.contains_key(&number) {
-            let value = self
-                .store
-                .get(&keys::event_ids(number))?
-                .unwrap_or_default();
+            let value = self.value(&keys::event_ids(number))?.unwrap_or_default();
             // A block that is gone or cannot be read knows no id.
             self.id_blocks
                 .insert(number, from_bytes(&value).unwrap_or_default());
@@ -189,12 +186,11 @@ impl Engine {
     pub(in crate::buffer) fn is_dirty(&self) -> bool {
         !self.changes.is_empty()
             || !self.staging.batch.is_empty()
-            || self.streams.iter().any(|stream| stream.marks_changed)
+            || self.streams.iter().any(Stream::is_changed)
     }
 
     /// Makes all that is staged durable.
     pub(in crate::buffer) fn commit(&mut self, now_ms: i64) -> Result<(), StoreError> {
-        // Room first: it reads chunks, and what is merged or closed now cannot be read yet.
         self.make_room()?;
         self.compact()?;
         self.close_chunk();
@@ -204,15 +200,7 @@ impl Engine {
         {
             self.changes.put(&keys::event_ids(number), to_bytes(block));
         }
-        for stream in self
-            .streams
-            .iter_mut()
-            .filter(|stream| stream.marks_changed)
-        {
-            self.changes
-                .put(&keys::stream(stream.id), to_bytes(&stream.marks));
-            stream.marks_changed = false;
-        }
+        self.write_streams();
         self.id_blocks.clear();
         self.durable_to = self
             .streams
@@ -221,8 +209,7 @@ impl Engine {
         if self.changes.is_empty() {
             return Ok(());
         }
-        self.store
-            .commit(std::mem::replace(&mut self.changes, Changes::new()))?;
+        self.store.commit(std::mem::take(&mut self.changes))?;
         self.counters.commits += 1;
         Ok(())
     }

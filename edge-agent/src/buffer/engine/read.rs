@@ -1,4 +1,4 @@
-//! Reading passages and summaries that leave for the centre, each durably marked as offered before.
+//! Reading passages that leave for the centre, each durably marked as offered before.
 
 use proto::loss::LossReason;
 use proto::ranges::{Seq, SeqRange};
@@ -6,11 +6,9 @@ use proto::{PassageBatch, StreamId};
 
 use super::{ChunkFault, Engine};
 use crate::buffer::chunk::{self, ChunkError};
-use crate::buffer::keys;
-use crate::buffer::records::{StoredEntry, from_bytes, to_bytes};
 use crate::buffer::store::StoreError;
 use crate::buffer::stream::ChunkMeta;
-use crate::buffer::{PendingSummary, ReadError, ReadLimit, StoredRun};
+use crate::buffer::{ReadError, ReadLimit, StoredRun};
 
 impl Engine {
     /// The passages of a chunk, checked.
@@ -20,7 +18,7 @@ impl Engine {
         chunk: &ChunkMeta,
     ) -> Result<PassageBatch, ChunkFault> {
         let key = chunk.key(stream);
-        let value = self.store.get(&key.encode()).map_err(ChunkFault::Store)?;
+        let value = self.value(&key.encode()).map_err(ChunkFault::Store)?;
         let damaged = |error: ChunkError| ChunkFault::Damaged(error.to_string());
         let value = value.ok_or_else(|| damaged(ChunkError::Missing))?;
         chunk::decode(&key, &value).map_err(damaged)
@@ -114,59 +112,5 @@ impl Engine {
             }
         }
         Ok(Ok(run))
-    }
-
-    /// The oldest pending entries of a stream, sealed. Returns whether a commit must come first.
-    pub(in crate::buffer) fn seal(
-        &mut self,
-        id: StreamId,
-        entries_max: usize,
-    ) -> Result<(Vec<PendingSummary>, bool), StoreError> {
-        let Some(stream) = self.streams.iter_mut().find(|stream| stream.id == id) else {
-            return Ok((Vec::new(), false));
-        };
-        let mut sealed_now = false;
-        let mut pending = Vec::new();
-        for meta in stream.entries.iter_mut().take(entries_max) {
-            let key = keys::summary(id, meta.number);
-            let value = self.store.get(&key)?.unwrap_or_default();
-            let Ok(stored) = from_bytes::<StoredEntry>(&value) else {
-                continue;
-            };
-            if !meta.sealed {
-                meta.sealed = true;
-                sealed_now = true;
-                self.open_entry = None;
-                let entry = StoredEntry {
-                    sealed: true,
-                    entry: stored.entry.clone(),
-                };
-                self.changes.put(&key, to_bytes(&entry));
-            }
-            pending.push(PendingSummary {
-                stream: id,
-                entry: stored.entry,
-            });
-        }
-        Ok((pending, sealed_now))
-    }
-
-    /// The summary entry with a number, as stored.
-    pub(in crate::buffer) fn entry(
-        &self,
-        stream: StreamId,
-        number: u32,
-    ) -> Result<Option<StoredEntry>, StoreError> {
-        let value = self.store.get(&keys::summary(stream, number))?;
-        Ok(value.and_then(|value| from_bytes(&value).ok()))
-    }
-
-    /// A value as it stands on the disk; empty where there is none.
-    pub(in crate::buffer) fn store_value(&self, key: &[u8]) -> Result<Vec<u8>, StoreError> {
-        Ok(self
-            .store
-            .get(key)?
-            .map(|value| value.to_vec())
-            .unwrap_or_default())
     }
 }

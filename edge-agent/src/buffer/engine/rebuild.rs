@@ -42,14 +42,14 @@ impl Engine {
 
     fn copy_to(&self, place: &Path) -> Result<(), StoreError> {
         let copy = Store::open(place)?;
-        let mut changes = Changes::new();
+        let mut changes = Changes::default();
         let mut at = sled::IVec::default();
         let mut copied = 0_usize;
         while let Some((key, value)) = self.store.after(&at)? {
             changes.put(&key, value.to_vec());
             copied += 1;
             if copied.is_multiple_of(REBUILD_BATCH) {
-                copy.commit(std::mem::replace(&mut changes, Changes::new()))?;
+                copy.commit(std::mem::take(&mut changes))?;
             }
             at = key;
         }

@@ -1,6 +1,7 @@
 //! What the centre committed, and what that frees.
 
 use proto::limits::STREAMS_MAX;
+use proto::passage::EventTime;
 use proto::receipt::{Centre, StreamReceipt};
 
 use super::Engine;
@@ -8,6 +9,9 @@ use crate::buffer::CentreVerdict;
 use crate::buffer::keys;
 use crate::buffer::records::to_bytes;
 use crate::buffer::stream::Stream;
+
+/// How far the centre's time goes on before it is written down again.
+const CENTRE_TIME_EVERY_MS: i64 = 3_600_000;
 
 impl Engine {
     /// Takes over what the centre committed.
@@ -40,16 +44,7 @@ impl Engine {
             else {
                 continue;
             };
-            let freed = stream.receipt(receipt);
-            for loss in &freed.losses {
-                self.changes
-                    .delete(&keys::loss(stream.id, loss.range.first()));
-            }
-            for loss in &freed.changed {
-                self.changes
-                    .put(&keys::loss(stream.id, loss.range.first()), to_bytes(loss));
-            }
-            for entry in freed.entries {
+            for entry in stream.receipt(receipt) {
                 self.held_bytes -= u64::from(entry.bytes);
                 self.changes.delete(&keys::summary(stream.id, entry.number));
             }
@@ -58,9 +53,23 @@ impl Engine {
         verdict
     }
 
+    /// Takes over the time that the centre stated. It is written down along with the next commit, at
+    /// most once an hour: to know an hour less after a restart harms no certificate.
+    pub(in crate::buffer) fn centre_time(&mut self, at: EventTime) {
+        let due_ms = self
+            .centre_time
+            .map(|before| before.as_millis().saturating_add(CENTRE_TIME_EVERY_MS));
+        if due_ms.is_none_or(|due_ms| due_ms <= at.as_millis()) {
+            self.centre_time = Some(at);
+            self.changes.put(keys::FACT_CENTRE_TIME, to_bytes(&at));
+        }
+    }
+
     /// Forgets streams of earlier runs of which nothing is left. With too many streams, the sent
     /// copies of the oldest go, too.
     pub(super) fn forget_streams(&mut self) {
+        // What is deleted with a stream comes after what is written of it.
+        self.write_streams();
         let mut surplus = self.streams.len().saturating_sub(STREAMS_MAX);
         let current = self
             .has_current
@@ -83,5 +92,6 @@ impl Engine {
             }
             !stream.is_empty()
         });
+        self.forget_refusals();
     }
 }

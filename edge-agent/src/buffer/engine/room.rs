@@ -8,16 +8,12 @@
 //!
 //! Invariant: a chunk is deleted only if it is settled, or in the batch that writes its loss.
 
-use proto::StreamId;
 use proto::loss::LossReason;
 use proto::ranges::{SeqRange, SeqSet};
-use proto::summary::SummaryEntry;
 
 use super::{ChunkFault, Engine, FILE_BYTES_PER_HELD};
-use crate::buffer::keys;
-use crate::buffer::records::{StoredEntry, to_bytes};
 use crate::buffer::store::StoreError;
-use crate::buffer::stream::{ChunkMeta, EntryMeta};
+use crate::buffer::stream::ChunkMeta;
 use crate::buffer::{Counters, QuotaPolicy, summaries};
 
 /// When room is made, this part of the limit is freed beyond it, so that not every commit must.
@@ -61,7 +57,8 @@ impl Engine {
             self.drop_unsent(place, goal)?;
         }
         self.drop_aside(goal);
-        self.drop_entries(quota)
+        self.drop_entries(quota);
+        Ok(())
     }
 
     fn evict_sent(&mut self, goal: u64) {
@@ -134,6 +131,7 @@ impl Engine {
         Ok(())
     }
 
+    /// Books passages as lost that leave the disk.
     pub(super) fn lose(
         &mut self,
         place: usize,
@@ -143,89 +141,8 @@ impl Engine {
         summarised: bool,
     ) {
         let stream = &mut self.streams[place];
-        let id = stream.id;
-        let unsettled = SeqSet::from(within)
-            .difference(&stream.marks.settled())
-            .count();
-        let losses = stream.declare(chunk, within, reason, summarised);
-        self.counters.lost[Counters::place(reason)] += unsettled;
-        self.write_losses(id, &losses);
-    }
-
-    /// Adds to the last entry of the stream, or begins the next one.
-    fn add_entry(&mut self, place: usize, entry: SummaryEntry) -> Result<(), StoreError> {
-        let id = self.streams[place].id;
-        let last = self.streams[place].entries.back().cloned();
-        let open = match &last {
-            Some(meta) if !meta.sealed => self.open_entry(id, meta.number)?,
-            _ => None,
-        };
-        let joined = open.and_then(|open| summaries::joined(&open, &entry));
-        let number = match (&last, &joined) {
-            (Some(meta), Some(_)) => meta.number,
-            (Some(meta), None) => meta.number + 1,
-            (None, _) => 0,
-        };
-        let extends = joined.is_some();
-        let entry = joined.unwrap_or(entry);
-        let key = keys::summary(id, number);
-        let value = to_bytes(&StoredEntry {
-            sealed: false,
-            entry: entry.clone(),
-        });
-        let bytes = u32::try_from(key.len() + value.len()).unwrap_or(u32::MAX);
-        self.changes.put(&key, value);
-        let (event_min, event_max) = summaries::event_span(&entry);
-        let seqs = entry.seqs.clone();
-        let meta = EntryMeta {
-            number,
-            sealed: false,
-            seqs,
-            event_min,
-            event_max,
-            bytes,
-        };
-        if extends && let Some(before) = self.streams[place].entries.pop_back() {
-            self.held_bytes -= u64::from(before.bytes);
-        }
-        self.held_bytes += u64::from(bytes);
-        self.streams[place].entries.push_back(meta);
-        self.open_entry = Some((id, number, entry));
-        Ok(())
-    }
-
-    fn open_entry(&self, id: StreamId, number: u32) -> Result<Option<SummaryEntry>, StoreError> {
-        match &self.open_entry {
-            Some((stream, open, entry)) if (*stream, *open) == (id, number) => {
-                Ok(Some(entry.clone()))
-            }
-            _ => Ok(self.entry(id, number)?.map(|stored| stored.entry)),
-        }
-    }
-
-    /// The last resort: deltas go, too, and their passages are lost altogether.
-    fn drop_entries(&mut self, goal: u64) -> Result<(), StoreError> {
-        for place in 0..self.streams.len() {
-            let id = self.streams[place].id;
-            while self.held_bytes > goal {
-                let Some(entry) = self.streams[place].entries.pop_front() else {
-                    break;
-                };
-                self.open_entry = None;
-                self.held_bytes -= u64::from(entry.bytes);
-                self.changes.delete(&keys::summary(id, entry.number));
-                for range in entry.seqs.ranges() {
-                    let span = ChunkMeta {
-                        range: *range,
-                        event_min: entry.event_min,
-                        event_max: entry.event_max,
-                        bytes: 0,
-                    };
-                    self.lose(place, &span, *range, LossReason::Quota, false);
-                }
-                self.streams[place].refresh();
-            }
-        }
-        Ok(())
+        let unsettled = SeqSet::from(within).difference(&stream.marks.settled());
+        stream.declare(chunk, within, reason, summarised);
+        self.counters.lost[Counters::place(reason)] += unsettled.count();
     }
 }

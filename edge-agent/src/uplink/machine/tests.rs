@@ -230,6 +230,7 @@ impl World {
                 counted: held.stored.clone(),
                 stored: held.stored.clone(),
                 lost: held.lost.clone(),
+                again: SeqSet::new(),
                 oldest_unsent: None,
             })
         };

@@ -1,0 +1,167 @@
+//! Window deltas in the place of dropped raw passages: grown, sealed, handed out, given up.
+//!
+//! Invariant: an entry never changes once it is sealed, and it is sealed durably before it leaves.
+
+use proto::StreamId;
+use proto::loss::LossReason;
+use proto::ranges::SeqSet;
+use proto::summary::SummaryEntry;
+
+use super::{Engine, staged_or_stored};
+use crate::buffer::records::{StoredEntry, from_bytes, to_bytes};
+use crate::buffer::store::StoreError;
+use crate::buffer::stream::EntryMeta;
+use crate::buffer::{PendingSummary, keys, summaries};
+
+impl Engine {
+    /// Adds to the last entry of the stream, or begins the next one.
+    pub(super) fn add_entry(
+        &mut self,
+        place: usize,
+        entry: SummaryEntry,
+    ) -> Result<(), StoreError> {
+        let id = self.streams[place].id;
+        let last = self.streams[place].entries.back().cloned();
+        let open = match &last {
+            Some(meta) if !meta.sealed => self.open_entry(id, meta.number)?,
+            _ => None,
+        };
+        let joined = open.and_then(|open| summaries::joined(&open, &entry));
+        let number = match (&last, &joined) {
+            (Some(meta), Some(_)) => meta.number,
+            (Some(meta), None) => meta.number + 1,
+            (None, _) => 0,
+        };
+        let extends = joined.is_some();
+        let entry = joined.unwrap_or(entry);
+        let key = keys::summary(id, number);
+        let value = to_bytes(&StoredEntry {
+            sealed: false,
+            entry: entry.clone(),
+        });
+        let bytes = u32::try_from(key.len() + value.len()).unwrap_or(u32::MAX);
+        self.changes.put(&key, value);
+        let (event_min, event_max) = summaries::event_span(&entry);
+        let seqs = entry.seqs.clone();
+        let meta = EntryMeta {
+            number,
+            sealed: false,
+            seqs,
+            event_min,
+            event_max,
+            bytes,
+        };
+        if extends && let Some(before) = self.streams[place].entries.pop_back() {
+            self.held_bytes -= u64::from(before.bytes);
+        }
+        self.held_bytes += u64::from(bytes);
+        self.streams[place].entries.push_back(meta);
+        self.open_entry = Some((id, number, entry));
+        Ok(())
+    }
+
+    fn open_entry(&self, id: StreamId, number: u32) -> Result<Option<SummaryEntry>, StoreError> {
+        match &self.open_entry {
+            Some((stream, open, entry)) if (*stream, *open) == (id, number) => {
+                Ok(Some(entry.clone()))
+            }
+            _ => Ok(self.entry(id, number)?.map(|stored| stored.entry)),
+        }
+    }
+
+    /// The summary entry with a number, as stored.
+    pub(in crate::buffer) fn entry(
+        &self,
+        stream: StreamId,
+        number: u32,
+    ) -> Result<Option<StoredEntry>, StoreError> {
+        let value = self.value(&keys::summary(stream, number))?;
+        Ok(value.and_then(|value| from_bytes(&value).ok()))
+    }
+
+    /// The oldest pending entries of a stream, sealed. Returns whether a commit must come first.
+    pub(in crate::buffer) fn seal(
+        &mut self,
+        id: StreamId,
+        entries_max: usize,
+    ) -> Result<(Vec<PendingSummary>, bool), StoreError> {
+        let Some(stream) = self.streams.iter_mut().find(|stream| stream.id == id) else {
+            return Ok((Vec::new(), false));
+        };
+        let mut sealed_now = false;
+        let mut pending = Vec::new();
+        for meta in stream.entries.iter_mut().take(entries_max) {
+            let key = keys::summary(id, meta.number);
+            let value = staged_or_stored(&self.changes, &self.store, &key)?;
+            let Some(Ok(stored)) = value.as_deref().map(from_bytes::<StoredEntry>) else {
+                continue;
+            };
+            if !meta.sealed {
+                meta.sealed = true;
+                sealed_now = true;
+                self.open_entry = None;
+                let entry = StoredEntry {
+                    sealed: true,
+                    entry: stored.entry.clone(),
+                };
+                self.changes.put(&key, to_bytes(&entry));
+            }
+            pending.push(PendingSummary {
+                stream: id,
+                entry: stored.entry,
+            });
+        }
+        Ok((pending, sealed_now))
+    }
+
+    /// The last resort: deltas go, too, and their passages are lost altogether.
+    pub(super) fn drop_entries(&mut self, goal: u64) {
+        for place in 0..self.streams.len() {
+            while self.held_bytes > goal
+                && let Some(entry) = self.streams[place].entries.pop_front()
+            {
+                self.lose_entry(place, &entry, &SeqSet::new(), LossReason::Quota);
+            }
+        }
+    }
+
+    /// Drops the entries that stand for no other numbers than these: the centre takes them in no
+    /// form, and what they were made of is gone. Those that are `counted` all the same wait for their
+    /// receipt. Returns how many passages are lost to the windows.
+    pub(in crate::buffer) fn refuse_summary(
+        &mut self,
+        id: StreamId,
+        seqs: &SeqSet,
+        counted: &SeqSet,
+    ) -> u64 {
+        let Some(place) = self.streams.iter().position(|stream| stream.id == id) else {
+            return 0;
+        };
+        let stream = &mut self.streams[place];
+        let (refused, kept): (Vec<_>, Vec<_>) = stream.entries.drain(..).partition(|entry| {
+            entry.sealed && entry.seqs.is_subset(seqs) && !entry.seqs.is_subset(counted)
+        });
+        stream.entries = kept.into();
+        refused
+            .iter()
+            .map(|entry| self.lose_entry(place, entry, counted, LossReason::Refused))
+            .sum()
+    }
+
+    fn lose_entry(
+        &mut self,
+        place: usize,
+        entry: &EntryMeta,
+        counted: &SeqSet,
+        reason: LossReason,
+    ) -> u64 {
+        let stream = &mut self.streams[place];
+        // Its passages were counted as lost when their raw form went.
+        let gone = stream.lose_summary(entry, counted, reason);
+        stream.refresh();
+        self.open_entry = None;
+        self.held_bytes -= u64::from(entry.bytes);
+        self.changes.delete(&keys::summary(stream.id, entry.number));
+        gone.count()
+    }
+}
