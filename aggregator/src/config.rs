@@ -16,8 +16,6 @@ use service::logging::{LogFormat, check_level};
 /// Prefix of the environment variables that override the file.
 pub const ENV_PREFIX: &str = "VERST_AGGREGATOR";
 
-const DAY: Duration = Duration::from_secs(86_400);
-
 /// Everything that the aggregator can be told.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -385,14 +383,6 @@ impl Validate for Config {
             faults.0.push(Fault::new("log.level", error.to_string()));
         }
         faults.0
-    }
-}
-
-impl Config {
-    /// From the horizon back to the end of raw retention there must be room for a clock that is off.
-    #[must_use]
-    pub fn raw_retention(&self) -> Duration {
-        DAY * self.raw.retention_days
     }
 }
 

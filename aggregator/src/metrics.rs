@@ -3,7 +3,6 @@
 //! They balance: passages received = counted + stored + duplicate + rejected + refused + those on
 //! their way, and those whose frames were dropped are sent again.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -185,12 +184,6 @@ impl Metrics {
         metrics
     }
 
-    /// For tests: metrics that nobody reads.
-    #[must_use]
-    pub fn unread() -> Self {
-        Self::register(&mut Registry::default())
-    }
-
     /// A frame was dropped.
     pub fn dropped(&self, reason: Dropped) {
         self.frames_dropped
@@ -258,12 +251,4 @@ impl Metrics {
 )]
 fn seconds(ms: i64) -> f64 {
     ms as f64 / 1_000.0
-}
-
-/// The registry and its metrics.
-#[must_use]
-pub fn registry() -> (Arc<Registry>, Metrics) {
-    let mut registry = Registry::default();
-    let metrics = Metrics::register(&mut registry);
-    (Arc::new(registry), metrics)
 }

@@ -4,6 +4,7 @@
 //! number. A summary entry is decided as a whole, for it cannot be split.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use proto::batch::PassageBatch;
 use proto::device::StreamId;
@@ -69,45 +70,41 @@ impl<'m> Draft<'m> {
         self.change.finality.state(header.frontier, context.now_ms);
     }
 
-    /// Counts a batch, or the first `first` passages of it.
+    /// Counts the passages at these places of a batch.
     ///
     /// # Errors
-    /// Why nothing of it is taken.
+    /// Why nothing of them is taken.
     pub fn passages<'a>(
         &mut self,
         header: &UpHeader,
         passages: &'a Passages,
-        first: usize,
+        places: Range<usize>,
         context: &Context<'_>,
         planner: &mut Planner<'a, '_>,
     ) -> Result<(), Refused> {
         let cursor = self.cursor(header, context, planner)?;
-        let count = passages.range.count();
-        let whole = first as u64 >= count;
-        let novelty = cursor.novelty(passages.range);
+        let Some(range) = part_of(passages.range, &places) else {
+            return Ok(());
+        };
+        let novelty = cursor.novelty(range);
         if novelty == Novelty::Settled {
-            planner.tally.passages += count;
-            planner.tally.duplicate += count;
+            planner.tally.passages += range.count();
+            planner.tally.duplicate += range.count();
             self.touch(header.stream, cursor);
             return Ok(());
         }
-        let simple = whole
+        let simple = range == passages.range
             && novelty == Novelty::New
             && context.horizon.covers(passages.span)
             && passages
                 .deltas
                 .iter()
                 .all(|delta| delta.stats.n <= self.room(delta.bucket));
-        let range = if whole {
-            passages.range
-        } else {
-            head(passages.range, first)
-        };
         let next = cursor.count(&range.into(), true).map_err(too_many_ranges)?;
         self.recover(&cursor, range.into(), planner);
         planner.tally.passages += range.count();
         if simple {
-            planner.tally.counted += count;
+            planner.tally.counted += range.count();
             self.add(&passages.deltas);
             if context.raw {
                 let days = passages.deltas.iter().map(|delta| day_of(delta.bucket));
@@ -115,8 +112,8 @@ impl<'m> Draft<'m> {
                 self.raw(RawRows::Whole(&passages.rows), next.stream_key, planner);
             }
         } else {
-            let batch = passages.batch();
-            self.one_by_one(&cursor, &batch, range, context, planner);
+            let numbers = (range.first().get()..=range.last().get()).zip(places);
+            self.one_by_one(&cursor, &passages.batch(), numbers, context, planner);
         }
         self.touch(header.stream, next);
         Ok(())
@@ -126,14 +123,14 @@ impl<'m> Draft<'m> {
         &mut self,
         cursor: &Cursor,
         batch: &PassageBatch,
-        range: SeqRange,
+        numbers: impl Iterator<Item = (u64, usize)>,
         context: &Context<'_>,
         planner: &mut Planner<'_, '_>,
     ) {
         let mut keep = vec![false; batch.len()];
         let mut room: BTreeMap<Bucket, u32> = BTreeMap::new();
         let mut rows = Rows::default();
-        for (place, number) in (range.first().get()..=range.last().get()).enumerate() {
+        for (number, place) in numbers {
             let Ok(seq) = Seq::new(number) else { continue };
             if cursor.stored.contains(seq) {
                 planner.tally.duplicate += 1;
@@ -180,7 +177,7 @@ impl<'m> Draft<'m> {
         }
         self.add(&fold(batch, |place| keep[place]));
         if !rows.is_empty() {
-            self.raw(RawRows::Some(rows), cursor.stream_key, planner);
+            self.raw(RawRows::Picked(rows), cursor.stream_key, planner);
         }
     }
 
@@ -468,8 +465,10 @@ impl<'m> Draft<'m> {
     }
 }
 
-fn head(range: SeqRange, first: usize) -> SeqRange {
-    SeqRange::from_count(range.first(), first as u64).unwrap_or(range)
+/// The numbers of the passages at these places; none of no places.
+fn part_of(range: SeqRange, places: &Range<usize>) -> Option<SeqRange> {
+    let first = Seq::new(range.first().get() + places.start as u64).ok()?;
+    SeqRange::from_count(first, places.len() as u64).ok()
 }
 
 fn day_of(bucket: Bucket) -> i64 {

@@ -19,3 +19,10 @@ pub mod select;
 pub mod surge;
 pub mod verdict;
 pub mod writer;
+
+#[cfg(test)]
+mod database_tests;
+#[cfg(test)]
+mod owner_tests;
+#[cfg(test)]
+mod plan_tests;

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::lease::{Holdings, Instance, Raise};
 use super::load::{self, LoadError};
 use super::plan::{Context, Plan, plan, refusal};
-use super::select::select;
+use super::select::{LeftOver, select};
 use super::surge::Surge;
 use super::verdict::{Next, next};
 use super::writer::{WriteError, Writer};
@@ -37,7 +37,7 @@ use crate::window::lateness::Horizon;
 use crate::window::rollup::Length;
 use crate::window::state::Memory;
 
-/// Days of a ms.
+/// A day in ms.
 const DAY_MS: i64 = 86_400_000;
 
 /// Attempts at a flush that was rolled back for a passing reason, before the connection is suspected.
@@ -180,17 +180,20 @@ impl Owner {
         }
     }
 
-    /// Has the tokens raised. When the lease keeper cannot, it will say so by its holdings.
+    /// Has the tokens raised, however long that takes: before it, what an earlier connection may still
+    /// be committing is not decided.
     async fn raise(&self, stop: &CancellationToken) {
-        let (done, raised) = oneshot::channel();
-        let request = async {
-            if self.raises.send(done).await.is_ok() {
-                raised.await.ok();
+        let raised = async {
+            loop {
+                let (done, raised) = oneshot::channel();
+                if self.raises.send(done).await.is_err() || raised.await.is_ok() {
+                    return;
+                }
             }
         };
         tokio::select! {
             () = stop.cancelled() => {}
-            () = request => {}
+            () = raised => {}
         }
     }
 
@@ -232,6 +235,7 @@ impl Owner {
             if hand.pending.is_empty() {
                 let stopping = self.gather(hand, &mut ticks, stop).await;
                 if stopping {
+                    self.close("stopping".to_owned());
                     return match self.drain(&mut session, hand).await {
                         Ok(()) => Ended::Stopped,
                         Err(ended) => ended,
@@ -291,8 +295,8 @@ impl Owner {
         let mut attempts = 0;
         while let Some(messages) = parts.pop() {
             let failure = match self.part(session, &mut hand.surge, &messages).await {
-                Ok(places) => {
-                    left_over.extend(picked(messages, &places));
+                Ok(waiting) => {
+                    left_over.extend(picked(messages, &waiting));
                     continue;
                 }
                 Err(failure) => failure,
@@ -376,13 +380,13 @@ impl Owner {
         parts.push(messages);
     }
 
-    /// One transaction. Gives the places of messages that wait for the next.
+    /// One transaction. Says what waits for the next.
     async fn part(
         &self,
         session: &mut Session,
         surge: &mut Surge,
         messages: &[Message],
-    ) -> Result<Vec<usize>, Failure> {
+    ) -> Result<Vec<LeftOver>, Failure> {
         let begun = monotonic();
         let now_ms = wall_millis();
         let owned: Vec<usize> = (0..messages.len())
@@ -554,13 +558,19 @@ fn new_streams(memory: &Memory, messages: &[Message], owned: &[usize]) -> usize 
     new.len()
 }
 
-/// The messages at these places, which ascend.
-fn picked(messages: Vec<Message>, places: &[usize]) -> impl Iterator<Item = Message> {
-    let places: HashSet<usize> = places.iter().copied().collect();
+/// The messages that wait, with what is decided of them.
+fn picked(messages: Vec<Message>, waiting: &[LeftOver]) -> impl Iterator<Item = Message> {
+    let decided: HashMap<usize, usize> = waiting
+        .iter()
+        .map(|one| (one.message, one.decided))
+        .collect();
     messages
         .into_iter()
         .enumerate()
-        .filter_map(move |(place, message)| places.contains(&place).then_some(message))
+        .filter_map(move |(place, mut message)| {
+            message.decided = *decided.get(&place)?;
+            Some(message)
+        })
 }
 
 fn gauge(count: usize) -> i64 {

@@ -90,7 +90,7 @@ pub enum RawRows<'a> {
     /// All of a batch.
     Whole(&'a Rows),
     /// Some of a batch.
-    Some(Rows),
+    Picked(Rows),
 }
 
 impl RawRows<'_> {
@@ -99,7 +99,7 @@ impl RawRows<'_> {
     pub const fn rows(&self) -> &Rows {
         match self {
             Self::Whole(rows) => rows,
-            Self::Some(rows) => rows,
+            Self::Picked(rows) => rows,
         }
     }
 }
@@ -202,13 +202,14 @@ pub fn plan<'a>(
         draft.state(&message.header, context);
         let refused = match &message.body {
             Body::Passages(passages) => {
-                let first = part.first.unwrap_or(usize::MAX);
+                let places = message.decided..part.until.unwrap_or(passages.places());
                 draft
-                    .passages(&message.header, passages, first, context, &mut planner)
+                    .passages(&message.header, passages, places, context, &mut planner)
                     .err()
             }
             Body::Summary(summary) => {
-                let entries = &summary.entries[..part.first.unwrap_or(summary.entries.len())];
+                let entries = message.decided..part.until.unwrap_or(summary.entries.len());
+                let entries = &summary.entries[entries];
                 draft
                     .summary(&message.header, entries, context, &mut planner)
                     .err()
@@ -232,7 +233,7 @@ pub fn plan<'a>(
             .extend((message.passages() > 0).then_some(message.header.sent_at));
         if let Some(refused) = refused {
             if let Body::Passages(passages) = &message.body {
-                let count = passages.range.count();
+                let count = (passages.places() - message.decided) as u64;
                 planner.tally.passages += count;
                 planner.tally.refused += count;
             }

@@ -19,13 +19,22 @@ use crate::window::state::Memory;
 /// 5-minute windows that one device may change in one flush.
 pub const FLUSH_WINDOWS_MAX: usize = 64;
 
-/// A message that the flush takes.
+/// A message that the flush takes, from where earlier flushes have left it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Part {
     /// Its place in the list.
     pub message: usize,
-    /// How many of its passages, or of its summary entries; none: all.
-    pub first: Option<usize>,
+    /// Up to which of its passages, or of its summary's entries; none: to the end.
+    pub until: Option<usize>,
+}
+
+/// A message that waits, wholly or in part, for the next flush.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeftOver {
+    /// Its place in the list.
+    pub message: usize,
+    /// How much of it is decided when this flush is committed.
+    pub decided: usize,
 }
 
 /// What the flush takes.
@@ -33,8 +42,8 @@ pub struct Part {
 pub struct Selection {
     /// Messages in their order.
     pub parts: Vec<Part>,
-    /// Places of messages that wait, wholly or in part, for the next flush.
-    pub left_over: Vec<usize>,
+    /// What waits, in its order.
+    pub left_over: Vec<LeftOver>,
     /// Windows that the plan will need and that are not in memory.
     pub windows: Vec<(DeviceId, WindowId)>,
 }
@@ -51,27 +60,33 @@ pub fn select(
     let mut devices: HashMap<&DeviceId, Budget> = HashMap::new();
     for place in places {
         let message = &messages[*place];
-        let place = *place;
         let device = &message.sender().device;
         let budget = devices.entry(device).or_default();
-        let taken = if budget.spent {
-            Taken::Nothing
+        let (place, decided) = (*place, message.decided);
+        let all = message.parts();
+        let until = if budget.spent {
+            decided
         } else {
             budget.take(memory, message, horizon)
         };
-        let part = |first| Part {
-            message: place,
-            first,
-        };
-        match taken {
-            Taken::All => selection.parts.push(part(None)),
-            Taken::First(first) => {
-                selection.parts.push(part(Some(first)));
-                selection.left_over.push(place);
-            }
-            Taken::Nothing => selection.left_over.push(place),
+        if until == all {
+            selection.parts.push(Part {
+                message: place,
+                until: None,
+            });
+            continue;
         }
-        budget.spent |= taken != Taken::All;
+        budget.spent = true;
+        if until > decided {
+            selection.parts.push(Part {
+                message: place,
+                until: Some(until),
+            });
+        }
+        selection.left_over.push(LeftOver {
+            message: place,
+            decided: until,
+        });
     }
     for (device, budget) in devices {
         let known = memory.device(device).map(|state| &state.windows);
@@ -88,13 +103,6 @@ pub fn select(
     selection
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Taken {
-    All,
-    First(usize),
-    Nothing,
-}
-
 /// The windows that a device changes in this flush.
 #[derive(Debug, Default)]
 struct Budget {
@@ -103,46 +111,42 @@ struct Budget {
 }
 
 impl Budget {
-    fn take(&mut self, memory: &Memory, message: &Message, horizon: &Horizon) -> Taken {
+    /// Up to where the message fits.
+    fn take(&mut self, memory: &Memory, message: &Message, horizon: &Horizon) -> usize {
+        let (decided, all) = (message.decided, message.parts());
         match &message.body {
             Body::Passages(passages) => {
                 let cursor = memory
                     .device(&message.sender().device)
                     .and_then(|state| state.cursors.get(&message.header.stream));
                 if cursor.is_some_and(|c| c.novelty(passages.range) == Novelty::Settled) {
-                    return Taken::All;
+                    return all;
                 }
-                self.take_passages(passages, horizon)
+                self.take_passages(passages, decided, horizon)
             }
             Body::Summary(summary) => {
-                let fit = summary.entries.iter().take_while(|entry| {
+                let fit = summary.entries.iter().skip(decided).take_while(|entry| {
                     let buckets = entry.deltas.iter().map(|delta| delta.bucket);
-                    // An entry that fits no flush is taken when it is the first: it is refused.
-                    let hopeless = entry.deltas.len() > FLUSH_WINDOWS_MAX;
-                    if hopeless {
-                        self.buckets.is_empty()
-                    } else {
-                        self.fits(buckets)
-                    }
+                    // An entry that fits no flush is taken to be refused.
+                    entry.deltas.len() > FLUSH_WINDOWS_MAX || self.fits(buckets)
                 });
-                let (fit, all) = (fit.count(), summary.entries.len());
-                taken(fit, all)
+                decided + fit.count()
             }
-            Body::Losses(_) | Body::Heartbeat(_) | Body::Refused(_) => Taken::All,
+            Body::Losses(_) | Body::Heartbeat(_) | Body::Refused(_) => all,
         }
     }
 
-    fn take_passages(&mut self, passages: &Passages, horizon: &Horizon) -> Taken {
+    fn take_passages(&mut self, passages: &Passages, decided: usize, horizon: &Horizon) -> usize {
         let buckets = passages.deltas.iter().map(|delta| delta.bucket);
-        if self.fits(buckets.filter(|bucket| horizon.touches(*bucket))) {
-            return Taken::All;
+        if decided == 0 && self.fits(buckets.filter(|bucket| horizon.touches(*bucket))) {
+            return passages.places();
         }
         let batch = passages.batch();
-        let fit = (0..batch.len()).take_while(|place| {
+        let fit = (decided..batch.len()).take_while(|place| {
             let bucket = Bucket::of(batch.event_time(*place));
             !horizon.touches(bucket) || self.fits(std::iter::once(bucket))
         });
-        taken(fit.count(), batch.len())
+        decided + fit.count()
     }
 
     /// Adds the windows if there is room for all of them.
@@ -156,15 +160,5 @@ impl Budget {
             self.buckets.extend(buckets);
         }
         fits
-    }
-}
-
-fn taken(fit: usize, all: usize) -> Taken {
-    if fit == all {
-        Taken::All
-    } else if fit == 0 {
-        Taken::Nothing
-    } else {
-        Taken::First(fit)
     }
 }

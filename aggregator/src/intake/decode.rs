@@ -30,6 +30,9 @@ pub struct Message {
     pub header: UpHeader,
     /// What it brings.
     pub body: Body,
+    /// How many of its passages, or of its summary's entries, earlier flushes have decided: a message
+    /// that touches too many windows is taken in parts.
+    pub decided: usize,
 }
 
 /// What a frame brings.
@@ -89,6 +92,16 @@ impl Message {
         }
     }
 
+    /// Of how many parts it consists that can be taken one by one: passages, entries of a summary.
+    #[must_use]
+    pub fn parts(&self) -> usize {
+        match &self.body {
+            Body::Passages(passages) => passages.places(),
+            Body::Summary(summary) => summary.entries.len(),
+            Body::Losses(_) | Body::Heartbeat(_) | Body::Refused(_) => 1,
+        }
+    }
+
     /// The stream whose cursor it concerns; none for a heartbeat and for what is refused anyway.
     #[must_use]
     pub fn stream(&self) -> Option<StreamId> {
@@ -100,6 +113,12 @@ impl Message {
 }
 
 impl Passages {
+    /// How many there are.
+    #[must_use]
+    pub fn places(&self) -> usize {
+        usize::try_from(self.range.count()).unwrap_or(usize::MAX)
+    }
+
     /// The single passages, decoded once more: keeping them for every batch would take three times
     /// the memory, and few batches need it.
     #[must_use]
@@ -133,6 +152,7 @@ pub fn decode(frame: Frame, raw: bool) -> Result<Message, FrameError> {
         place,
         header,
         body,
+        decided: 0,
     })
 }
 
@@ -283,7 +303,8 @@ mod tests {
 
     #[test]
     fn a_contradiction_between_header_and_body_is_refused_for_ever() {
-        let message = arrive(Up::Passages(batch()).encode(&testing::header(1, 1, 6, 9))).unwrap();
+        let message =
+            arrive(Up::Passages(batch()).encode(&testing::header(1, 1, 500, 500))).unwrap();
         let Body::Refused(refused) = &message.body else {
             panic!("{message:?}")
         };

@@ -20,8 +20,8 @@ use proto::limits::FRAME_BYTES_MAX;
 use proto::receipt::{Beacon, Intake};
 use proto::topic::{Shard, beacon, down, up_filter};
 use rumqttc::{
-    AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, MqttOptions, Packet, QoS,
-    SubscribeFilter, TlsConfiguration, Transport,
+    AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, MqttOptions, Outgoing,
+    Packet, QoS, SubscribeFilter, TlsConfiguration, Transport,
 };
 use service::clock::wall_millis;
 use service::tls::{TimeFloor, TlsError, client_config, load_identity};
@@ -41,6 +41,8 @@ const PACKET_BYTES_MAX: usize = FRAME_BYTES_MAX + 1_024;
 /// Receipts, refusals and beacons on their way out. Beyond, receipts are dropped; they heal.
 const REQUESTS_MAX: usize = 16_384;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Until the last receipts have left.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Until a connection or a flush of it counts as failed.
 const CONNECTION_TIMEOUT_S: u64 = 30;
 
@@ -183,11 +185,22 @@ impl Receiver {
     ) -> Result<(), String> {
         let mut holdings = self.holdings.clone();
         loop {
+            let dispossessed = async {
+                // Whether the value or its end was seen: either way nothing is owned.
+                holdings
+                    .wait_for(|holdings| holdings.tokens.is_empty())
+                    .await
+                    .is_ok()
+            };
             // Both other arms end the connection, so a poll that is dropped half-way does no harm.
             let event = tokio::select! {
-                event = events.poll() => event,
-                () = stop.cancelled() => return Ok(()),
-                _ = holdings.wait_for(|holdings| holdings.tokens.is_empty()) => return Ok(()),
+                event = events.poll() => Some(event),
+                () = stop.cancelled() => None,
+                _ = dispossessed => None,
+            };
+            let Some(event) = event else {
+                say_goodbye(&client, &mut events).await;
+                return Ok(());
             };
             match event.map_err(|error| problem(&error))? {
                 Event::Incoming(Packet::ConnAck(_)) => {
@@ -272,6 +285,24 @@ impl Presence {
         if let Link::Subscribed(client) = link {
             publish_beacons(&client, &holdings, Intake::Closed).await;
         }
+    }
+}
+
+/// Lets receipts that are on their way leave, then disconnects.
+async fn say_goodbye(client: &AsyncClient, events: &mut EventLoop) {
+    if client.try_disconnect().is_err() {
+        return;
+    }
+    let gone = async {
+        loop {
+            match events.poll().await {
+                Ok(Event::Outgoing(Outgoing::Disconnect)) | Err(_) => return,
+                Ok(_) => {}
+            }
+        }
+    };
+    if tokio::time::timeout(GOODBYE_TIMEOUT, gone).await.is_err() {
+        tracing::info!("the broker does not take the last receipts; they heal by the next resend");
     }
 }
 

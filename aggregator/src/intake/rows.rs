@@ -166,6 +166,17 @@ impl Rows {
     }
 }
 
+#[cfg(test)]
+impl Rows {
+    /// The sequence number in each row.
+    pub(crate) fn seqs(&self) -> impl Iterator<Item = u64> {
+        self.starts.iter().map(|start| {
+            let at = *start as usize + 2 + 12 + 4;
+            u64::from_be_bytes(self.bytes[at..at + 8].try_into().unwrap())
+        })
+    }
+}
+
 const NULL: i32 = -1;
 
 fn put_small(out: &mut Vec<u8>, value: Option<i16>) {

@@ -29,7 +29,7 @@ BEGIN
     FOR d IN SELECT DISTINCT wanted FROM unnest(days) AS wanted ORDER BY wanted LOOP
         name := 'passage_' || to_char(d, 'YYYYMMDD');
         CONTINUE WHEN to_regclass(name) IS NOT NULL;
-        EXECUTE format('CREATE TABLE %I (LIKE passage INCLUDING DEFAULTS)', name);
+        EXECUTE format('CREATE TABLE %I (LIKE passage INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', name);
         EXECUTE format(
             'ALTER TABLE passage ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
             name, d::timestamp AT TIME ZONE 'UTC', (d + 1)::timestamp AT TIME ZONE 'UTC');

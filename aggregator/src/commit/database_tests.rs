@@ -1,0 +1,569 @@
+//! Against a real PostgreSQL: what is committed is what was planned, fenced owners write nothing,
+//! leases pass on.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proto::device::DeviceId;
+use proto::frame::Up;
+use proto::heartbeat::{Backlog, CameraLink, Disk, Heartbeat};
+use proto::loss::{Loss, LossReason, LossScope, Losses};
+use proto::passage::Passage;
+use proto::plate::{Plate, PlateText};
+use proto::ranges::{Seq, SeqRange};
+use proto::topic::Shard;
+use secrecy::SecretString;
+use service::tasks::TaskSet;
+use testbed::postgres::{Cluster, Options};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
+
+use super::lease::{Holdings, Instance, LeaseKeeper, Raise};
+use super::load;
+use super::plan::{Context, Plan, plan};
+use super::select::select;
+use super::writer::{WriteError, Writer};
+use crate::config::{DatabaseConfig, LeaseConfig, Timescale};
+use crate::intake::decode::Message;
+use crate::store::connect::Target;
+use crate::store::schema::{self, SchemaError, Storage};
+use crate::testing::{CENTRE, DAY, NOW, batch, header, message, passage, stream};
+use crate::window::lateness::Horizon;
+use crate::window::rollup::{Length, WindowId};
+use crate::window::state::Memory;
+
+const UNIT: &str = "KV1";
+
+/// A migrated database of its own.
+pub(super) struct Base {
+    pub(super) target: Target,
+    pub(super) tasks: TaskSet,
+    pub(super) client: Client,
+}
+
+fn settings(url: &str) -> DatabaseConfig {
+    DatabaseConfig {
+        url: SecretString::from(url),
+        password_file: None,
+        ca: None,
+        pool_size: 1,
+        migrate: true,
+        timescale: Timescale::Off,
+    }
+}
+
+impl Base {
+    pub(super) async fn new() -> Self {
+        let url = Cluster::shared().fresh_database().unwrap();
+        let target = Target::new(&settings(&url)).unwrap();
+        let tasks = TaskSet::new(CancellationToken::new());
+        let mut client = target.connect("test", &tasks).await.unwrap();
+        schema::migrate(&mut client, Timescale::Off).await.unwrap();
+        Self {
+            target,
+            tasks,
+            client,
+        }
+    }
+
+    async fn writer(&self) -> Writer {
+        Writer::open(&self.target, "verst-writer test", &self.tasks)
+            .await
+            .unwrap()
+    }
+
+    pub(super) async fn number(&self, query: &str) -> i64 {
+        self.client.query_one(query, &[]).await.unwrap().get(0)
+    }
+
+    async fn tokens(&self) -> BTreeMap<Shard, i64> {
+        let rows = self
+            .client
+            .query("SELECT shard, token FROM shard_token", &[])
+            .await
+            .unwrap();
+        let shard = |n: i16| Shard::new(u8::try_from(n).unwrap()).unwrap();
+        rows.iter()
+            .map(|row| (shard(row.get(0)), row.get(1)))
+            .collect()
+    }
+}
+
+/// Loads what the messages need, as the owner does.
+async fn loaded(writer: &Writer, memory: &mut Memory, messages: &[Message]) {
+    let client = writer.client();
+    for message in messages {
+        let device = message.sender().device.clone();
+        if memory.device(&device).is_none() {
+            load::devices(client, memory, std::slice::from_ref(&device), NOW / DAY)
+                .await
+                .unwrap();
+        }
+        if let Some(stream) = message.stream()
+            && !memory
+                .device(&device)
+                .unwrap()
+                .cursors
+                .contains_key(&stream)
+        {
+            load::cursors(client, memory, &[(device, stream)])
+                .await
+                .unwrap();
+        }
+    }
+}
+
+fn horizon() -> Horizon {
+    Horizon::at(NOW, 60 * DAY, 300_000)
+}
+
+async fn planned<'a>(writer: &Writer, memory: &mut Memory, messages: &'a [Message]) -> Plan<'a> {
+    loaded(writer, memory, messages).await;
+    let places: Vec<usize> = (0..messages.len()).collect();
+    let selection = select(memory, messages, &places, &horizon());
+    assert!(selection.left_over.is_empty());
+    load::windows(writer.client(), memory, &selection.windows)
+        .await
+        .unwrap();
+    let keys = load::stream_keys(writer.client(), messages.len())
+        .await
+        .unwrap();
+    let context = Context {
+        now_ms: NOW,
+        horizon: horizon(),
+        raw: true,
+        rejected_per_day_max: 100,
+        stream_keys: &keys,
+        centre: CENTRE,
+    };
+    plan(memory, messages, &selection.parts, &context)
+}
+
+/// Every field in use, over two days, three of them beyond the horizon.
+fn varied(count: usize) -> Vec<Passage> {
+    (0..count)
+        .map(|n| {
+            let small = u8::try_from(n % 10).unwrap();
+            let age = if n % 50 == 49 {
+                61 * DAY
+            } else {
+                i64::try_from(n).unwrap() * 60_000
+            };
+            Passage {
+                plate: match n % 3 {
+                    0 => Plate::Absent,
+                    1 => Plate::Text(PlateText::new("А123ВС68").unwrap()),
+                    _ => Plate::Hash([small; 8]),
+                },
+                lane: proto::passage::Lane::new(small),
+                direction: proto::passage::Direction::from_code(small),
+                vehicle_class: proto::passage::VehicleClass::new(small),
+                length: proto::passage::LengthCm::new(400 + u16::from(small)),
+                speed_limit: proto::passage::SpeedLimitKmh::new(90),
+                violation: n % 7 == 0,
+                confidence: proto::passage::ConfidencePermille::new(987),
+                extra: (n % 5 == 0).then(|| r#"{"camera": {"id": 7}}"#.into()),
+                ..passage(NOW - age, 5_000 + u16::try_from(n).unwrap())
+            }
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn what_is_read_again_is_what_was_committed() {
+    let base = Base::new().await;
+    let writer = base.writer().await;
+    let tokens = base.tokens().await;
+    let mut memory = Memory::new();
+    // 60 windows of 5 minutes at most in one flush.
+    let sent = varied(150);
+    for (first, part) in [
+        (1, &sent[..150]),
+        (101, &sent[100..150]),
+        (151, &sent[..20]),
+    ] {
+        let messages = [batch(UNIT, 1, first, part), batch("KV2", 1, first, part)];
+        let plan = planned(&writer, &mut memory, &messages).await;
+        writer.commit(&plan, &tokens).await.unwrap();
+        memory.install(plan.changes);
+    }
+    let mut again = Memory::new();
+    for name in [UNIT, "KV2"] {
+        let device = DeviceId::new(name).unwrap();
+        let known = memory.device(&device).unwrap();
+        load::devices(
+            writer.client(),
+            &mut again,
+            std::slice::from_ref(&device),
+            NOW / DAY,
+        )
+        .await
+        .unwrap();
+        load::cursors(writer.client(), &mut again, &[(device.clone(), stream(1))])
+            .await
+            .unwrap();
+        let windows: Vec<(DeviceId, WindowId)> = known
+            .windows
+            .keys()
+            .map(|id| (device.clone(), *id))
+            .collect();
+        load::windows(writer.client(), &mut again, &windows)
+            .await
+            .unwrap();
+        let read = again.device(&device).unwrap();
+        assert_eq!(read.cursors, known.cursors);
+        for (id, (window, _)) in &known.windows {
+            assert_eq!(&read.windows[id].0, window, "{id:?}");
+        }
+        assert_eq!(read.today.rejected, known.today.rejected);
+        assert!(read.today.rejected_kept > 0);
+    }
+    let raw = base.number("SELECT count(*) FROM passage").await;
+    let distinct = base
+        .number("SELECT count(DISTINCT (stream_key, seq)) FROM passage")
+        .await;
+    let rejected = base.number("SELECT count(*) FROM rejected_passage").await;
+    assert_eq!((raw, distinct, raw + rejected), (raw, raw, 2 * 170));
+    for length in Length::ALL {
+        let sum = format!("SELECT sum(n)::int8 FROM {}", length.table());
+        assert_eq!(base.number(&sum).await, raw, "{length:?}");
+    }
+}
+
+#[tokio::test]
+async fn raw_rows_hold_every_field() {
+    let base = Base::new().await;
+    let writer = base.writer().await;
+    let messages = [batch(UNIT, 1, 1, &varied(40))];
+    let plan = planned(&writer, &mut Memory::new(), &messages).await;
+    writer.commit(&plan, &base.tokens().await).await.unwrap();
+    let row = base
+        .client
+        .query_one(
+            "SELECT (extract(epoch FROM event_time) * 1000)::int8, speed_ckmh, lane, direction,
+                    vehicle_class, length_cm, speed_limit_kmh, confidence_permille, violation,
+                    plate, encode(plate_hash, 'hex'), extra::text
+             FROM passage WHERE seq = 36",
+            &[],
+        )
+        .await
+        .unwrap();
+    assert_eq!(row.get::<_, i64>(0), NOW - 35 * 60_000);
+    assert_eq!(row.get::<_, i32>(1), 5_035);
+    let small: Vec<i16> = (2..8).map(|column| row.get(column)).collect();
+    assert_eq!(small, [5, 5, 5, 405, 90, 987]);
+    assert!(row.get::<_, bool>(8));
+    assert_eq!(row.get::<_, Option<String>>(9), None);
+    assert_eq!(
+        row.get::<_, Option<String>>(10).unwrap(),
+        "0505050505050505"
+    );
+    assert_eq!(row.get::<_, String>(11), r#"{"camera": {"id": 7}}"#);
+    let text: String = base
+        .client
+        .query_one("SELECT plate FROM passage WHERE seq = 2", &[])
+        .await
+        .unwrap()
+        .get(0);
+    assert_eq!(text, "А123ВС68");
+}
+
+#[tokio::test]
+async fn an_owner_whose_token_was_raised_writes_nothing() {
+    let base = Base::new().await;
+    let writer = base.writer().await;
+    let tokens = base.tokens().await;
+    let messages = [batch(UNIT, 1, 1, &varied(10))];
+    let plan = planned(&writer, &mut Memory::new(), &messages).await;
+    base.client
+        .execute("UPDATE shard_token SET token = token + 1", &[])
+        .await
+        .unwrap();
+    let fenced = writer.commit(&plan, &tokens).await.unwrap_err();
+    assert!(matches!(fenced, WriteError::Fenced { .. }), "{fenced}");
+    for table in ["passage", "speed_stats_5m", "stream_cursor"] {
+        assert_eq!(
+            base.number(&format!("SELECT count(*) FROM {table}")).await,
+            0,
+            "{table}"
+        );
+    }
+    // The connection is still good, and under the new token the same plan holds.
+    writer.commit(&plan, &base.tokens().await).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_plan_against_stale_state_writes_nothing() {
+    let base = Base::new().await;
+    let writer = base.writer().await;
+    let tokens = base.tokens().await;
+    let first = [batch(UNIT, 1, 1, &varied(10))];
+    let plan = planned(&writer, &mut Memory::new(), &first).await;
+    writer.commit(&plan, &tokens).await.unwrap();
+    let again = writer.commit(&plan, &tokens).await.unwrap_err();
+    assert!(matches!(again, WriteError::Rows { .. }), "{again}");
+    assert_eq!(base.number("SELECT count(*) FROM passage").await, 10);
+    assert_eq!(
+        base.number("SELECT max(rev)::int8 FROM speed_stats_5m")
+            .await,
+        1
+    );
+}
+
+#[tokio::test]
+async fn the_ledger_and_the_state_of_a_unit_are_written() {
+    let base = Base::new().await;
+    let writer = base.writer().await;
+    let mut memory = Memory::new();
+    let tokens = base.tokens().await;
+    let seq = |n| Seq::new(n).unwrap();
+    let loss = Loss {
+        range: SeqRange::new(seq(1), seq(10)).unwrap(),
+        scope: LossScope::All,
+        reason: LossReason::Quota,
+        event_min: Some(proto::EventTime::from_millis(NOW - 1_000)),
+        event_max: None,
+    };
+    let heartbeat = Heartbeat {
+        held: Vec::new(),
+        backlog: Backlog {
+            passages: 7,
+            bytes: u64::MAX,
+            oldest: None,
+        },
+        camera: CameraLink::Unknown,
+        clock_offset_ms: Some(-3),
+        agent_version: "0.1.0".to_owned(),
+        disk: Disk::default(),
+    };
+    let up = Up::Loss(Losses { losses: vec![loss] });
+    let messages = [
+        message(UNIT, &header(1, 1, 0, 10), &up),
+        message(UNIT, &header(1, 1, 0, 10), &Up::Heartbeat(heartbeat)),
+    ];
+    let plan = planned(&writer, &mut memory, &messages).await;
+    writer.commit(&plan, &tokens).await.unwrap();
+    memory.install(plan.changes);
+    assert_eq!(base.number("SELECT count(*) FROM loss_ledger").await, 1);
+    assert_eq!(
+        base.number("SELECT backlog_passages FROM device_status")
+            .await,
+        7
+    );
+    let late = [batch(UNIT, 1, 3, &varied(4))];
+    let plan = planned(&writer, &mut memory, &late).await;
+    writer.commit(&plan, &tokens).await.unwrap();
+    assert_eq!(base.number("SELECT recovered FROM loss_ledger").await, 4);
+}
+
+#[tokio::test]
+async fn migrating_twice_changes_nothing_and_a_missing_schema_is_named() {
+    let url = Cluster::shared().fresh_database().unwrap();
+    let target = Target::new(&settings(&url)).unwrap();
+    let tasks = TaskSet::new(CancellationToken::new());
+    let mut client = target.connect("test", &tasks).await.unwrap();
+    let behind = schema::check(&mut client).await.unwrap_err();
+    assert!(
+        matches!(&behind, SchemaError::Behind(names) if names.contains("V1__tables")),
+        "{behind}"
+    );
+    let first = schema::migrate(&mut client, Timescale::Off).await.unwrap();
+    assert_eq!(
+        (first.storage, first.applied.is_empty()),
+        (Storage::Plain, false)
+    );
+    let second = schema::migrate(&mut client, Timescale::Auto).await.unwrap();
+    assert_eq!(
+        (second.storage, second.applied.is_empty()),
+        (Storage::Plain, true)
+    );
+    assert_eq!(schema::check(&mut client).await.unwrap(), Storage::Plain);
+}
+
+#[tokio::test]
+async fn days_of_raw_passages_are_made_once_and_dropped_when_old() {
+    let base = Base::new().await;
+    let prepare =
+        "SELECT raw_days_prepare(ARRAY['2024-02-29', '2024-03-01', '2024-02-29']::date[])";
+    for _ in 0..2 {
+        base.client.execute(prepare, &[]).await.unwrap();
+    }
+    let partitions = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'passage'::regclass";
+    assert_eq!(base.number(partitions).await, 2);
+    let drop = "SELECT raw_days_drop('2024-03-01')::int8";
+    assert_eq!((base.number(drop).await, base.number(drop).await), (1, 0));
+    assert_eq!(base.number(partitions).await, 1);
+}
+
+/// A lease keeper at work.
+pub(super) struct Keeper {
+    pub(super) holdings: watch::Receiver<Holdings>,
+    pub(super) raises: mpsc::Sender<Raise>,
+    stop: CancellationToken,
+    pub(super) instance: Instance,
+}
+
+impl Keeper {
+    pub(super) fn start(base: &Base, name: &str) -> Self {
+        let (holdings_in, holdings) = watch::channel(Holdings::default());
+        let (raises, raises_out) = mpsc::channel(1);
+        let stop = CancellationToken::new();
+        let instance = Instance::new(name).unwrap();
+        let keeper = LeaseKeeper {
+            target: base.target.clone(),
+            instance: instance.clone(),
+            settings: LeaseConfig {
+                ttl_ms: 1_000,
+                renew_ms: 100,
+            },
+            holdings: holdings_in,
+            raises: raises_out,
+            tasks: base.tasks.clone(),
+        };
+        base.tasks.spawn("lease", keeper.run(stop.clone()));
+        Self {
+            holdings,
+            raises,
+            stop,
+            instance,
+        }
+    }
+
+    pub(super) async fn wait(&mut self, what: impl FnMut(&Holdings) -> bool) -> Holdings {
+        let found = tokio::time::timeout(Duration::from_secs(30), self.holdings.wait_for(what));
+        found.await.expect("holdings did not come").unwrap().clone()
+    }
+}
+
+#[tokio::test]
+async fn a_second_aggregator_stands_by_and_takes_over_with_higher_tokens() {
+    let base = Base::new().await;
+    let mut first = Keeper::start(&base, "centre-1");
+    let before = first.wait(|holdings| holdings.tokens.len() == 64).await;
+    assert!(before.centre.is_some());
+    let mut second = Keeper::start(&base, "centre-2");
+    let standby = second.wait(|holdings| holdings.other.is_some()).await;
+    assert_eq!(standby.other.unwrap(), first.instance.owner());
+    assert!(standby.tokens.is_empty());
+    first.stop.cancel();
+    let after = second.wait(|holdings| holdings.tokens.len() == 64).await;
+    assert!(
+        before
+            .tokens
+            .iter()
+            .all(|(shard, token)| after.tokens[shard] > *token)
+    );
+    assert_eq!(after.centre, before.centre);
+}
+
+#[tokio::test]
+async fn an_owner_that_is_silent_is_replaced_and_its_writer_ended() {
+    let base = Base::new().await;
+    let dead = Instance::new("centre-1").unwrap();
+    base.client
+        .execute(
+            "UPDATE shard_lease SET owner = $1, expires_at = now() + interval '10 minutes'",
+            &[&dead.owner()],
+        )
+        .await
+        .unwrap();
+    // Its session is gone, but it has not missed a renewal yet.
+    let mut keeper = Keeper::start(&base, "centre-2");
+    keeper.wait(|holdings| holdings.other.is_some()).await;
+    assert!(keeper.holdings.borrow().tokens.is_empty());
+    let orphan = Writer::open(&base.target, &dead.writer(), &base.tasks)
+        .await
+        .unwrap();
+    orphan
+        .client()
+        .batch_execute("BEGIN; SELECT * FROM shard_token FOR SHARE")
+        .await
+        .unwrap();
+    base.client
+        .execute("UPDATE shard_lease SET expires_at = now()", &[])
+        .await
+        .unwrap();
+    keeper.wait(|holdings| holdings.tokens.len() == 64).await;
+    assert!(
+        orphan.client().batch_execute("COMMIT").await.is_err(),
+        "the orphan was ended"
+    );
+    orphan
+        .commit(&empty_plan(), &BTreeMap::new())
+        .await
+        .unwrap_err();
+}
+
+fn empty_plan() -> Plan<'static> {
+    let context = Context {
+        now_ms: NOW,
+        horizon: horizon(),
+        raw: false,
+        rejected_per_day_max: 0,
+        stream_keys: &[],
+        centre: CENTRE,
+    };
+    plan(&Memory::new(), &[], &[], &context)
+}
+
+#[tokio::test]
+async fn raising_waits_for_the_transaction_that_still_holds_the_token() {
+    let base = Base::new().await;
+    let mut keeper = Keeper::start(&base, "centre-1");
+    let before = keeper.wait(|holdings| holdings.tokens.len() == 64).await;
+    let holder = base.target.connect("somebody", &base.tasks).await.unwrap();
+    holder
+        .batch_execute("BEGIN; SELECT * FROM shard_token FOR SHARE")
+        .await
+        .unwrap();
+    let (done, mut raised) = oneshot::channel();
+    keeper.raises.send(done).await.unwrap();
+    let waits = "SELECT count(*) FROM pg_stat_activity
+        WHERE wait_event_type = 'Lock' AND query LIKE '%UPDATE shard_token%' AND datname = current_database()";
+    while base.number(waits).await == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(raised.try_recv().is_err());
+    holder.batch_execute("COMMIT").await.unwrap();
+    raised.await.unwrap();
+    assert!(keeper.holdings.borrow().tokens.values().min() > before.tokens.values().max());
+}
+
+#[tokio::test]
+async fn with_timescaledb_the_raw_rows_are_a_hypertable() {
+    if !Cluster::shared().offers_extension("timescaledb").unwrap() {
+        eprintln!("skipped: the PostgreSQL server at hand offers no TimescaleDB");
+        return;
+    }
+    let preload = (
+        "shared_preload_libraries".to_owned(),
+        "'timescaledb'".to_owned(),
+    );
+    let options = Options {
+        settings: vec![preload],
+        ..Options::fast()
+    };
+    let cluster = Cluster::start(options).unwrap();
+    let target = Target::new(&settings(&cluster.fresh_database().unwrap())).unwrap();
+    let tasks = TaskSet::new(CancellationToken::new());
+    let mut client = target.connect("test", &tasks).await.unwrap();
+    let migrated = schema::migrate(&mut client, Timescale::On).await.unwrap();
+    assert_eq!(migrated.storage, Storage::Timescale);
+    let base = Base {
+        target,
+        tasks,
+        client,
+    };
+    let writer = base.writer().await;
+    let messages = [batch(UNIT, 1, 1, &varied(100))];
+    let plan = planned(&writer, &mut Memory::new(), &messages).await;
+    writer.commit(&plan, &base.tokens().await).await.unwrap();
+    assert_eq!(base.number("SELECT count(*) FROM passage").await, 98);
+    let drop = format!(
+        "SELECT raw_days_drop('epoch'::date + {})::int8",
+        NOW / DAY + 1
+    );
+    assert!(base.number(&drop).await > 0);
+    assert_eq!(base.number("SELECT count(*) FROM passage").await, 0);
+}
