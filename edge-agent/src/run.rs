@@ -136,6 +136,9 @@ pub fn run(config: Config) -> Result<(), RunError> {
         .map(Token::read)
         .transpose()?;
     let (buffer, owner) = Buffer::open(&settings(&config.buffer)?)?;
+    if let Some(at) = buffer.state().borrow().centre_time {
+        credentials.raise_floor(at, not_after);
+    }
     let rules = Rules {
         device: config.device.id.clone(),
         plates,

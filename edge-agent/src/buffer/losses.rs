@@ -132,6 +132,26 @@ impl Losses {
         }
     }
 
+    /// The centre may have forgotten everything: of what is not `summed` here, nobody knows any more
+    /// that the windows have it. What they have all the same is booked as raw only.
+    pub(super) fn doubt(&mut self, summed: &SeqSet) {
+        let raw_only = |loss: &&Loss| loss.scope == LossScope::RawOnly;
+        for loss in self
+            .losses
+            .values()
+            .filter(raw_only)
+            .copied()
+            .collect::<Vec<_>>()
+        {
+            let range = SeqSet::from(loss.range);
+            let unknown = range.difference(summed);
+            let known = range.intersection(summed);
+            self.take(loss);
+            parts(&loss, &known, LossScope::RawOnly).for_each(|part| self.put(part));
+            parts(&loss, &unknown, LossScope::All).for_each(|part| self.put(part));
+        }
+    }
+
     fn put(&mut self, loss: Loss) {
         self.changed.insert(loss.range.first());
         self.losses.insert(loss.range.first(), loss);

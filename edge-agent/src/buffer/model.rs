@@ -506,12 +506,8 @@ impl World {
                     continue;
                 }
                 let known = summarised.union(&view.counted);
-                if self.timeline == 1 {
-                    assert!(
-                        known.contains_range(loss.range),
-                        "raw only, but in no window"
-                    );
-                }
+                let is_known = known.contains_range(loss.range);
+                assert!(is_known, "raw only, but in no window");
             }
         }
         assert_eq!(bytes, state.held_bytes);

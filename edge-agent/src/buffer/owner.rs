@@ -352,10 +352,12 @@ impl Owner {
             engine.measure_disk();
             outcome = outcome.and_then(|()| engine.check_blobs());
         }
-        let began = monotonic();
+        let (began, commits) = (monotonic(), engine.counters.commits);
         match outcome.and_then(|()| engine.commit(now_ms)) {
             Ok(()) => {
-                self.commit_seconds.observe(began.elapsed().as_secs_f64());
+                if engine.counters.commits > commits {
+                    self.commit_seconds.observe(began.elapsed().as_secs_f64());
+                }
                 // The state first: who is answered may look at it.
                 self.publish();
                 for (answer, staged) in answers {

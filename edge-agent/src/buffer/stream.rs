@@ -282,6 +282,8 @@ impl Stream {
     pub(super) fn forget_receipts(&mut self) {
         self.marks.forget_receipts();
         self.marks_changed = true;
+        let entries = self.entries.iter().flat_map(|entry| entry.seqs.ranges());
+        self.losses.doubt(&entries.copied().collect());
         self.refresh();
     }
 

@@ -15,7 +15,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use prometheus_client::metrics::histogram::Histogram;
 use proto::heartbeat::CameraLink;
-use proto::limits::{IN_FLIGHT_BATCHES_MAX, SUMMARY_ENTRIES_MAX};
+use proto::limits::IN_FLIGHT_BATCHES_MAX;
 use proto::receipt::RefusalReason;
 use proto::summary::SummaryEntry;
 use proto::{EventTime, SeqRange, StreamId};
@@ -134,6 +134,15 @@ enum Done {
         reason: RefusalReason,
         moved: Result<u64, StoreStopped>,
     },
+    SummaryRefused {
+        stream: StreamId,
+        reason: RefusalReason,
+        lost: Result<u64, StoreStopped>,
+    },
+    OfferedAgain {
+        build: Arc<str>,
+        passages: Result<u64, StoreStopped>,
+    },
     Credentials {
         loaded: Box<Loaded>,
         stamp: Stamp,
@@ -163,7 +172,8 @@ struct Driver {
     link: Option<Link>,
     /// Frames of messages that wait for room on the link: at most one per message.
     frames: BTreeMap<MessageId, Vec<u8>>,
-    /// What the buffer and the disk were asked: at most one question per message and three more.
+    /// What the buffer and the disk were asked: at most one question per message and beacon, and
+    /// four more.
     replies: FuturesUnordered<Reply>,
     inbox: Inbox,
     telling: bool,
@@ -313,6 +323,31 @@ impl Driver {
                 ),
                 Err(error) => tracing::error!(%error, "refused passages could not be moved aside"),
             },
+            Done::SummaryRefused {
+                stream,
+                reason,
+                lost,
+            } => {
+                let reason = reason.word();
+                match lost {
+                    Ok(passages) => tracing::error!(
+                        %stream,
+                        passages,
+                        reason,
+                        "a summary that the centre will never take was dropped; its passages are lost"
+                    ),
+                    Err(error) => tracing::error!(%error, "a refused summary could not be dropped"),
+                }
+                self.feed(Input::SummaryGivenUp);
+            }
+            Done::OfferedAgain { build, passages } => match passages {
+                Ok(0) => {}
+                Ok(passages) => {
+                    tracing::warn!(%build, passages, "passages that were moved aside are offered again");
+                    self.offer_again(build);
+                }
+                Err(error) => tracing::error!(%error, "passages aside could not be offered again"),
+            },
             Done::Credentials { loaded, stamp } => {
                 self.stamp = Some(stamp);
                 self.connect(*loaded);
@@ -328,7 +363,7 @@ impl Driver {
                 Command::Read { id, stream, range } => self.read(id, stream, range),
                 Command::Publish(id) => self.publish(id),
                 Command::Forget(id) => drop(self.frames.remove(&id)),
-                Command::Summary(stream) => self.read_summary(stream),
+                Command::Summary(stream, entries_max) => self.read_summary(stream, entries_max),
                 Command::Losses(stream, losses) => {
                     let state = self.state.borrow().clone();
                     if let Some(frame) = self.framer.losses(&state, wall(), stream, losses) {
@@ -346,13 +381,28 @@ impl Driver {
                 }
                 Command::Refused {
                     stream,
-                    ranges,
+                    range,
+                    reason,
+                    build,
+                } => self.refuse(stream, range, reason, build),
+                Command::SummaryRefused {
+                    stream,
+                    seqs,
+                    counted,
                     reason,
                 } => {
-                    ranges
-                        .into_iter()
-                        .for_each(|range| self.refuse(stream, range, reason));
+                    let buffer = self.buffer.clone();
+                    self.ask(async move {
+                        let lost = buffer.summary_refused(stream, seqs, counted).await;
+                        Done::SummaryRefused {
+                            stream,
+                            reason,
+                            lost,
+                        }
+                    });
                 }
+                Command::OfferAgain(build) => self.offer_again(build),
+                Command::CentreTime(at) => self.take_time(at),
             }
         }
     }
@@ -476,10 +526,10 @@ impl Driver {
         }
     }
 
-    fn read_summary(&mut self, stream: StreamId) {
+    fn read_summary(&mut self, stream: StreamId, entries_max: usize) {
         let buffer = self.buffer.clone();
         self.ask(async move {
-            let entries = buffer.pending_summaries(stream, SUMMARY_ENTRIES_MAX).await;
+            let entries = buffer.pending_summaries(stream, entries_max).await;
             Done::Summary { stream, entries }
         });
     }
@@ -500,22 +550,45 @@ impl Driver {
             .link
             .as_ref()
             .is_some_and(|link| link.publish(framed.frame));
-        let (claimed, seqs) = (framed.claimed, framed.seqs);
+        let (claimed, seqs, entries) = (framed.claimed, framed.seqs, framed.entries);
         self.feed(if sent {
             Input::SummarySent {
                 stream,
                 claimed,
                 seqs,
+                entries,
             }
         } else {
             Input::SummaryNotSent
         });
     }
 
-    fn refuse(&mut self, stream: StreamId, range: SeqRange, reason: RefusalReason) {
+    fn offer_again(&mut self, build: Arc<str>) {
         let buffer = self.buffer.clone();
         self.ask(async move {
-            let moved = buffer.refused(stream, range, reason, None).await;
+            let passages = buffer.offer_again(Arc::clone(&build)).await;
+            Done::OfferedAgain { build, passages }
+        });
+    }
+
+    /// Certificates are judged no earlier than at the centre's time, also after a restart.
+    fn take_time(&mut self, at: EventTime) {
+        let not_after = self.view.borrow().certificate_not_after;
+        if not_after.is_some_and(|not_after| self.credentials.raise_floor(at, not_after)) {
+            self.buffer.centre_time(at);
+        }
+    }
+
+    fn refuse(
+        &mut self,
+        stream: StreamId,
+        range: SeqRange,
+        reason: RefusalReason,
+        build: Option<Arc<str>>,
+    ) {
+        let buffer = self.buffer.clone();
+        self.ask(async move {
+            let moved = buffer.refused(stream, range, reason, build).await;
             Done::Refused {
                 stream,
                 reason,

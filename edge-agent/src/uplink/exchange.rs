@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use proto::EventTime;
 use proto::loss::Loss;
 use proto::receipt::{Beacon, Centre, Receipt, Refusal, RefusalReason, StreamReceipt};
 use proto::{SeqRange, SeqSet, StreamId};
@@ -69,7 +70,11 @@ pub enum Input {
         claimed: SeqRange,
         /// What it stands for.
         seqs: SeqSet,
+        /// How many entries it has.
+        entries: usize,
     },
+    /// The buffer has done with the summary that the centre refused.
+    SummaryGivenUp,
     /// There is no summary of this stream.
     SummaryAbsent(StreamId),
     /// The summary could not be handed to the link.
@@ -100,8 +105,8 @@ pub enum Command {
     Publish(MessageId),
     /// Forget the frame of this message.
     Forget(MessageId),
-    /// Read, frame and publish the oldest summaries of this stream.
-    Summary(StreamId),
+    /// Read, frame and publish the oldest summaries of this stream, so many of its entries at most.
+    Summary(StreamId, usize),
     /// Frame and publish these losses.
     Losses(StreamId, Vec<Loss>),
     /// Publish a heartbeat.
@@ -113,10 +118,28 @@ pub enum Command {
         /// Which stream.
         stream: StreamId,
         /// Which numbers.
-        ranges: Vec<SeqRange>,
+        range: SeqRange,
+        /// Why.
+        reason: RefusalReason,
+        /// Which build of the centre says so, where it is known.
+        build: Option<Arc<str>>,
+    },
+    /// Have the pending summary dropped that the centre takes in no form. Ends in
+    /// [`Input::SummaryGivenUp`].
+    SummaryRefused {
+        /// Which stream.
+        stream: StreamId,
+        /// What it stands for.
+        seqs: SeqSet,
+        /// What of the stream the centre has counted.
+        counted: SeqSet,
         /// Why.
         reason: RefusalReason,
     },
+    /// Have passages that other builds of the centre refused for ever offered to this one.
+    OfferAgain(Arc<str>),
+    /// The centre stated its time.
+    CentreTime(EventTime),
 }
 
 /// Whether the centre can be reached.

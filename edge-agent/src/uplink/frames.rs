@@ -31,6 +31,8 @@ pub struct FramedSummary {
     pub claimed: SeqRange,
     /// What it stands for.
     pub seqs: SeqSet,
+    /// How many entries it has.
+    pub entries: usize,
 }
 
 impl Framer {
@@ -86,6 +88,7 @@ impl Framer {
                     frame,
                     claimed,
                     seqs,
+                    entries: entries.len(),
                 });
             }
             entries.truncate(entries.len() / 2);

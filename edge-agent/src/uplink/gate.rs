@@ -102,9 +102,15 @@ impl Gate {
         };
     }
 
+    /// Whether the owner who says so is one no longer.
+    #[must_use]
+    pub fn is_outdated(&self, beacon: &Beacon) -> bool {
+        self.token.is_some_and(|token| beacon.token < token)
+    }
+
     /// A beacon of the unit's own centre, in its present life.
     pub fn beacon(&mut self, now: Millis, beacon: &Beacon, jitter: &mut Jitter) -> Change {
-        if self.token.is_some_and(|token| beacon.token < token) {
+        if self.is_outdated(beacon) {
             return Change::None;
         }
         let new_owner = self.token != Some(beacon.token);

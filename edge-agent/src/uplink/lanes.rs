@@ -52,6 +52,12 @@ pub struct Queue {
     pub pauses: u32,
     current: bool,
     unsent: SeqSet,
+    /// What receipts said of their passages.
+    stored: SeqSet,
+    lost: SeqSet,
+    /// Offered anew after a refusal: that they were booked as lost settles nothing.
+    again: SeqSet,
+    /// What follows from these three.
     settled: SeqSet,
     /// Refused for ever; the buffer is moving them aside.
     given_up: SeqSet,
@@ -76,6 +82,9 @@ impl Queue {
             pauses: 0,
             current: false,
             unsent: SeqSet::new(),
+            stored: SeqSet::new(),
+            lost: SeqSet::new(),
+            again: SeqSet::new(),
             settled: SeqSet::new(),
             given_up: SeqSet::new(),
             withheld: SeqSet::new(),
@@ -102,14 +111,22 @@ impl Queue {
         }
         self.current = state.current;
         self.unsent.clone_from(&state.unsent);
-        self.given_up = self.given_up.intersection(&self.unsent);
+        self.again.clone_from(&state.again);
+        self.resettle();
+        // What came back into line may have been aside between two looks at the buffer.
+        self.given_up = self
+            .given_up
+            .intersection(&self.unsent)
+            .difference(&self.again);
         self.withheld = SeqSet::new();
         self.refresh(travelling);
     }
 
     /// Takes over a committed cursor.
     pub fn settle(&mut self, receipt: &StreamReceipt) {
-        self.settled = self.settled.union(&receipt.stored).union(&receipt.lost);
+        self.stored = self.stored.union(&receipt.stored);
+        self.lost = self.lost.union(&receipt.lost);
+        self.resettle();
         self.pending = self.pending.difference(&self.settled);
         self.trim_suspects();
     }
@@ -127,7 +144,12 @@ impl Queue {
 
     /// Forgets all receipts: the centre that gave them was put back in time.
     pub fn unsettle(&mut self) {
-        self.settled = SeqSet::new();
+        (self.stored, self.lost) = (SeqSet::new(), SeqSet::new());
+        self.resettle();
+    }
+
+    fn resettle(&mut self) {
+        self.settled = self.stored.union(&self.lost.difference(&self.again));
     }
 
     /// Works out again what is pending.

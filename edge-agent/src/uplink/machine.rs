@@ -20,6 +20,7 @@
 mod refusals;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use proto::limits::{FRAME_BYTES_MAX, IN_FLIGHT_BATCHES_MAX};
 use proto::receipt::{Beacon, Centre, Receipt};
@@ -43,6 +44,8 @@ pub struct Machine {
     link_failures: u32,
     room: bool,
     allegiance: Allegiance,
+    /// The build of the centre that spoke last.
+    build: Option<Arc<str>>,
     gate: Gate,
     queues: Vec<Queue>,
     flight: Flight,
@@ -64,6 +67,7 @@ impl Machine {
             link_failures: 0,
             room: true,
             allegiance: Allegiance::new(pinned),
+            build: None,
             gate: Gate::new(MESSAGES_MAX, pace.probe, pace.open_jitter_ms),
             queues: Vec::new(),
             flight: Flight::new(pace.resend),
@@ -90,10 +94,13 @@ impl Machine {
                 stream,
                 claimed,
                 seqs,
+                entries,
             } => {
                 let overdue_at = now + self.flight.resend_timeout_ms();
-                self.notes.summary_sent(stream, claimed, seqs, overdue_at);
+                self.notes
+                    .summary_sent(stream, claimed, seqs, entries, overdue_at);
             }
+            Input::SummaryGivenUp => self.notes.given_up(),
             Input::SummaryAbsent(stream) => self.notes.summary_absent(stream),
             Input::SummaryNotSent => {
                 self.room = false;
@@ -325,9 +332,13 @@ impl Machine {
 
     fn beacon(&mut self, now: Millis, beacon: &Beacon) {
         let known = self.allegiance.known();
-        if !self.hear(beacon.centre) {
+        if !self.hear(beacon.centre) || self.gate.is_outdated(beacon) {
             return;
         }
+        let build: Arc<str> = beacon.build.as_str().into();
+        self.build = Some(Arc::clone(&build));
+        self.commands.push_back(Command::CentreTime(beacon.sent_at));
+        self.commands.push_back(Command::OfferAgain(build));
         if known != self.allegiance.known() {
             self.commands
                 .push_back(Command::Receipt(beacon.centre, Vec::new()));
@@ -508,7 +519,7 @@ impl Machine {
     fn note(&mut self, now: Millis, note: Note) {
         self.notes.left(&note, now, self.flight.resend_timeout_ms());
         self.commands.push_back(match note {
-            Note::ReadSummary(stream) => Command::Summary(stream),
+            Note::ReadSummary(stream, entries_max) => Command::Summary(stream, entries_max),
             Note::Losses(stream, losses) => Command::Losses(stream, losses),
         });
     }

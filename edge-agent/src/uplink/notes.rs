@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use proto::limits::SUMMARY_ENTRIES_MAX;
 use proto::loss::Loss;
 use proto::receipt::StreamReceipt;
 use proto::{SeqRange, SeqSet, StreamId};
@@ -16,8 +17,8 @@ use crate::buffer::BufferState;
 /// What is to be said next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Note {
-    /// Ask the buffer for the oldest summaries of this stream.
-    ReadSummary(StreamId),
+    /// Ask the buffer for the oldest summaries of this stream, so many entries at most.
+    ReadSummary(StreamId, usize),
     /// State these losses.
     Losses(StreamId, Vec<Loss>),
 }
@@ -31,6 +32,8 @@ pub struct SummaryInFlight {
     pub claimed: SeqRange,
     /// What it stands for.
     pub seqs: SeqSet,
+    /// How many entries it has.
+    pub entries: usize,
     overdue_at: Millis,
 }
 
@@ -43,6 +46,8 @@ enum Summaries {
     Reading,
     /// Sent.
     Sent(SummaryInFlight),
+    /// Refused; the buffer was told.
+    Refused,
 }
 
 #[derive(Debug, Clone)]
@@ -61,8 +66,11 @@ pub struct Notes {
     /// Streams that had no summary to give since `summarised` last changed.
     without: BTreeSet<StreamId>,
     summaries: Summaries,
+    /// A summary of several entries was refused: they go one by one until one is answered, so that
+    /// a bad one costs itself only.
+    one_by_one: bool,
     paused_until: Millis,
-    /// Refusals of summaries since one was answered, and until when the next one waits.
+    /// Refusals since one was answered that changed nothing, and until when the next one waits.
     refusals: u32,
     summaries_paused_until: Millis,
 }
@@ -99,20 +107,26 @@ impl Notes {
         }
         let idle = match &self.summaries {
             Summaries::Idle => self.summaries_paused_until <= now,
-            Summaries::Reading => false,
+            Summaries::Reading | Summaries::Refused => false,
             Summaries::Sent(summary) => summary.overdue_at <= now,
         };
         let mut asked = self
             .streams
             .iter()
             .filter(|stream| !self.without.contains(stream));
-        (idle && self.summarised > 0).then(|| asked.next().copied().map(Note::ReadSummary))?
+        let entries_max = if self.one_by_one {
+            1
+        } else {
+            SUMMARY_ENTRIES_MAX
+        };
+        let stream = asked.next().filter(|_| idle && self.summarised > 0)?;
+        Some(Note::ReadSummary(*stream, entries_max))
     }
 
     /// The note leaves.
     pub fn left(&mut self, note: &Note, now: Millis, resend_ms: Millis) {
         match note {
-            Note::ReadSummary(_) => self.summaries = Summaries::Reading,
+            Note::ReadSummary(..) => self.summaries = Summaries::Reading,
             Note::Losses(stream, losses) => {
                 let stated = Stated {
                     losses: losses.clone(),
@@ -129,12 +143,14 @@ impl Notes {
         stream: StreamId,
         claimed: SeqRange,
         seqs: SeqSet,
+        entries: usize,
         overdue_at: Millis,
     ) {
         let summary = SummaryInFlight {
             stream,
             claimed,
             seqs,
+            entries,
             overdue_at,
         };
         self.summaries = Summaries::Sent(summary);
@@ -159,6 +175,7 @@ impl Notes {
         if answered {
             self.summaries = Summaries::Idle;
             self.refusals = 0;
+            self.one_by_one = false;
         }
         answered
     }
@@ -174,7 +191,24 @@ impl Notes {
         }
     }
 
-    /// A summary was refused: the next one waits for what `wait_ms` makes of the refusals in a row.
+    /// The entries of the summary that was refused go one by one.
+    pub fn split(&mut self) {
+        self.one_by_one = true;
+    }
+
+    /// The buffer is told to drop the summary that was refused: none goes before it has.
+    pub fn giving_up(&mut self) {
+        self.summaries = Summaries::Refused;
+    }
+
+    /// The buffer has.
+    pub fn given_up(&mut self) {
+        if matches!(self.summaries, Summaries::Refused) {
+            self.summaries = Summaries::Idle;
+        }
+    }
+
+    /// A refusal changed nothing: the next summary waits for what `wait_ms` makes of the refusals in a row.
     pub fn pause_summaries(&mut self, now: Millis, wait_ms: impl FnOnce(u32) -> Millis) {
         self.refusals = self.refusals.saturating_add(1);
         self.summaries_paused_until = now + wait_ms(self.refusals);
@@ -200,7 +234,7 @@ impl Notes {
         let again = self.stated.values().map(|stated| stated.again_at);
         let overdue = match &self.summaries {
             Summaries::Sent(summary) => Some(summary.overdue_at),
-            Summaries::Idle | Summaries::Reading => None,
+            Summaries::Idle | Summaries::Reading | Summaries::Refused => None,
         };
         let paused = (!self.losses.is_empty() || self.summarised > 0).then_some(self.paused_until);
         let refused = (self.summarised > 0).then_some(self.summaries_paused_until);
@@ -247,9 +281,9 @@ mod tests {
 
     fn sent(notes: &mut Notes, now: Millis) {
         let note = notes.next(now).unwrap();
-        assert_eq!(note, Note::ReadSummary(STREAM));
+        assert!(matches!(note, Note::ReadSummary(STREAM, _)));
         notes.left(&note, now, 30_000);
-        notes.summary_sent(STREAM, range(1, 10), range(1, 10).into(), now + 30_000);
+        notes.summary_sent(STREAM, range(1, 10), range(1, 10).into(), 2, now + 30_000);
     }
 
     fn receipt(counted: u64) -> StreamReceipt {
@@ -305,6 +339,27 @@ mod tests {
                 (None, Some(now + wait))
             );
         }
+    }
+
+    #[test]
+    fn after_a_refusal_entries_go_one_by_one_until_one_is_answered() {
+        let mut notes = notes(&[], 10);
+        let all = Some(Note::ReadSummary(STREAM, SUMMARY_ENTRIES_MAX));
+        let one = Some(Note::ReadSummary(STREAM, 1));
+        assert_eq!(notes.next(0), all);
+        sent(&mut notes, 0);
+        assert!(notes.refused(STREAM, range(1, 10)).is_some());
+        notes.split();
+        assert_eq!(notes.next(0), one);
+        sent(&mut notes, 0);
+        assert!(notes.refused(STREAM, range(1, 10)).is_some());
+        notes.giving_up();
+        assert_eq!(notes.next(0), None, "the buffer still has it");
+        notes.given_up();
+        assert_eq!(notes.next(0), one);
+        sent(&mut notes, 0);
+        assert!(notes.settle(&receipt(10)));
+        assert_eq!(notes.next(0), all);
     }
 
     #[test]

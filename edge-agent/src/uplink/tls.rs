@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use proto::DeviceId;
+use proto::{DeviceId, EventTime};
 use rustls::ClientConfig;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -125,6 +125,17 @@ impl Credentials {
             problem: error.to_string(),
         })?;
         Ok(Arc::new(NamedVerifier { verifier, name }))
+    }
+
+    /// Certificates are judged no earlier than at this time of the centre from now on. A time after
+    /// the end of the unit's own certificate could only lock the unit out, and is not believed.
+    /// Returns whether it is.
+    pub fn raise_floor(&self, centre_time: EventTime, not_after: EventTime) -> bool {
+        let is_believed = centre_time <= not_after;
+        if is_believed {
+            self.floor.raise(centre_time.as_millis());
+        }
+        is_believed
     }
 
     /// What the files look like now.

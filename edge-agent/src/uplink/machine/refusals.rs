@@ -19,7 +19,7 @@ impl Machine {
         }
         let Some(range) = refusal.range else { return };
         if let Some(summary) = self.notes.refused(refusal.stream, range) {
-            return self.summary_refused(now, refusal, &summary);
+            return self.summary_refused(now, refusal, summary);
         }
         let named = |m: &Message| m.stream == refusal.stream && m.range == range;
         let id = self
@@ -42,8 +42,9 @@ impl Machine {
                     let (stream, reason) = (refusal.stream, refusal.reason);
                     self.commands.push_back(Command::Refused {
                         stream,
-                        ranges: vec![range],
+                        range,
                         reason,
+                        build: self.build.clone(),
                     });
                     let queue = self.queues.iter_mut().find(|queue| queue.stream == stream);
                     queue.into_iter().for_each(|queue| queue.give_up(range));
@@ -89,26 +90,32 @@ impl Machine {
     }
 
     /// The raw passages behind a summary are gone, so it cannot take another form: what is not
-    /// counted is lost.
-    fn summary_refused(&mut self, now: Millis, refusal: &Refusal, summary: &SummaryInFlight) {
-        if refusal.class == RefusalClass::Later {
-            self.tally.refused_later += 1;
-            return self.wait(now, refusal.stream, refusal.reason, false);
-        }
-        let (probe, jitter) = (self.pace.probe, &mut self.jitter);
-        self.notes
-            .pause_summaries(now, |refusals| probe.wait_ms(refusals, jitter));
+    /// counted is lost. Of several entries the one that is to blame has to be found first.
+    fn summary_refused(&mut self, now: Millis, refusal: &Refusal, summary: SummaryInFlight) {
         match refusal.class {
+            RefusalClass::Later => {
+                self.tally.refused_later += 1;
+                return self.wait(now, refusal.stream, refusal.reason, false);
+            }
+            RefusalClass::Reshape => self.tally.refused_reshape += 1,
             RefusalClass::Never => self.tally.refused_never += 1,
-            _ => self.tally.refused_reshape += 1,
         }
         let counted = refusal.counted.clone().unwrap_or_default();
-        let ranges = summary.seqs.difference(&counted).ranges().to_vec();
-        let (stream, reason) = (summary.stream, refusal.reason);
-        self.commands.push_back(Command::Refused {
-            stream,
-            ranges,
-            reason,
-        });
+        if summary.entries > 1 {
+            self.notes.split();
+        } else if summary.seqs.is_subset(&counted) {
+            // Its receipt is on the way, or comes when it is sent again.
+            let (probe, jitter) = (self.pace.probe, &mut self.jitter);
+            self.notes
+                .pause_summaries(now, |refusals| probe.wait_ms(refusals, jitter));
+        } else {
+            self.notes.giving_up();
+            self.commands.push_back(Command::SummaryRefused {
+                stream: summary.stream,
+                seqs: summary.seqs,
+                counted,
+                reason: refusal.reason,
+            });
+        }
     }
 }

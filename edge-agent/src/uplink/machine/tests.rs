@@ -78,6 +78,10 @@ enum Op {
     Reborn,
     ForeignReceipt,
     AgentRestarts,
+    /// Another build of the centre takes over.
+    NewBuild(u8),
+    /// The buffer drops raw passages that were never offered and keeps their sums.
+    Summarise(u16),
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -110,6 +114,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Reborn),
         1 => Just(Op::ForeignReceipt),
         1 => Just(Op::AgentRestarts),
+        1 => (1_u8..4).prop_map(Op::NewBuild),
+        3 => (1_u16..100).prop_map(Op::Summarise),
     ]
 }
 
@@ -118,14 +124,26 @@ fn op() -> impl Strategy<Value = Op> {
 enum Frame {
     Passages(StreamId, SeqRange),
     Losses(StreamId, Vec<Loss>),
+    Summary(StreamId, Vec<SeqSet>),
 }
 
+/// One stream of the buffer.
 #[derive(Debug, Clone, Default)]
 struct Held {
     accepted_to: u64,
     stored: SeqSet,
     lost: SeqSet,
-    declared: SeqSet,
+    offered: SeqSet,
+    /// Refused for ever.
+    aside: SeqSet,
+    /// Refused by which build.
+    refused: BTreeMap<Arc<str>, SeqSet>,
+    again: SeqSet,
+    /// Dropped in favour of sums, which wait in `entries` or were counted or given up.
+    summarised: SeqSet,
+    entries: Vec<SeqSet>,
+    /// Lost together with their sums.
+    gone: SeqSet,
 }
 
 impl Held {
@@ -138,7 +156,92 @@ impl Held {
         self.all()
             .difference(&self.stored)
             .difference(&self.lost)
-            .difference(&self.declared)
+            .difference(&self.aside)
+            .difference(&self.summarised)
+    }
+
+    fn settled(&self) -> SeqSet {
+        self.stored.union(&self.lost)
+    }
+
+    fn declared(&self) -> SeqSet {
+        self.aside.union(&self.summarised)
+    }
+
+    fn waits(&self) -> bool {
+        let settled = self.settled();
+        !self.unsent().is_empty() || !self.declared().is_subset(&settled)
+    }
+
+    fn losses(&self) -> Vec<Loss> {
+        let all = self.aside.union(&self.gone);
+        let raw_only = self.summarised.difference(&self.gone);
+        let loss = |scope| {
+            move |range: &SeqRange| Loss {
+                range: *range,
+                scope,
+                reason: LossReason::Refused,
+                event_min: None,
+                event_max: None,
+            }
+        };
+        let settled = self.settled();
+        let (all, raw_only) = (all.difference(&settled), raw_only.difference(&settled));
+        let all = all.ranges().iter().map(loss(LossScope::All));
+        all.chain(raw_only.ranges().iter().map(loss(LossScope::RawOnly)))
+            .collect()
+    }
+
+    fn take_over(&mut self, receipt: &StreamReceipt) {
+        self.stored = self.stored.union(&receipt.stored);
+        let lost = receipt.lost.difference(&self.again);
+        self.lost = self.lost.union(&lost).difference(&self.stored);
+        self.again = self.again.difference(&self.stored);
+        let settled = self.settled();
+        self.entries.retain(|seqs| !seqs.is_subset(&settled));
+    }
+
+    fn refuse(&mut self, range: SeqRange, build: Option<Arc<str>>) {
+        self.aside.insert(range);
+        self.again.remove(range);
+        if let Some(build) = build {
+            self.refused.entry(build).or_default().insert(range);
+        }
+    }
+
+    fn offer_again(&mut self, build: &Arc<str>) {
+        let refused = self.refused.get(build).cloned().unwrap_or_default();
+        let back = self.aside.difference(&refused);
+        self.aside = self.aside.difference(&back);
+        self.lost = self.lost.difference(&back);
+        self.again = self.again.union(&back.difference(&self.stored));
+    }
+
+    fn give_up(&mut self, seqs: &SeqSet, counted: &SeqSet) {
+        let is_named = |entry: &SeqSet| entry.is_subset(seqs) && !entry.is_subset(counted);
+        let lost: SeqSet = self
+            .entries
+            .extract_if(.., |entry| is_named(entry))
+            .flat_map(|entry| entry.difference(counted).ranges().to_vec())
+            .collect();
+        self.gone = self.gone.union(&lost.difference(&self.settled()));
+    }
+
+    fn reborn(&mut self) {
+        (self.stored, self.lost) = (SeqSet::new(), SeqSet::new());
+        let summed = self.entries.iter().flat_map(|seqs| seqs.ranges()).copied();
+        self.gone = self.summarised.difference(&summed.collect());
+    }
+
+    fn summarise(&mut self, count: u64) {
+        let free = self.unsent().difference(&self.offered);
+        let Some(run) = free.ranges().first() else {
+            return;
+        };
+        let count = count.min(run.count());
+        let seqs = SeqSet::from(SeqRange::from_count(run.first(), count).unwrap());
+        self.summarised = self.summarised.union(&seqs);
+        self.entries.push(seqs);
     }
 }
 
@@ -156,7 +259,10 @@ struct World {
     streams: Vec<(StreamId, Held)>,
     buffer_centre: Option<Centre>,
     told: Vec<(Centre, Vec<StreamReceipt>)>,
-    to_refuse: Vec<(StreamId, Vec<SeqRange>)>,
+    to_refuse: Vec<(StreamId, SeqRange, Option<Arc<str>>)>,
+    to_give_up: Vec<(StreamId, SeqSet, SeqSet)>,
+    shown_builds: Vec<Arc<str>>,
+    build: u8,
     /// Reads without an answer.
     reads: Vec<(MessageId, StreamId, SeqRange)>,
     /// Frames of messages, as the driver keeps them.
@@ -190,6 +296,9 @@ impl World {
             buffer_centre: Some(centre),
             told: Vec::new(),
             to_refuse: Vec::new(),
+            to_give_up: Vec::new(),
+            shown_builds: Vec::new(),
+            build: 1,
             reads: Vec::new(),
             framed: BTreeMap::new(),
             connecting: false,
@@ -230,23 +339,15 @@ impl World {
                 counted: held.stored.clone(),
                 stored: held.stored.clone(),
                 lost: held.lost.clone(),
-                again: SeqSet::new(),
+                again: held.again.clone(),
                 oldest_unsent: None,
             })
         };
         state.streams = self.streams.iter().enumerate().map(view).collect();
         for (id, held) in &self.streams {
-            for range in held.declared.difference(&held.lost).ranges() {
-                let (scope, reason) = (LossScope::All, LossReason::Refused);
-                let loss = Loss {
-                    range: *range,
-                    scope,
-                    reason,
-                    event_min: None,
-                    event_max: None,
-                };
-                state.losses.push((*id, loss));
-            }
+            let losses = held.losses().into_iter().map(|loss| (*id, loss));
+            state.losses.extend(losses);
+            state.summarised += held.entries.iter().map(SeqSet::count).sum::<u64>();
         }
         state.centre = self.buffer_centre;
         Arc::new(state)
@@ -266,7 +367,7 @@ impl World {
             Command::Read { id, stream, range } => self.reads.push((id, stream, range)),
             Command::Publish(id) => self.publish(id),
             Command::Forget(id) => drop(self.framed.remove(&id)),
-            Command::Summary(stream) => panic!("the model has no summaries of {stream}"),
+            Command::Summary(stream, entries_max) => self.read_summary(stream, entries_max),
             Command::Losses(stream, losses) => {
                 if self.linked {
                     self.up.push(Frame::Losses(stream, losses));
@@ -274,7 +375,20 @@ impl World {
             }
             Command::Heartbeat => self.heartbeats += 1,
             Command::Receipt(centre, streams) => self.told.push((centre, streams)),
-            Command::Refused { stream, ranges, .. } => self.to_refuse.push((stream, ranges)),
+            Command::Refused {
+                stream,
+                range,
+                build,
+                ..
+            } => self.to_refuse.push((stream, range, build)),
+            Command::SummaryRefused {
+                stream,
+                seqs,
+                counted,
+                ..
+            } => self.to_give_up.push((stream, seqs, counted)),
+            Command::OfferAgain(build) => self.shown_builds.push(build),
+            Command::CentreTime(_) => {}
         }
     }
 
@@ -394,10 +508,13 @@ impl World {
                 reason,
             } if !self.up.is_empty() && self.alive => {
                 let place = pick(which, self.up.len());
-                if let Frame::Passages(stream, range) = self.up[place] {
-                    self.up.remove(place);
-                    self.refuse(stream, range, class, reason);
-                }
+                let (stream, range) = match &self.up[place] {
+                    Frame::Passages(stream, range) => (*stream, *range),
+                    Frame::Summary(stream, entries) => (*stream, claimed(entries)),
+                    Frame::Losses(..) => return,
+                };
+                self.up.remove(place);
+                self.refuse(stream, range, class, reason);
             }
             Op::Reborn => self.reborn(),
             Op::ForeignReceipt => {
@@ -416,6 +533,15 @@ impl World {
                 self.down.push(Input::Receipt(Receipt { centre, streams }));
             }
             Op::AgentRestarts => self.restart(),
+            Op::NewBuild(build) if self.alive => {
+                self.build = build;
+                self.token += 1;
+                self.say_beacon();
+            }
+            Op::Summarise(count) => {
+                let (_, held) = self.streams.first_mut().unwrap();
+                held.summarise(u64::from(count));
+            }
             _ => {}
         }
     }
@@ -430,9 +556,7 @@ impl World {
             }
             if centre.timeline > pinned.timeline {
                 self.buffer_centre = Some(centre);
-                for (_, held) in &mut self.streams {
-                    (held.stored, held.lost) = (SeqSet::new(), SeqSet::new());
-                }
+                self.streams.iter_mut().for_each(|(_, held)| held.reborn());
             }
             for receipt in receipts {
                 let known = self
@@ -440,15 +564,50 @@ impl World {
                     .iter_mut()
                     .find(|(id, _)| *id == receipt.stream);
                 let Some((_, held)) = known else { continue };
-                held.stored = held.stored.union(&receipt.stored);
-                held.lost = held.lost.union(&receipt.lost);
+                held.take_over(&receipt);
             }
         }
-        for (stream, ranges) in std::mem::take(&mut self.to_refuse) {
-            let known = self.streams.iter_mut().find(|(id, _)| *id == stream);
-            let Some((_, held)) = known else { continue };
-            ranges.iter().for_each(|range| held.declared.insert(*range));
+        for (stream, range, build) in std::mem::take(&mut self.to_refuse) {
+            if let Some(held) = self.held(stream) {
+                held.refuse(range, build);
+            }
         }
+        for build in std::mem::take(&mut self.shown_builds) {
+            let streams = self.streams.iter_mut();
+            streams.for_each(|(_, held)| held.offer_again(&build));
+        }
+        for (stream, seqs, counted) in std::mem::take(&mut self.to_give_up) {
+            if let Some(held) = self.held(stream) {
+                held.give_up(&seqs, &counted);
+            }
+            self.feed(Input::SummaryGivenUp);
+        }
+    }
+
+    fn held(&mut self, stream: StreamId) -> Option<&mut Held> {
+        let known = self.streams.iter_mut().find(|(id, _)| *id == stream);
+        known.map(|(_, held)| held)
+    }
+
+    fn read_summary(&mut self, stream: StreamId, entries_max: usize) {
+        let entries = self.held(stream).map(|held| held.entries.clone());
+        let mut entries = entries.unwrap_or_default();
+        entries.truncate(entries_max);
+        let input = if entries.is_empty() {
+            Input::SummaryAbsent(stream)
+        } else if self.full || !self.linked {
+            Input::SummaryNotSent
+        } else {
+            self.up.push(Frame::Summary(stream, entries.clone()));
+            let ranges = entries.iter().flat_map(|seqs| seqs.ranges()).copied();
+            Input::SummarySent {
+                stream,
+                claimed: claimed(&entries),
+                seqs: ranges.collect(),
+                entries: entries.len(),
+            }
+        };
+        self.machine.handle(self.now, input);
     }
 
     /// The buffer answers with as much as its own limit allows.
@@ -458,11 +617,14 @@ impl World {
             .iter()
             .find(|(known, _)| *known == stream)
             .map(|(_, held)| held);
-        let gone = held.is_none_or(|held| held.declared.contains(range.first()));
+        let gone = held.is_none_or(|held| held.declared().contains(range.first()));
         if gone {
             return self.feed(Input::Absent { id });
         }
         let read = SeqRange::from_count(range.first(), part.min(range.count())).unwrap();
+        if let Some(held) = self.held(stream) {
+            held.offered.insert(read);
+        }
         self.framed.insert(id, (stream, read));
         let bytes = usize::try_from(read.count() * 1_000).unwrap();
         self.feed(Input::Loaded {
@@ -497,7 +659,7 @@ impl World {
             self.down.push(Input::Beacon(Beacon {
                 centre: self.centre,
                 token: self.token,
-                build: "1".to_owned(),
+                build: self.build.to_string(),
                 wire_min: WIRE_VERSION,
                 wire_max: WIRE_VERSION,
                 intake: if self.open {
@@ -515,7 +677,9 @@ impl World {
             return;
         }
         let stream = match frame {
-            Frame::Passages(stream, _) | Frame::Losses(stream, _) => *stream,
+            Frame::Passages(stream, _) | Frame::Losses(stream, _) | Frame::Summary(stream, _) => {
+                *stream
+            }
         };
         let cursor = self.cursors.entry(stream).or_default();
         match frame {
@@ -523,10 +687,22 @@ impl World {
                 cursor.counted.insert(*range);
                 cursor.lost.remove(*range);
             }
+            Frame::Summary(..) => {}
             Frame::Losses(_, losses) => {
-                for loss in losses {
+                for loss in losses.iter().filter(|l| l.scope == LossScope::All) {
                     let news = SeqSet::from(loss.range).difference(&cursor.counted);
                     cursor.lost = cursor.lost.union(&news);
+                }
+            }
+        }
+        let mut overlaps = false;
+        if let Frame::Summary(_, entries) = frame {
+            for seqs in entries {
+                if seqs.is_disjoint(&cursor.counted) {
+                    cursor.counted = cursor.counted.union(seqs);
+                    cursor.lost = cursor.lost.difference(seqs);
+                } else {
+                    overlaps |= !seqs.is_subset(&cursor.counted);
                 }
             }
         }
@@ -546,6 +722,10 @@ impl World {
                 streams,
             }));
         }
+        if overlaps && let Frame::Summary(_, entries) = frame {
+            let (class, reason) = (RefusalClass::Reshape, RefusalReason::Overlap);
+            self.refuse(stream, claimed(entries), class, reason);
+        }
     }
 
     fn refuse(
@@ -562,7 +742,7 @@ impl World {
             class,
             reason,
             detail: String::new(),
-            counted: None,
+            counted: self.cursors.get(&stream).map(|c| c.counted.clone()),
         }));
     }
 
@@ -587,6 +767,7 @@ impl World {
         self.seed += 1;
         self.machine = Machine::new(PACE, self.buffer_centre, Jitter::new(self.seed));
         (self.connecting, self.linked) = (false, false);
+        self.shown_builds.clear();
         self.reads.clear();
         self.framed.clear();
         self.up.clear();
@@ -603,10 +784,7 @@ impl World {
         for step in 0..DRAIN_STEPS_MAX {
             self.buffer_works();
             self.feed(Input::Buffer(self.state()));
-            let waits = self.streams.iter().any(|(_, held)| {
-                !held.unsent().is_empty()
-                    || !held.declared.is_subset(&held.stored.union(&held.lost))
-            });
+            let waits = self.streams.iter().any(|(_, held)| held.waits());
             if !waits && self.machine.flight().is_empty() {
                 return step;
             }
@@ -656,6 +834,14 @@ proptest! {
             prop_assert_eq!(cursor.counted.union(&cursor.lost), held.all());
         }
     }
+}
+
+/// The range in the header of a summary.
+fn claimed(entries: &[SeqSet]) -> SeqRange {
+    let first = entries.iter().filter_map(|seqs| seqs.ranges().first());
+    let first = first.map(|range| range.first()).min().unwrap();
+    let count = entries.iter().map(SeqSet::count).sum();
+    SeqRange::from_count(first, count).unwrap()
 }
 
 /// A world with a link, an open intake and so many passages in the buffer.
@@ -789,9 +975,76 @@ fn never_moves_a_range_aside_and_the_rest_goes_on() {
     world.drain();
     let (id, held) = &world.streams[0];
     assert_eq!(
-        (held.declared.count(), world.cursors[id].counted.count()),
+        (held.aside.count(), world.cursors[id].counted.count()),
         (50, 50)
     );
+}
+
+#[test]
+fn what_one_build_refused_is_offered_once_to_the_next() {
+    let mut world = linked(50);
+    let refuse = |world: &mut World| {
+        work(world);
+        world
+            .up
+            .retain(|frame| matches!(frame, Frame::Passages(..)));
+        world.apply(&Op::Refuse {
+            which: 0,
+            class: RefusalClass::Never,
+            reason: RefusalReason::Malformed,
+        });
+        world.apply(&Op::DeliverDown(0));
+        world.apply(&Op::BufferWorks);
+        world.apply(&Op::BufferShows);
+        assert!(world.reads.is_empty(), "it is aside");
+    };
+    refuse(&mut world);
+    for (build, offers) in [(1, 0), (2, 1), (1, 0), (2, 0), (3, 1)] {
+        world.apply(&Op::NewBuild(build));
+        world.apply(&Op::DeliverDown(0));
+        world.apply(&Op::BufferWorks);
+        world.apply(&Op::BufferShows);
+        assert_eq!(world.reads.len(), offers, "build {build}");
+        if offers > 0 {
+            refuse(&mut world);
+        }
+    }
+    world.drain();
+    assert_eq!(world.streams[0].1.lost.count(), 50);
+}
+
+#[test]
+fn a_bad_summary_costs_itself_only_and_is_not_sent_for_ever() {
+    let mut world = linked(0);
+    world.apply(&Op::Accept(100));
+    for _ in 0..4 {
+        world.apply(&Op::Summarise(25));
+    }
+    world.apply(&Op::BufferShows);
+    let bad = Seq::new(26).unwrap();
+    let mut sendings = 0;
+    for _ in 0..200 {
+        world.up.retain(|frame| matches!(frame, Frame::Summary(..)));
+        if let Some(Frame::Summary(stream, entries)) = world.up.first().cloned() {
+            sendings += 1;
+            if entries.iter().any(|seqs| seqs.contains(bad)) {
+                world.up.remove(0);
+                let (class, reason) = (RefusalClass::Reshape, RefusalReason::Horizon);
+                world.refuse(stream, claimed(&entries), class, reason);
+            } else {
+                world.apply(&Op::DeliverUp(0));
+            }
+        }
+        world.apply(&Op::DeliverDown(0));
+        world.apply(&Op::BufferWorks);
+        world.apply(&Op::BufferShows);
+        world.apply(&Op::Advance(100));
+    }
+    let (id, held) = &world.streams[0];
+    assert!(held.entries.is_empty());
+    assert_eq!(held.gone.count(), 25);
+    assert_eq!(world.cursors[id].counted.count(), 75);
+    assert!(sendings < 8, "{sendings} sendings");
 }
 
 #[test]
