@@ -201,13 +201,28 @@ impl ServerCertVerifier for NamedVerifier {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::time::Duration;
 
     use rcgen::{CertificateParams, DnType, KeyPair};
+    use rustls::{ClientConnection, ServerConfig, ServerConnection};
+    use service::tls::build_time_ms;
 
     use super::*;
+    use crate::buffer::{Buffer, BufferSettings, QuotaPolicy};
 
     fn credentials(dir: &Path, cn: &str, ou: &str) -> Credentials {
-        let mut params = CertificateParams::default();
+        let params = CertificateParams::new(vec!["broker".to_owned()]).unwrap();
+        credentials_of(dir, cn, ou, params, TimeFloor::new())
+    }
+
+    /// One certificate is the unit's, the broker's, and the root.
+    fn credentials_of(
+        dir: &Path,
+        cn: &str,
+        ou: &str,
+        mut params: CertificateParams,
+        floor: TimeFloor,
+    ) -> Credentials {
         params.distinguished_name.push(DnType::CommonName, cn);
         params
             .distinguished_name
@@ -222,7 +237,7 @@ mod tests {
             certificate: dir.join("c.pem"),
             key: dir.join("k.pem"),
             server_name: Some(ServerName::try_from("broker").unwrap()),
-            floor: TimeFloor::new(),
+            floor,
         }
     }
 
@@ -247,6 +262,94 @@ mod tests {
             role.contains("has the role centre, needed is unit"),
             "{role}"
         );
+    }
+
+    /// Whether a handshake with a broker that has the same certificate succeeds.
+    fn connects(credentials: &Credentials) -> Result<(), rustls::Error> {
+        let (identity, client) = credentials.load().unwrap();
+        let server =
+            ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_no_client_auth()
+                .with_single_cert(identity.chain.clone(), identity.key.clone_key())
+                .unwrap();
+        let name = ServerName::try_from("broker").unwrap();
+        let mut client = ClientConnection::new(Arc::new(client), name).unwrap();
+        let mut server = ServerConnection::new(Arc::new(server)).unwrap();
+        while client.is_handshaking() || server.is_handshaking() {
+            let mut wire = Vec::new();
+            client.write_tls(&mut wire).unwrap();
+            server.read_tls(&mut wire.as_slice()).unwrap();
+            server.process_new_packets()?;
+            let mut wire = Vec::new();
+            server.write_tls(&mut wire).unwrap();
+            client.read_tls(&mut wire.as_slice()).unwrap();
+            client.process_new_packets()?;
+        }
+        Ok(())
+    }
+
+    /// What the buffer remembers of the centre's time after a restart.
+    fn remembered(dir: &Path, heard: Option<EventTime>) -> Option<EventTime> {
+        let settings = BufferSettings {
+            directory: dir.join("buffer"),
+            quota_bytes: 1 << 20,
+            free_floor_bytes: 0,
+            policy: QuotaPolicy::DropOldest,
+            linger: Duration::ZERO,
+            open_timeout: Duration::from_secs(60),
+        };
+        let (buffer, owner) = Buffer::open(&settings).unwrap();
+        let found = buffer.state().borrow().centre_time;
+        heard.into_iter().for_each(|at| buffer.centre_time(at));
+        drop(buffer);
+        owner.run();
+        found
+    }
+
+    #[test]
+    fn a_unit_that_boots_in_1970_connects_for_it_remembers_the_centres_time() {
+        let dir = tempfile::tempdir().unwrap();
+        // Renewed after this program was built: its own floor is too low.
+        let renewed = SystemTime::UNIX_EPOCH
+            + Duration::from_millis(build_time_ms().try_into().unwrap())
+            + Duration::from_secs(365 * 86_400);
+        let mut params = CertificateParams::new(vec!["broker".to_owned()]).unwrap();
+        params.not_before = renewed.into();
+        params.not_after = (renewed + Duration::from_secs(90 * 86_400)).into();
+        let boot = || {
+            let floor = TimeFloor::with_clock(|| 0);
+            credentials_of(dir.path(), "KV1", "unit", params.clone(), floor)
+        };
+        let unit = boot();
+        let not_after = unit.load().unwrap().0.not_after.as_millisecond();
+        let not_after = EventTime::from_millis(not_after);
+        assert!(
+            connects(&unit).is_err(),
+            "not valid yet, as far as it knows"
+        );
+
+        let since = renewed.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        let stated = EventTime::from_millis(i64::try_from(since.as_millis()).unwrap() + 60_000);
+        assert!(unit.raise_floor(stated, not_after));
+        assert_eq!(connects(&unit), Ok(()));
+        assert_eq!(remembered(dir.path(), Some(stated)), None);
+
+        let unit = boot();
+        let at = remembered(dir.path(), None).unwrap();
+        assert!(unit.raise_floor(at, not_after));
+        assert_eq!(connects(&unit), Ok(()));
+    }
+
+    #[test]
+    fn a_time_after_the_end_of_the_units_certificate_is_not_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let unit = credentials(dir.path(), "KV1", "unit");
+        let before = unit.floor.floor_ms();
+        let not_after = EventTime::from_millis(before + 1_000);
+        assert!(!unit.raise_floor(EventTime::from_millis(before + 1_001), not_after));
+        assert_eq!(unit.floor.floor_ms(), before);
     }
 
     #[test]
