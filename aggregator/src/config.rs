@@ -110,7 +110,7 @@ pub struct WindowsConfig {
     pub ahead_minutes: u32,
     /// Time from one flush to the next in ms, 50 to 60,000. Longer: cheaper, and later readable.
     pub flush_interval_ms: u64,
-    /// A flush begins sooner when this many passages wait, 1,000 to 100,000,000.
+    /// A flush begins sooner when this many passages wait, 1,000 to 100,000,000, or 32 MiB of rows.
     pub flush_passages_max: u64,
 }
 
@@ -120,7 +120,7 @@ impl Default for WindowsConfig {
             horizon_days: 60,
             ahead_minutes: 5,
             flush_interval_ms: 1_000,
-            flush_passages_max: 2_000_000,
+            flush_passages_max: 1_000_000,
         }
     }
 }

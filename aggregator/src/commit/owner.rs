@@ -40,6 +40,9 @@ use crate::window::state::Memory;
 /// A day in ms.
 const DAY_MS: i64 = 86_400_000;
 
+/// A flush begins sooner when rows and deltas of so much memory wait: some 350,000 raw rows.
+const FLUSH_BYTES_MAX: usize = 32 << 20;
+
 /// Attempts at a flush that was rolled back for a passing reason, before the connection is suspected.
 const AGAIN_MAX: u32 = 8;
 
@@ -258,7 +261,7 @@ impl Owner {
         ticks: &mut Interval,
         stop: &CancellationToken,
     ) -> bool {
-        let mut passages = 0;
+        let (mut passages, mut bytes) = (0, 0);
         loop {
             tokio::select! {
                 _ = ticks.tick() => {
@@ -268,10 +271,11 @@ impl Owner {
                 chunk = self.messages.recv_async() => {
                     let Ok(chunk) = chunk else { return true };
                     passages += chunk.iter().map(Message::passages).sum::<u64>();
+                    bytes += chunk.iter().map(Message::memory_bytes).sum::<usize>();
                     hand.pending.extend(chunk);
                 }
             }
-            if passages >= self.windows.flush_passages_max {
+            if passages >= self.windows.flush_passages_max || bytes >= FLUSH_BYTES_MAX {
                 ticks.reset();
                 return false;
             }

@@ -22,6 +22,9 @@ use service::panics::contain;
 use super::admit::{Frame, Place, Sender};
 use super::rows::Rows;
 
+/// A window delta with a histogram of ordinary width.
+const DELTA_BYTES: usize = 1_024;
+
 /// A frame, understood as far as it can be without knowing what is already counted.
 #[derive(Debug)]
 pub struct Message {
@@ -90,6 +93,19 @@ impl Message {
             Body::Passages(passages) => passages.range.count(),
             _ => 0,
         }
+    }
+
+    /// About how much memory it takes beyond its frame: rows and window deltas.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        let deltas = match &self.body {
+            Body::Passages(passages) => {
+                return passages.rows.byte_len() + passages.deltas.len() * DELTA_BYTES;
+            }
+            Body::Summary(summary) => summary.entries.iter().map(|entry| entry.deltas.len()).sum(),
+            Body::Losses(_) | Body::Heartbeat(_) | Body::Refused(_) => 0,
+        };
+        deltas * DELTA_BYTES
     }
 
     /// Of how many parts it consists that can be taken one by one: passages, entries of a summary.

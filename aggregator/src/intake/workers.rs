@@ -16,11 +16,15 @@ use crate::metrics::Metrics;
 /// How long a thread waits for more frames before it begins with few.
 const LINGER: Duration = Duration::from_millis(10);
 
-/// Frames decoded in one go.
+/// Frames decoded in one go, at most.
 const CHUNK_FRAMES: usize = 64;
 
-/// Chunks of messages between the threads and the owner. Beyond, the threads wait.
-pub const QUEUE_CHUNKS_MAX: usize = 4_096;
+/// A chunk that takes so much memory is handed over, whatever waits.
+const CHUNK_BYTES: usize = 2 << 20;
+
+/// Chunks of messages between the threads and the owner. Rows take ten times the memory of their
+/// frames, so few chunks wait, and beyond these the threads do.
+pub const QUEUE_CHUNKS_MAX: usize = 32;
 
 /// Starts `threads` of them. They end when every sender of frames is gone. `stop` ends the linger: a
 /// channel without messages whose sender is dropped at the stop.
@@ -59,15 +63,26 @@ impl Worker {
             if self.frames.len() < CHUNK_FRAMES {
                 self.linger();
             }
-            let more = self.frames.try_iter().take(CHUNK_FRAMES - 1);
-            let chunk: Vec<Message> = std::iter::once(first)
-                .chain(more)
-                .filter_map(|frame| self.decode(frame))
-                .collect();
+            let chunk = self.chunk(first);
             if !chunk.is_empty() && self.messages.send(chunk).is_err() {
                 return;
             }
         }
+    }
+
+    fn chunk(&self, first: Frame) -> Vec<Message> {
+        let (mut chunk, mut bytes) = (Vec::with_capacity(CHUNK_FRAMES), 0);
+        for frame in std::iter::once(first).chain(self.frames.try_iter()) {
+            let Some(message) = self.decode(frame) else {
+                continue;
+            };
+            bytes += message.memory_bytes();
+            chunk.push(message);
+            if chunk.len() == CHUNK_FRAMES || bytes >= CHUNK_BYTES {
+                break;
+            }
+        }
+        chunk
     }
 
     fn linger(&self) {
