@@ -11,7 +11,7 @@
 //! 2. Whatever [`Buffer::read`] hands out lies below the durable mark and inside the durable
 //!    offered mark of its stream.
 //! 3. A passage leaves the disk only when a receipt covers it, or together with its window delta
-//!    and its [`Loss`], in one atomic batch.
+//!    and its loss, in one atomic batch.
 //! 4. After a failed flush nothing more is accepted or handed out until the next start.
 //! 5. All state has one owner, a thread; its queue is bounded by [`QUEUE_COMMANDS_MAX`].
 //!

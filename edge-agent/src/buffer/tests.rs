@@ -315,6 +315,67 @@ async fn refused_passages_are_aside_and_lost_and_their_neighbours_stay() {
     running.stop();
 }
 
+#[tokio::test]
+async fn what_one_build_refused_comes_back_once_for_each_other_build_across_restarts() {
+    let place = tempfile::tempdir().unwrap();
+    let running = Running::open(&plain(place.path()));
+    running.buffer.append(many(0, 200)).await.unwrap();
+    let stream = running.buffer.state().borrow().streams[0].id;
+    let refuse = |buffer: Buffer, build: &'static str| async move {
+        let reason = RefusalReason::Malformed;
+        let refused = buffer.refused(stream, range(60, 140), reason, Some(build.into()));
+        assert_eq!(refused.await, Ok(81));
+    };
+    refuse(running.buffer.clone(), "a").await;
+    // The centre books the loss.
+    let booked = StreamReceipt {
+        stream,
+        counted: SeqSet::new(),
+        stored: SeqSet::new(),
+        lost: range(60, 140).into(),
+    };
+    let told = running.buffer.receipt(centre(1, 1), vec![booked.clone()]);
+    told.await.unwrap();
+    running.stop();
+    let running = Running::open(&plain(place.path()));
+    assert_eq!(running.buffer.offer_again("a".into()).await, Ok(0));
+    assert_eq!(running.buffer.offer_again("b".into()).await, Ok(81));
+    running.stop();
+    let running = Running::open(&plain(place.path()));
+    let told = running.buffer.receipt(centre(1, 1), vec![booked]);
+    told.await.unwrap();
+    let state = running.buffer.state().borrow().clone();
+    assert_eq!(state.alarms, []);
+    assert_eq!(state.streams[0].unsent, range(1, 200).into());
+    let run = running.buffer.read(stream, seq(60), LIMIT).await.unwrap();
+    let run = run.unwrap();
+    assert_eq!((run.first, run.batch.len()), (seq(60), 141));
+    assert_eq!(run.batch.event_time(0).as_millis(), NOW_MS + 59_000);
+    refuse(running.buffer.clone(), "b").await;
+    for build in ["a", "b"] {
+        assert_eq!(running.buffer.offer_again(build.into()).await, Ok(0));
+    }
+    running.stop();
+}
+
+#[test]
+fn two_refusals_of_one_chunk_in_one_commit_damage_nothing() {
+    let place = tempfile::tempdir().unwrap();
+    let mut engine = Engine::open(&plain(place.path()), NOW_MS).unwrap();
+    engine.stage(&many(0, 64), NOW_MS).unwrap().unwrap();
+    engine.commit(NOW_MS).unwrap();
+    let stream = engine.streams[0].id;
+    for part in [range(1, 10), range(20, 30)] {
+        assert_eq!(engine.refuse(stream, part, None), Ok(part.count()));
+    }
+    engine.commit(NOW_MS).unwrap();
+    assert_eq!(engine.counters.lost, [0, 0, 21, 0]);
+    for chunk in &engine.streams[0].chunks {
+        let batch = engine.passages(stream, chunk).unwrap();
+        assert_eq!(batch.len() as u64, chunk.range.count());
+    }
+}
+
 /// Writes something else over the value of one chunk.
 fn damage(engine: &mut Engine, place: usize) -> SeqRange {
     let stream = engine.streams[0].id;
