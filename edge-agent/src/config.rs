@@ -144,7 +144,7 @@ pub struct BufferConfig {
     #[serde(default = "default_free_floor_bytes")]
     pub free_floor_bytes: u64,
     /// At the quota: `drop_oldest` keeps the windows exact and loses raw passages, `refuse_new`
-    /// answers 503.
+    /// answers 429.
     #[serde(default)]
     pub policy: QuotaPolicy,
     /// How long a lone passage waits for company before its fsync, in ms, 0 to 1,000. At 12
