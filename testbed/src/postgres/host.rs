@@ -4,6 +4,8 @@ use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use super::ClusterError;
 
@@ -60,14 +62,17 @@ pub(super) fn account() -> Result<Option<(&'static str, u32, u32)>, ClusterError
 }
 
 /// A port of 127.0.0.1 that nobody has at this moment, from below the range of outgoing
-/// connections: while its server is down nobody else gets it by chance.
+/// connections: while its server is down nobody else gets it by chance. No port is handed out twice
+/// by one process, for the first to ask may not listen yet when the second does.
 ///
 /// # Errors
 /// No port can be bound.
 pub fn free_port() -> io::Result<u16> {
+    static DRAWN: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(rand::random()));
     let mut last = io::Error::from(io::ErrorKind::AddrInUse);
     for _ in 0..PORT_DRAWS {
-        let port = rand::random_range(PORTS);
+        let drawn = DRAWN.fetch_add(1, Ordering::Relaxed);
+        let port = PORTS.start + drawn % (PORTS.end - PORTS.start);
         match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
             Ok(_) => return Ok(port),
             Err(error) => last = error,
