@@ -16,6 +16,7 @@ pub mod load;
 pub mod owner;
 pub mod plan;
 pub mod select;
+mod statements;
 pub mod surge;
 pub mod verdict;
 pub mod writer;

@@ -15,11 +15,11 @@ use proto::topic::Shard;
 use service::tasks::TaskSet;
 use tokio_postgres::Client;
 
-use super::columns::{self, Columns, Part, Statements};
+use super::columns::{Columns, Part};
 use super::plan::{Plan, RawPart};
-use crate::intake::rows::{COPY_HEADER, COPY_STATEMENT, COPY_TRAILER};
+use super::statements::Statements;
+use crate::intake::rows::{COPY_HEADER, COPY_TRAILER};
 use crate::store::connect::Target;
-use crate::window::rollup::Length;
 
 /// Bytes of raw rows sent at once.
 const COPY_CHUNK_BYTES: usize = 1 << 20;
@@ -230,28 +230,5 @@ impl Writer {
                 written,
             })
         }
-    }
-}
-
-impl Statements {
-    async fn prepare(client: &Client) -> Result<Self, tokio_postgres::Error> {
-        let mut windows = BTreeMap::new();
-        for length in Length::ALL {
-            let upsert = columns::UPSERT_WINDOWS.replace("TABLE", length.table());
-            windows.insert(length, client.prepare(&upsert).await?);
-        }
-        Ok(Self {
-            copy: client.prepare(COPY_STATEMENT).await?,
-            tokens: client.prepare(columns::LOCK_TOKENS).await?,
-            windows,
-            new_cursors: client.prepare(columns::INSERT_CURSORS).await?,
-            cursors: client.prepare(columns::UPDATE_CURSORS).await?,
-            finality: client.prepare(columns::UPSERT_FINALITY).await?,
-            heartbeats: client.prepare(columns::UPSERT_HEARTBEATS).await?,
-            rejected: client.prepare(columns::INSERT_REJECTED).await?,
-            rejected_days: client.prepare(columns::UPSERT_REJECTED_DAYS).await?,
-            losses: client.prepare(columns::INSERT_LOSSES).await?,
-            recovered: client.prepare(columns::UPDATE_RECOVERED).await?,
-        })
     }
 }

@@ -3,27 +3,21 @@
 //! A leaky pipe, and treated as one: everything in it can be lost and is sent again. Client and event
 //! loop are built anew after any error. Connected only while a shard is owned: the client id is the
 //! certificate's name, and a standby with the same certificate would throw the owner out.
-//!
-//! Order on a connection: subscribe, wait for the acknowledgement, then publish the beacons, so that
-//! nobody is invited before somebody listens.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use flume::TrySendError;
-use proto::EventTime;
 use proto::device::DeviceId;
-use proto::frame::{Down, WIRE_VERSION, WIRE_VERSION_MIN};
+use proto::frame::Down;
 use proto::limits::FRAME_BYTES_MAX;
-use proto::receipt::{Beacon, Intake};
-use proto::topic::{Shard, beacon, down, up_filter};
+use proto::receipt::Intake;
+use proto::topic::down;
 use rumqttc::{
     AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, MqttOptions, Outgoing,
-    Packet, QoS, SubscribeFilter, TlsConfiguration, Transport,
+    Packet, QoS, TlsConfiguration, Transport,
 };
-use service::clock::wall_millis;
 use service::tls::{TimeFloor, TlsError, client_config, load_identity};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -56,7 +50,9 @@ pub enum Gate {
 }
 
 impl Gate {
-    const fn intake(&self) -> Intake {
+    /// The same as a beacon says it.
+    #[must_use]
+    pub const fn intake(&self) -> Intake {
         match self {
             Self::Open => Intake::Open,
             Self::Closed(_) => Intake::Closed,
@@ -234,60 +230,6 @@ impl Receiver {
     }
 }
 
-/// The task that subscribes and publishes beacons.
-pub struct Presence {
-    /// What is owned.
-    pub holdings: watch::Receiver<Holdings>,
-    /// Whether frames are taken.
-    pub gate: watch::Receiver<Gate>,
-    /// The state of the connection.
-    pub link: watch::Receiver<Link>,
-}
-
-impl Presence {
-    /// Keeps subscriptions and beacons true until `stop`, then says that intake is closed.
-    pub async fn run(mut self, stop: CancellationToken) {
-        let mut subscribed = BTreeSet::new();
-        loop {
-            let holdings = self.holdings.borrow_and_update().clone();
-            let gate = self.gate.borrow_and_update().clone();
-            let link = self.link.borrow_and_update().clone();
-            match link {
-                Link::Down => subscribed.clear(),
-                Link::Connected(client) => {
-                    if subscribe(&client, &holdings, &mut subscribed).await {
-                        // The acknowledgement changes the link, which brings us back here.
-                        tracing::debug!(shards = holdings.tokens.len(), "subscribing");
-                    }
-                }
-                Link::Subscribed(client) => {
-                    subscribe(&client, &holdings, &mut subscribed).await;
-                    publish_beacons(&client, &holdings, gate.intake()).await;
-                }
-            }
-            let changed = async {
-                tokio::select! {
-                    changed = self.holdings.changed() => changed.is_ok(),
-                    changed = self.gate.changed() => changed.is_ok(),
-                    changed = self.link.changed() => changed.is_ok(),
-                }
-            };
-            let go_on = tokio::select! {
-                () = stop.cancelled() => false,
-                changed = changed => changed,
-            };
-            if !go_on {
-                break;
-            }
-        }
-        let link = self.link.borrow().clone();
-        let holdings = self.holdings.borrow().clone();
-        if let Link::Subscribed(client) = link {
-            publish_beacons(&client, &holdings, Intake::Closed).await;
-        }
-    }
-}
-
 /// Lets receipts that are on their way leave, then disconnects.
 async fn say_goodbye(client: &AsyncClient, events: &mut EventLoop) {
     if client.try_disconnect().is_err() {
@@ -303,51 +245,6 @@ async fn say_goodbye(client: &AsyncClient, events: &mut EventLoop) {
     };
     if tokio::time::timeout(GOODBYE_TIMEOUT, gone).await.is_err() {
         tracing::info!("the broker does not take the last receipts; they heal by the next resend");
-    }
-}
-
-/// Subscribes to what is owned and not yet subscribed, unsubscribes from the rest. Says whether
-/// anything was asked for. Errors mean that the connection is gone, which its own task sees.
-async fn subscribe(
-    client: &AsyncClient,
-    holdings: &Holdings,
-    subscribed: &mut BTreeSet<Shard>,
-) -> bool {
-    let owned: BTreeSet<Shard> = holdings.tokens.keys().copied().collect();
-    let filters: Vec<SubscribeFilter> = owned
-        .difference(subscribed)
-        .map(|shard| SubscribeFilter::new(up_filter(*shard), QoS::AtLeastOnce))
-        .collect();
-    for gone in subscribed.difference(&owned) {
-        client.unsubscribe(up_filter(*gone)).await.ok();
-    }
-    *subscribed = owned;
-    let asked = !filters.is_empty();
-    if asked {
-        client.subscribe_many(filters).await.ok();
-    }
-    asked
-}
-
-async fn publish_beacons(client: &AsyncClient, holdings: &Holdings, intake: Intake) {
-    let Some(centre) = holdings.centre else {
-        return;
-    };
-    for (shard, token) in &holdings.tokens {
-        let message = Beacon {
-            centre,
-            token: token.unsigned_abs(),
-            build: env!("CARGO_PKG_VERSION").to_owned(),
-            wire_min: WIRE_VERSION_MIN,
-            wire_max: WIRE_VERSION,
-            intake,
-            sent_at: EventTime::from_millis(wall_millis()),
-        };
-        let frame = Down::Beacon(message).encode();
-        client
-            .publish(beacon(*shard), QoS::AtLeastOnce, true, frame)
-            .await
-            .ok();
     }
 }
 

@@ -116,7 +116,7 @@ impl Target {
     /// what `pg_stat_activity.application_name` shows.
     ///
     /// # Errors
-    /// When there is no connection within [`CONNECT_TIMEOUT`], or the server refuses.
+    /// When there is no connection within 5 s, or the server refuses.
     pub async fn connect(
         &self,
         name: &str,

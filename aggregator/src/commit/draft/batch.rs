@@ -1,0 +1,172 @@
+//! Batches: merged whole when all of it is new and in time, otherwise decided number by number.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use proto::batch::PassageBatch;
+use proto::header::UpHeader;
+use proto::passage::Passage;
+use proto::plate::Plate;
+use proto::ranges::{Seq, SeqRange};
+use proto::window::{Bucket, fold};
+use serde_json::json;
+
+use super::super::plan::{Context, Planner, RawRows, RejectedRow};
+use super::{DAY_MS, Draft, too_many_ranges};
+use crate::intake::decode::{Passages, Refused};
+use crate::intake::rows::Rows;
+use crate::window::dedup::{Cursor, Novelty};
+use crate::window::lateness::Rejection;
+
+impl Draft<'_> {
+    /// Counts the passages at these places of a batch.
+    ///
+    /// # Errors
+    /// Why nothing of them is taken.
+    pub fn passages<'a>(
+        &mut self,
+        header: &UpHeader,
+        passages: &'a Passages,
+        places: Range<usize>,
+        context: &Context<'_>,
+        planner: &mut Planner<'a, '_>,
+    ) -> Result<(), Refused> {
+        let cursor = self.cursor(header, context, planner)?;
+        let Some(range) = part_of(passages.range, &places) else {
+            return Ok(());
+        };
+        let novelty = cursor.novelty(range);
+        if novelty == Novelty::Settled {
+            planner.tally.passages += range.count();
+            planner.tally.duplicate += range.count();
+            self.touch(header.stream, cursor);
+            return Ok(());
+        }
+        let simple = range == passages.range
+            && novelty == Novelty::New
+            && context.horizon.covers(passages.span)
+            && passages
+                .deltas
+                .iter()
+                .all(|delta| delta.stats.n <= self.room(delta.bucket));
+        let next = cursor.count(&range.into(), true).map_err(too_many_ranges)?;
+        self.recover(&cursor, range.into(), planner);
+        planner.tally.passages += range.count();
+        if simple {
+            planner.tally.counted += range.count();
+            self.add(&passages.deltas);
+            if context.raw {
+                let days = passages.deltas.iter().map(|delta| day_of(delta.bucket));
+                planner.rows.raw_days.extend(days);
+                self.raw(RawRows::Whole(&passages.rows), next.stream_key, planner);
+            }
+        } else {
+            let numbers = (range.first().get()..=range.last().get()).zip(places);
+            self.one_by_one(&cursor, &passages.batch(), numbers, context, planner);
+        }
+        self.touch(header.stream, next);
+        Ok(())
+    }
+
+    fn one_by_one(
+        &mut self,
+        cursor: &Cursor,
+        batch: &PassageBatch,
+        numbers: impl Iterator<Item = (u64, usize)>,
+        context: &Context<'_>,
+        planner: &mut Planner<'_, '_>,
+    ) {
+        let mut keep = vec![false; batch.len()];
+        let mut room: BTreeMap<Bucket, u32> = BTreeMap::new();
+        let mut rows = Rows::default();
+        for (number, place) in numbers {
+            let Ok(seq) = Seq::new(number) else { continue };
+            if cursor.stored.contains(seq) {
+                planner.tally.duplicate += 1;
+                continue;
+            }
+            let counted = cursor.counted.contains(seq);
+            let time = batch.event_time(place);
+            let bucket = Bucket::of(time);
+            let mut rejection = context.horizon.rejects(time);
+            if rejection.is_none() && !counted {
+                let left = room.entry(bucket).or_insert_with(|| self.room(bucket));
+                match left.checked_sub(1) {
+                    Some(less) => *left = less,
+                    None => rejection = Some(Rejection::WindowFull),
+                }
+            }
+            if let Some(reason) = rejection {
+                *planner.tally.rejected.entry(reason).or_default() += 1;
+                self.change.today.rejected += 1;
+                if self.change.today.rejected_kept < context.rejected_per_day_max {
+                    self.change.today.rejected_kept += 1;
+                    planner.rows.rejected.push(RejectedRow {
+                        device_key: self.state.key,
+                        stream_key: cursor.stream_key,
+                        seq: number,
+                        event_time: time,
+                        reason,
+                        counted,
+                        passage: as_json(&batch.passage(place)),
+                    });
+                }
+                continue;
+            }
+            keep[place] = !counted;
+            if counted {
+                planner.tally.stored += 1;
+            } else {
+                planner.tally.counted += 1;
+            }
+            if context.raw {
+                rows.push(batch, place, number);
+                planner.rows.raw_days.insert(day_of(bucket));
+            }
+        }
+        self.add(&fold(batch, |place| keep[place]));
+        if !rows.is_empty() {
+            self.raw(RawRows::Picked(rows), cursor.stream_key, planner);
+        }
+    }
+}
+
+/// The numbers of the passages at these places; none of no places.
+fn part_of(range: SeqRange, places: &Range<usize>) -> Option<SeqRange> {
+    let first = Seq::new(range.first().get() + places.start as u64).ok()?;
+    SeqRange::from_count(first, places.len() as u64).ok()
+}
+
+fn day_of(bucket: Bucket) -> i64 {
+    bucket.start().as_millis().div_euclid(DAY_MS)
+}
+
+/// A passage for the side table, in the units of the raw table.
+fn as_json(passage: &Passage) -> serde_json::Value {
+    let (plate, plate_hash) = match &passage.plate {
+        Plate::Absent => (None, None),
+        Plate::Text(text) => (Some(text.as_str().to_owned()), None),
+        Plate::Hash(hash) => (None, Some(format!("{:016x}", u64::from_be_bytes(*hash)))),
+    };
+    let extra: Option<serde_json::Value> = passage
+        .extra
+        .as_deref()
+        .and_then(|text| serde_json::from_str(text).ok());
+    let mut json = json!({
+        "speed_ckmh": passage.speed.map(proto::Speed::centi_kmh),
+        "lane": passage.lane.map(|lane| lane.get()),
+        "direction": passage.direction.map(proto::passage::Direction::word),
+        "vehicle_class": passage.vehicle_class.map(|class| class.get()),
+        "length_cm": passage.length.map(|length| length.get()),
+        "speed_limit_kmh": passage.speed_limit.map(|limit| limit.get()),
+        "confidence_permille": passage.confidence.map(|confidence| confidence.get()),
+        "violation": passage.violation,
+        "plate": plate,
+        "plate_hash": plate_hash,
+        "extra": extra,
+    });
+    if let Some(fields) = json.as_object_mut() {
+        fields.retain(|_, value| !value.is_null());
+    }
+    json
+}

@@ -1,0 +1,134 @@
+//! Summaries, each entry decided as a whole, and declared losses.
+
+use proto::header::UpHeader;
+use proto::loss::{Loss, LossScope};
+use proto::ranges::SeqSet;
+use proto::receipt::{RefusalClass, RefusalReason};
+use proto::summary::SummaryEntry;
+
+use super::super::plan::{Context, LossRow, Planner};
+use super::super::select::FLUSH_WINDOWS_MAX;
+use super::{Draft, too_many_ranges};
+use crate::intake::decode::{Refused, refused};
+use crate::window::dedup::Cursor;
+
+impl Draft<'_> {
+    /// Counts the entries of a summary.
+    ///
+    /// # Errors
+    /// Why some entry was not taken; the others are counted.
+    pub fn summary(
+        &mut self,
+        header: &UpHeader,
+        entries: &[SummaryEntry],
+        context: &Context<'_>,
+        planner: &mut Planner<'_, '_>,
+    ) -> Result<(), Refused> {
+        let mut cursor = self.cursor(header, context, planner)?;
+        let mut problem = None;
+        for entry in entries {
+            if entry.seqs.is_subset(&cursor.counted) {
+                continue;
+            }
+            match self.summary_entry(&cursor, entry, context, planner) {
+                Ok(next) => cursor = next,
+                Err(refused) => problem = Some(refused),
+            }
+        }
+        self.touch(header.stream, cursor);
+        problem.map_or(Ok(()), Err)
+    }
+
+    fn summary_entry(
+        &mut self,
+        cursor: &Cursor,
+        entry: &SummaryEntry,
+        context: &Context<'_>,
+        planner: &mut Planner<'_, '_>,
+    ) -> Result<Cursor, Refused> {
+        let reshape = |reason, detail: &str| Err(refused(RefusalClass::Reshape, reason, detail));
+        if !entry.seqs.is_disjoint(&cursor.counted) {
+            return reshape(
+                RefusalReason::Overlap,
+                "some of the passages are counted already",
+            );
+        }
+        let windows = entry.deltas.len();
+        if windows > FLUSH_WINDOWS_MAX {
+            let detail =
+                format!("entry touches {windows} windows, the limit is {FLUSH_WINDOWS_MAX}");
+            return reshape(RefusalReason::Cap, &detail);
+        }
+        if !entry
+            .deltas
+            .iter()
+            .all(|delta| context.horizon.takes_summary(delta.bucket))
+        {
+            return reshape(
+                RefusalReason::Horizon,
+                "a window is outside what summaries may change",
+            );
+        }
+        if entry
+            .deltas
+            .iter()
+            .any(|delta| delta.stats.n > self.room(delta.bucket))
+        {
+            return reshape(
+                RefusalReason::Cap,
+                "a window would hold more passages than it may",
+            );
+        }
+        let next = cursor
+            .count(&entry.seqs, !context.raw)
+            .map_err(too_many_ranges)?;
+        self.recover(cursor, entry.seqs.clone(), planner);
+        planner.tally.summarised += entry.seqs.count();
+        self.add(&entry.deltas);
+        Ok(next)
+    }
+
+    /// Books losses: of each range what is not counted.
+    ///
+    /// # Errors
+    /// When the cursor cannot take them.
+    pub fn losses(
+        &mut self,
+        header: &UpHeader,
+        losses: &[Loss],
+        context: &Context<'_>,
+        planner: &mut Planner<'_, '_>,
+    ) -> Result<(), Refused> {
+        let mut cursor = self.cursor(header, context, planner)?;
+        for loss in losses {
+            let range = SeqSet::from(loss.range);
+            let (news, next) = match loss.scope {
+                LossScope::All => {
+                    let news = range.difference(&cursor.counted).difference(&cursor.lost);
+                    let next = cursor.lose(&news);
+                    (news, next)
+                }
+                // The raw passages will never come: settled, so that the unit may let go of them.
+                LossScope::RawOnly => {
+                    let news = range
+                        .intersection(&cursor.counted)
+                        .difference(&cursor.stored);
+                    let next = cursor.store(&news);
+                    (news, next)
+                }
+            };
+            cursor = next.map_err(too_many_ranges)?;
+            planner.tally.lost += news.count();
+            let (device_key, stream_key) = (self.state.key, cursor.stream_key);
+            let rows = news.ranges().iter();
+            planner.rows.losses.extend(rows.map(|range| LossRow {
+                device_key,
+                stream_key,
+                loss: *loss,
+                range: *range,
+            }));
+        }
+        self.touch(header.stream, cursor);
+        Ok(())
+    }
+}

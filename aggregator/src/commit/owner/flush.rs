@@ -1,0 +1,338 @@
+//! One flush: load, select, plan, commit, answer; and what to do when a part of it fails.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use proto::device::{DeviceId, StreamId};
+use proto::frame::Down;
+use proto::receipt::{Receipt, RefusalClass, RefusalReason};
+use service::clock::{monotonic, wall_millis};
+
+use super::super::load::{self, LoadError};
+use super::super::plan::{Context, Plan, plan, refusal};
+use super::super::select::{LeftOver, select};
+use super::super::surge::Surge;
+use super::super::verdict::{Next, next};
+use super::super::writer::WriteError;
+use super::{Ended, Hand, Owner, Session};
+use crate::intake::admit::Dropped;
+use crate::intake::decode::{Message, refused};
+use crate::window::lateness::Horizon;
+use crate::window::rollup::{Length, WindowId};
+use crate::window::state::Memory;
+
+/// A day in ms.
+const DAY_MS: i64 = 86_400_000;
+
+/// Attempts at a flush that was rolled back for a passing reason, before the connection is suspected.
+const AGAIN_MAX: u32 = 8;
+
+/// Why a part of a flush failed.
+enum Failure {
+    Next(Next, String),
+    Fenced(String),
+}
+
+impl Owner {
+    /// Commits the pending messages, in one transaction unless some value cannot be stored. What
+    /// waits for the next flush is pending afterwards; after a failure, all that was not committed.
+    pub(super) async fn flush(
+        &mut self,
+        session: &mut Session,
+        hand: &mut Hand,
+    ) -> Result<(), Ended> {
+        let mut parts = vec![std::mem::take(&mut hand.pending)];
+        let mut left_over = Vec::new();
+        let mut attempts = 0;
+        while let Some(messages) = parts.pop() {
+            let failure = match self.part(session, &mut hand.surge, &messages).await {
+                Ok(waiting) => {
+                    left_over.extend(picked(messages, &waiting));
+                    continue;
+                }
+                Err(failure) => failure,
+            };
+            let ended = match failure {
+                Failure::Next(Next::Bisect, reason) => {
+                    self.metrics.flushed("bisected");
+                    self.bisect(session, messages, &reason, &mut parts);
+                    continue;
+                }
+                Failure::Next(Next::Again, reason) if attempts < AGAIN_MAX => {
+                    attempts += 1;
+                    tracing::info!(reason, attempts, "flush rolled back; trying again");
+                    self.metrics.flushed("again");
+                    parts.push(messages);
+                    continue;
+                }
+                Failure::Next(Next::Close, reason) => Ended::Closed(reason),
+                Failure::Next(_, reason) => Ended::Unknown(reason),
+                Failure::Fenced(reason) => Ended::Fenced(reason),
+            };
+            hand.pending = messages;
+            hand.pending.extend(parts.into_iter().rev().flatten());
+            hand.pending.extend(left_over);
+            return Err(ended);
+        }
+        hand.pending = left_over;
+        session.memory.shrink_to(self.limits.windows_cached_max);
+        self.metrics
+            .devices
+            .set(gauge(session.memory.device_count()));
+        self.metrics
+            .windows_cached
+            .set(gauge(session.memory.window_count()));
+        Ok(())
+    }
+
+    /// Splits messages of which some value cannot be stored: by device, then by message. The one that
+    /// is left alone is refused for ever.
+    fn bisect(
+        &self,
+        session: &Session,
+        mut messages: Vec<Message>,
+        reason: &str,
+        parts: &mut Vec<Vec<Message>>,
+    ) {
+        if messages.len() == 1 {
+            for message in &messages {
+                let sender = &message.sender().device;
+                let range = message.header.range();
+                tracing::error!(device = %sender, stream = %message.header.stream, ?range, reason,
+                    "a message cannot be stored; it is refused");
+                let refused = refused(RefusalClass::Never, RefusalReason::Unstorable, reason);
+                let (stream, centre) = (message.header.stream, session.centre);
+                let refusal = refusal(centre, stream, range, refused, None);
+                self.metrics.refused(refusal.reason.word());
+                self.downlink.send(sender, &Down::Refusal(refusal));
+            }
+            return;
+        }
+        let devices: BTreeSet<&DeviceId> = messages
+            .iter()
+            .map(|message| &message.sender().device)
+            .collect();
+        let second = if devices.len() > 1 {
+            let half: HashSet<DeviceId> = devices
+                .iter()
+                .take(devices.len() / 2)
+                .map(|device| (*device).clone())
+                .collect();
+            let (first, second): (Vec<_>, Vec<_>) = messages
+                .into_iter()
+                .partition(|message| half.contains(&message.sender().device));
+            messages = first;
+            second
+        } else {
+            messages.split_off(messages.len() / 2)
+        };
+        // The last is taken first: the order of a device's messages is kept.
+        parts.push(second);
+        parts.push(messages);
+    }
+
+    /// One transaction. Says what waits for the next.
+    async fn part(
+        &self,
+        session: &mut Session,
+        surge: &mut Surge,
+        messages: &[Message],
+    ) -> Result<Vec<LeftOver>, Failure> {
+        let begun = monotonic();
+        let now_ms = wall_millis();
+        let owned: Vec<usize> = (0..messages.len())
+            .filter(|place| {
+                session
+                    .holdings
+                    .tokens
+                    .contains_key(&messages[*place].sender().shard)
+            })
+            .collect();
+        (owned.len()..messages.len()).for_each(|_| self.metrics.dropped(Dropped::Shard));
+        let today = now_ms.div_euclid(DAY_MS);
+        let devices = unknown_devices(&session.memory, messages, &owned);
+        load::devices(
+            session.writer.client(),
+            &mut session.memory,
+            &devices,
+            today,
+        )
+        .await?;
+        let streams = unknown_streams(&session.memory, messages, &owned);
+        load::cursors(session.writer.client(), &mut session.memory, &streams).await?;
+        let horizon = Horizon::at(now_ms, self.windows.horizon_ms(), self.windows.ahead_ms());
+        let selection = select(&session.memory, messages, &owned, &horizon);
+        load::windows(
+            session.writer.client(),
+            &mut session.memory,
+            &selection.windows,
+        )
+        .await?;
+        let new = new_streams(&session.memory, messages, &owned);
+        if session.stream_keys.len() < new {
+            let more = new - session.stream_keys.len();
+            session
+                .stream_keys
+                .extend(load::stream_keys(session.writer.client(), more).await?);
+        }
+        let context = Context {
+            now_ms,
+            horizon,
+            raw: self.raw,
+            rejected_per_day_max: i64::from(self.limits.rejected_per_day_max),
+            stream_keys: &session.stream_keys,
+            centre: session.centre,
+        };
+        let plan = plan(&session.memory, messages, &selection.parts, &context);
+        session
+            .writer
+            .commit(&plan, &session.holdings.tokens)
+            .await?;
+        self.metrics
+            .flush_seconds
+            .observe(begun.elapsed().as_secs_f64());
+        let used = plan.stream_keys_used;
+        self.answer(session, surge, plan);
+        session.stream_keys.drain(..used);
+        Ok(selection.left_over)
+    }
+
+    /// After the COMMIT: install, count, send receipts and refusals.
+    fn answer(&self, session: &mut Session, surge: &mut Surge, plan: Plan<'_>) {
+        let now_ms = wall_millis();
+        self.metrics.flushed("committed");
+        self.metrics.committed(&plan.tally, now_ms);
+        for length in Length::ALL {
+            let of_length = |id: &&WindowId| id.length == length;
+            let windows = plan
+                .changes
+                .values()
+                .map(|change| change.windows.keys().filter(of_length).count());
+            self.metrics.wrote_windows(length.word(), windows.sum());
+        }
+        for (device, change) in &plan.changes {
+            if change.clone_alarm {
+                self.metrics.clone_alarms.inc();
+                tracing::error!(%device, "two streams advance by turns: the identity is cloned; \
+                    nothing of it turns final for a day");
+            }
+        }
+        session.memory.install(plan.changes);
+        self.metrics.receipted(plan.receipts.len());
+        for (device, streams) in plan.receipts {
+            let receipt = Receipt {
+                centre: session.centre,
+                streams,
+            };
+            self.downlink.send(&device, &Down::Receipt(receipt));
+        }
+        for (device, mut refusal) in plan.refusals {
+            if refusal.class == RefusalClass::Never {
+                tracing::warn!(%device, stream = %refusal.stream, range = ?refusal.range,
+                    detail = refusal.detail, "refused for ever");
+                if surge.never(&device, session.memory.device_count(), now_ms) {
+                    tracing::error!(
+                        "many devices had something refused for ever within minutes: \
+                        intake closes, for this is more likely a fault of this build than of them"
+                    );
+                }
+                if surge.is_blown() {
+                    refusal.class = RefusalClass::Later;
+                }
+            }
+            self.metrics.refused(refusal.reason.word());
+            self.downlink.send(&device, &Down::Refusal(refusal));
+        }
+    }
+}
+
+fn unknown_devices(memory: &Memory, messages: &[Message], owned: &[usize]) -> Vec<DeviceId> {
+    let unknown: HashSet<&DeviceId> = owned
+        .iter()
+        .map(|place| &messages[*place].sender().device)
+        .filter(|device| memory.device(device).is_none())
+        .collect();
+    unknown.into_iter().cloned().collect()
+}
+
+fn unknown_streams(
+    memory: &Memory,
+    messages: &[Message],
+    owned: &[usize],
+) -> Vec<(DeviceId, StreamId)> {
+    let unknown: HashSet<(&DeviceId, StreamId)> = owned
+        .iter()
+        .filter_map(|place| {
+            let message = &messages[*place];
+            let (device, stream) = (&message.sender().device, message.stream()?);
+            let known = memory.device(device)?.cursors.contains_key(&stream);
+            (!known).then_some((device, stream))
+        })
+        .collect();
+    unknown
+        .into_iter()
+        .map(|(device, stream)| (device.clone(), stream))
+        .collect()
+}
+
+/// How many streams have no key yet.
+fn new_streams(memory: &Memory, messages: &[Message], owned: &[usize]) -> usize {
+    let mut new: HashMap<(&DeviceId, StreamId), ()> = HashMap::new();
+    for place in owned {
+        let message = &messages[*place];
+        let device = &message.sender().device;
+        let Some(stream) = message.stream() else {
+            continue;
+        };
+        let cursor = memory
+            .device(device)
+            .and_then(|state| state.cursors.get(&stream));
+        if cursor.is_none_or(|cursor| cursor.stream_key == 0) {
+            new.insert((device, stream), ());
+        }
+    }
+    new.len()
+}
+
+/// The messages that wait, with what is decided of them.
+fn picked(messages: Vec<Message>, waiting: &[LeftOver]) -> impl Iterator<Item = Message> {
+    let decided: HashMap<usize, usize> = waiting
+        .iter()
+        .map(|one| (one.message, one.decided))
+        .collect();
+    messages
+        .into_iter()
+        .enumerate()
+        .filter_map(move |(place, mut message)| {
+            message.decided = *decided.get(&place)?;
+            Some(message)
+        })
+}
+
+fn gauge(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+impl From<LoadError> for Failure {
+    fn from(error: LoadError) -> Self {
+        let verdict = match &error {
+            // Nothing was being committed: what Bisect would find is not in the messages.
+            LoadError::Database(cause) => match next(cause.code()) {
+                Next::Bisect => Next::Close,
+                other => other,
+            },
+            LoadError::Foreign { .. } => Next::Close,
+        };
+        Self::Next(verdict, error.to_string())
+    }
+}
+
+impl From<WriteError> for Failure {
+    fn from(error: WriteError) -> Self {
+        let reason = error.to_string();
+        match &error {
+            WriteError::Database(cause) => Self::Next(next(cause.code()), reason),
+            WriteError::Timeout => Self::Next(Next::Reconnect, reason),
+            WriteError::Fenced { .. } | WriteError::Rows { .. } => Self::Fenced(reason),
+        }
+    }
+}

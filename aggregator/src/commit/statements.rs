@@ -1,0 +1,179 @@
+//! The statements of a flush.
+//!
+//! Windows, cursors and the state of units are written as absolute values, never as sums made by SQL:
+//! adding arrays in the database costs ten times as much. Each carries its revision, and changes a row
+//! only if that has the revision before.
+
+use std::collections::BTreeMap;
+
+use tokio_postgres::{Client, Statement};
+
+use crate::intake::rows::COPY_STATEMENT;
+use crate::window::rollup::Length;
+
+/// Whoever raises a token waits until the flush that has read it is over.
+const LOCK_TOKENS: &str =
+    "SELECT shard, token FROM shard_token WHERE shard = ANY($1::int2[]) ORDER BY shard FOR SHARE";
+
+const UPSERT_WINDOWS: &str = "
+    INSERT INTO TABLE AS w (
+        device_key, bucket, n, n_speed, n_moving, violations,
+        sum_ckmh, sumsq_ckmh2, pace_sum_ms_per_km, min_ckmh, max_ckmh,
+        p15_ckmh, p50_ckmh, p85_ckmh, p95_ckmh, hist_lo,
+        hist, class_n, lane_n, lane_n_speed, lane_sum_ckmh, rev, revised)
+    SELECT
+        u.device_key, u.bucket, u.n, u.n_speed, u.n_moving, u.violations,
+        u.sum_ckmh, u.sumsq_ckmh2, u.pace_sum_ms_per_km, u.min_ckmh, u.max_ckmh,
+        u.p15, u.p50, u.p85, u.p95, u.hist_lo,
+        ($1::int4[])[u.at : u.class_at - 1],
+        ($1::int4[])[u.class_at : u.lane_at - 1],
+        ($1::int4[])[u.lane_at : u.lane_speed_at - 1],
+        ($1::int4[])[u.lane_speed_at : u.until - 1],
+        ($2::int8[])[u.sums_at : u.sums_until - 1],
+        u.rev, u.revised
+    FROM unnest(
+        $3::int4[], $4::timestamptz[], $5::int4[], $6::int4[], $7::int4[], $8::int4[],
+        $9::int8[], $10::int8[], $11::int8[], $12::int4[], $13::int4[],
+        $14::int4[], $15::int4[], $16::int4[], $17::int4[], $18::int2[],
+        $19::int4[], $20::int4[], $21::int4[], $22::int4[], $23::int4[],
+        $24::int4[], $25::int4[], $26::int4[], $27::boolean[]
+    ) AS u (
+        device_key, bucket, n, n_speed, n_moving, violations,
+        sum_ckmh, sumsq_ckmh2, pace_sum_ms_per_km, min_ckmh, max_ckmh,
+        p15, p50, p85, p95, hist_lo,
+        at, class_at, lane_at, lane_speed_at, until,
+        sums_at, sums_until, rev, revised)
+    ON CONFLICT (device_key, bucket) DO UPDATE SET
+        n = excluded.n, n_speed = excluded.n_speed, n_moving = excluded.n_moving,
+        violations = excluded.violations, sum_ckmh = excluded.sum_ckmh,
+        sumsq_ckmh2 = excluded.sumsq_ckmh2, pace_sum_ms_per_km = excluded.pace_sum_ms_per_km,
+        min_ckmh = excluded.min_ckmh, max_ckmh = excluded.max_ckmh,
+        p15_ckmh = excluded.p15_ckmh, p50_ckmh = excluded.p50_ckmh,
+        p85_ckmh = excluded.p85_ckmh, p95_ckmh = excluded.p95_ckmh,
+        hist_lo = excluded.hist_lo, hist = excluded.hist, class_n = excluded.class_n,
+        lane_n = excluded.lane_n, lane_n_speed = excluded.lane_n_speed,
+        lane_sum_ckmh = excluded.lane_sum_ckmh, rev = excluded.rev,
+        revised = excluded.revised, updated_at = now()
+    WHERE w.rev = excluded.rev - 1";
+
+const INSERT_CURSORS: &str = "
+    INSERT INTO stream_cursor
+        (device_key, stream, stream_key, counted, stored, lost, accepted_to, settled, rev)
+    SELECT u.device_key, u.stream::uuid, u.stream_key, u.counted::int8multirange,
+        u.stored::int8multirange, u.lost::int8multirange, u.accepted_to, u.settled, u.rev
+    FROM unnest($1::int4[], $2::text[], $3::int4[], $4::text[], $5::text[], $6::text[],
+        $7::int8[], $8::boolean[], $9::int4[])
+        AS u (device_key, stream, stream_key, counted, stored, lost, accepted_to, settled, rev)
+    ON CONFLICT DO NOTHING";
+
+const UPDATE_CURSORS: &str = "
+    UPDATE stream_cursor c SET
+        counted = u.counted::int8multirange, stored = u.stored::int8multirange,
+        lost = u.lost::int8multirange, accepted_to = u.accepted_to, settled = u.settled,
+        rev = u.rev, updated_at = now()
+    FROM unnest($1::int4[], $2::text[], $3::int4[], $4::text[], $5::text[], $6::text[],
+        $7::int8[], $8::boolean[], $9::int4[])
+        AS u (device_key, stream, stream_key, counted, stored, lost, accepted_to, settled, rev)
+    WHERE c.stream_key = u.stream_key AND c.rev = u.rev - 1";
+
+const UPSERT_FINALITY: &str = "
+    INSERT INTO device_status AS s
+        (device_key, final_to, frontier, frontier_run, frontier_counter, cloned_at)
+    SELECT * FROM unnest($1::int4[], $2::timestamptz[], $3::timestamptz[], $4::int8[], $5::int8[],
+        $6::timestamptz[])
+    ON CONFLICT (device_key) DO UPDATE SET
+        final_to = greatest(s.final_to, excluded.final_to), frontier = excluded.frontier,
+        frontier_run = excluded.frontier_run, frontier_counter = excluded.frontier_counter,
+        cloned_at = excluded.cloned_at";
+
+const UPSERT_HEARTBEATS: &str = "
+    INSERT INTO device_status AS s (
+        device_key, heartbeat_at, sent_at, backlog_passages, backlog_bytes, backlog_oldest,
+        camera_last_post, clock_offset_ms, agent_version, disk_used_bytes, disk_quota_bytes,
+        disk_free_bytes)
+    SELECT u.device_key, now(), u.sent_at, u.passages, u.bytes, u.oldest, u.camera, u.clock,
+        u.version, u.used, u.quota, u.free
+    FROM unnest($1::int4[], $2::timestamptz[], $3::int8[], $4::int8[], $5::timestamptz[],
+        $6::timestamptz[], $7::int8[], $8::text[], $9::int8[], $10::int8[], $11::int8[])
+        AS u (device_key, sent_at, passages, bytes, oldest, camera, clock, version, used, quota, free)
+    ON CONFLICT (device_key) DO UPDATE SET
+        heartbeat_at = excluded.heartbeat_at, sent_at = excluded.sent_at,
+        backlog_passages = excluded.backlog_passages, backlog_bytes = excluded.backlog_bytes,
+        backlog_oldest = excluded.backlog_oldest, camera_last_post = excluded.camera_last_post,
+        clock_offset_ms = excluded.clock_offset_ms, agent_version = excluded.agent_version,
+        disk_used_bytes = excluded.disk_used_bytes, disk_quota_bytes = excluded.disk_quota_bytes,
+        disk_free_bytes = excluded.disk_free_bytes";
+
+const INSERT_REJECTED: &str = "
+    INSERT INTO rejected_passage
+        (device_key, stream_key, seq, event_time, reason, counted, passage)
+    SELECT u.device_key, u.stream_key, u.seq, u.event_time, u.reason, u.counted, u.passage::jsonb
+    FROM unnest($1::int4[], $2::int4[], $3::int8[], $4::timestamptz[], $5::text[], $6::boolean[],
+        $7::text[])
+        AS u (device_key, stream_key, seq, event_time, reason, counted, passage)";
+
+const UPSERT_REJECTED_DAYS: &str = "
+    INSERT INTO rejected_day (device_key, day, passages, kept)
+    SELECT u.device_key, 'epoch'::date + u.day, u.passages, u.kept
+    FROM unnest($1::int4[], $2::int4[], $3::int8[], $4::int8[])
+        AS u (device_key, day, passages, kept)
+    ON CONFLICT (device_key, day) DO UPDATE SET
+        passages = excluded.passages, kept = excluded.kept";
+
+const INSERT_LOSSES: &str = "
+    INSERT INTO loss_ledger
+        (device_key, stream_key, first_seq, last_seq, scope, reason, event_min, event_max)
+    SELECT * FROM unnest($1::int4[], $2::int4[], $3::int8[], $4::int8[], $5::text[], $6::text[],
+        $7::timestamptz[], $8::timestamptz[])";
+
+/// One entry at most holds any lost number, so each recovered range is found in one or, where it
+/// spans several, in neighbouring entries.
+const UPDATE_RECOVERED: &str = "
+    UPDATE loss_ledger l SET recovered = l.recovered + u.numbers
+    FROM (
+        SELECT l.stream_key, l.first_seq,
+            sum(least(l.last_seq, r.last_seq) - greatest(l.first_seq, r.first_seq) + 1)::int8 AS numbers
+        FROM unnest($1::int4[], $2::int8[], $3::int8[]) AS r (stream_key, first_seq, last_seq)
+        JOIN loss_ledger l ON l.stream_key = r.stream_key AND l.scope = 'all'
+            AND l.first_seq <= r.last_seq AND l.last_seq >= r.first_seq
+        GROUP BY l.stream_key, l.first_seq
+    ) AS u
+    WHERE l.stream_key = u.stream_key AND l.first_seq = u.first_seq AND l.scope = 'all'";
+
+/// The prepared statements of a flush.
+pub(super) struct Statements {
+    pub(super) copy: Statement,
+    pub(super) tokens: Statement,
+    pub(super) windows: BTreeMap<Length, Statement>,
+    pub(super) new_cursors: Statement,
+    pub(super) cursors: Statement,
+    pub(super) finality: Statement,
+    pub(super) heartbeats: Statement,
+    pub(super) rejected: Statement,
+    pub(super) rejected_days: Statement,
+    pub(super) losses: Statement,
+    pub(super) recovered: Statement,
+}
+
+impl Statements {
+    pub(super) async fn prepare(client: &Client) -> Result<Self, tokio_postgres::Error> {
+        let mut windows = BTreeMap::new();
+        for length in Length::ALL {
+            let upsert = UPSERT_WINDOWS.replace("TABLE", length.table());
+            windows.insert(length, client.prepare(&upsert).await?);
+        }
+        Ok(Self {
+            copy: client.prepare(COPY_STATEMENT).await?,
+            tokens: client.prepare(LOCK_TOKENS).await?,
+            windows,
+            new_cursors: client.prepare(INSERT_CURSORS).await?,
+            cursors: client.prepare(UPDATE_CURSORS).await?,
+            finality: client.prepare(UPSERT_FINALITY).await?,
+            heartbeats: client.prepare(UPSERT_HEARTBEATS).await?,
+            rejected: client.prepare(INSERT_REJECTED).await?,
+            rejected_days: client.prepare(UPSERT_REJECTED_DAYS).await?,
+            losses: client.prepare(INSERT_LOSSES).await?,
+            recovered: client.prepare(UPDATE_RECOVERED).await?,
+        })
+    }
+}
