@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Watching: a live summary until Ctrl-C, with commands to try. `--check`: so many seconds of the
-//! same with [`outage`]s in the middle, then everything drains and every window and every raw row
+//! same with outages in the middle, then everything drains and every window and every raw row
 //! of the database is compared with what was posted.
 //!
 //! Invariant: what the summary and the verdict call accepted was accepted by an agent or a simulated

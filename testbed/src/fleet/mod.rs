@@ -2,7 +2,7 @@
 //!
 //! In the place of `edge-agent` on a passage's path, for what a fleet of real agents would cost too
 //! much to show: load, scale, long runs. The way through this module: [`traffic`] (vehicles) →
-//! [`unit`] (batches, window, receipts) → [`mqtt`] (packets) → `link` (socket). What is left out is
+//! [`mod@unit`] (batches, window, receipts) → [`mqtt`] (packets) → `link` (socket). What is left out is
 //! the disk: a simulated unit forgets everything with its process.
 //!
 //! Whoever must recompute windows hands in a [`Recorder`]: it sees every passage before any frame

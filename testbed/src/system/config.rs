@@ -28,7 +28,7 @@ pub(super) const RAW_DAYS_BEYOND: i64 = 30;
 /// What the whole system is asked to do differently from the defaults.
 #[derive(Debug, Clone)]
 pub struct Tuning {
-    /// How old a passage may be, in days; raw passages are kept [`RAW_DAYS_BEYOND`] longer.
+    /// How old a passage may be, in days; raw passages are kept some days longer.
     pub horizon_days: u32,
     /// From one flush to the next.
     pub flush_interval_ms: u32,
