@@ -19,7 +19,8 @@ pub(crate) const NONE_U8: u8 = u8::MAX;
 /// Stands for a missing value in a column of 16-bit numbers.
 pub(crate) const NONE_U16: u16 = u16::MAX;
 
-/// Passages in columns, at most [`BATCH_PASSAGES_MAX`](crate::limits::BATCH_PASSAGES_MAX) of them where they come from the wire.
+/// Passages in columns, at most [`BATCH_PASSAGES_MAX`](crate::limits::BATCH_PASSAGES_MAX) of them
+/// where they come from the wire.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PassageBatch {
     pub(crate) event_ms: Vec<i64>,
