@@ -211,6 +211,12 @@ pub struct ApiConfig {
     /// Windows in one answer, 1 to 100,000; a question for more is refused (422). 10,000 windows of
     /// 5 minutes are 34 days and about 2.5 MB.
     pub windows_max: u32,
+    /// Units in one question, 1 to 10,000; a question for more is refused (422).
+    pub units_max: u32,
+    /// Windows times units in one question, 1 to 1,000,000; a question for more is refused (422).
+    /// 100,000 are a day of 347 units in windows of 5 minutes, which the database reads in about a
+    /// second.
+    pub unit_windows_max: u32,
     /// Web origins (`https://dash.example`) whose pages may read the API in a browser; `*` for all.
     /// Empty: none but the API's own.
     pub allow_origins: Vec<String>,
@@ -222,6 +228,8 @@ impl Default for ApiConfig {
             listen: SocketAddr::from(([127, 0, 0, 1], 8_080)),
             connections_max: 512,
             windows_max: 10_000,
+            units_max: 1_000,
+            unit_windows_max: 100_000,
             allow_origins: Vec::new(),
         }
     }

@@ -1,22 +1,24 @@
-//! ● What the API says, and how it follows from what the database holds.
+//! ● What the API says of one unit's speeds, and how it follows from what the database holds.
 //!
 //! Invariant: a range has an entry for every window that could have counted something: each window
 //! with a row, and each window without that began after the centre first heard of the unit and
 //! before now. Zero vehicles in a final window is a fact; before the first sign of the unit there is
 //! no fact, and no entry.
 
+pub mod group;
+pub mod reason;
+pub mod unit;
+
+use std::ops::Range;
+
 use proto::passage::Speed;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use self::reason::{Reason, ReasonKind, ReasonKinds, Reasons};
 use super::range::TimeRange;
 use super::utc::Utc;
-use crate::store::reader::{DeviceRow, Interval, SpeedRows, Sums, WindowRow};
-
-/// A unit is silent when it has not been heard of for this long, several heartbeats.
-const SILENT_AFTER_MS: i64 = 5 * 60_000;
-/// How long a name stays marked after two units spoke under it.
-const CLONED_FOR_MS: i64 = 24 * 3_600_000;
+use crate::store::reader::{Interval, SpeedRows, Sums, WindowRow};
 
 /// How settled a statistic is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
@@ -28,6 +30,16 @@ pub enum State {
     Revised,
     /// Passages may still be on their way.
     Partial,
+}
+
+impl State {
+    fn of(revised: bool, settled: bool) -> Self {
+        match (revised, settled) {
+            (true, _) => Self::Revised,
+            (false, true) => Self::Final,
+            (false, false) => Self::Partial,
+        }
+    }
 }
 
 /// Speed over a range of time: the whole, and each window.
@@ -62,6 +74,16 @@ pub struct SpeedAnswer {
     /// `partial` when any window is, or when the range reaches beyond what the unit has settled;
     /// else `revised` when any window is; else `final`.
     pub state: State,
+    /// False when passages of this time are known to be lost. That holds no window back.
+    pub complete: bool,
+    /// How many times the windows were written; it rises when any of them changes.
+    #[schema(example = 9)]
+    pub revision: i64,
+    /// Windows that end by then are final; null before the unit has said so of any.
+    #[schema(value_type = Option<String>, format = DateTime, example = "2025-04-05T10:05:00Z")]
+    pub final_to: Option<Utc>,
+    /// Why windows are partial; each kind once.
+    pub reasons: Vec<Reason>,
     /// One entry for each window that starts in the range, by time. Left out: windows without
     /// vehicles that began before the centre first heard of the unit, and those yet to begin.
     pub windows: Vec<SpeedWindow>,
@@ -105,6 +127,12 @@ pub struct SpeedWindow {
     pub violations: u64,
     /// How settled it is.
     pub state: State,
+    /// For a partial window, the kinds of the reasons why it is.
+    #[serde(skip_serializing_if = "ReasonKinds::is_empty")]
+    #[schema(value_type = Vec<ReasonKind>, required = false)]
+    pub reasons: ReasonKinds,
+    /// False when passages of this time are known to be lost.
+    pub complete: bool,
     /// How many times it was written; 0 for a window without vehicles.
     #[schema(example = 4)]
     pub revision: i32,
@@ -116,33 +144,36 @@ impl SpeedAnswer {
     pub fn new(kvfv_id: &str, range: &TimeRange, rows: &SpeedRows, now: Utc) -> Self {
         let interval = range.interval();
         let covered = range.covered_ms();
-        let settled_to = rows.final_to_ms.unwrap_or(i64::MIN);
-        let known_from = interval.floor(rows.first_seen_ms);
+        let now_ms = now.as_millis();
+        let reasons = Reasons::of(&rows.standing, now_ms);
+        let known_from = interval.floor(rows.standing.first_seen_ms);
         let mut known = rows.windows.iter().peekable();
         let step = usize::try_from(interval.length_ms()).unwrap_or(usize::MAX);
         let windows: Vec<SpeedWindow> = covered
             .clone()
             .step_by(step)
             .filter_map(|start| {
-                let settled = start + interval.length_ms() <= settled_to;
+                let time = start..start + interval.length_ms();
+                let (why, complete) = (reasons.of_window(&time), !rows.losses.touch(&time));
                 match known.next_if(|row| row.start_ms == start) {
-                    Some(row) => Some(SpeedWindow::new(interval, row, settled)),
-                    None if known_from <= start && start < now.as_millis() => {
-                        Some(SpeedWindow::without_vehicles(interval, start, settled))
+                    Some(row) => Some(SpeedWindow::new(time, row, why, complete)),
+                    None if known_from <= start && start < now_ms => {
+                        Some(SpeedWindow::without_vehicles(time, why, complete))
                     }
                     None => None,
                 }
             })
             .collect();
-        let whole = if covered.end <= settled_to {
-            State::Final
-        } else {
-            State::Partial
-        };
+        // A range may reach beyond its last window.
+        let beyond = reasons.of_window(&(covered.end - interval.length_ms()..covered.end));
+        let why = windows
+            .iter()
+            .map(|window| window.reasons)
+            .fold(beyond, ReasonKinds::and);
         let state = windows
             .iter()
             .map(|window| window.state)
-            .fold(whole, State::max);
+            .fold(State::of(false, beyond.is_empty()), State::max);
         let totals = &rows.totals;
         Self {
             kvfv_id: kvfv_id.to_owned(),
@@ -155,18 +186,21 @@ impl SpeedAnswer {
             p50: totals.percentile_kmh(50),
             p85: totals.percentile_kmh(85),
             state,
+            complete: !rows.losses.touch(&covered),
+            revision: windows
+                .iter()
+                .map(|window| i64::from(window.revision))
+                .sum(),
+            final_to: rows.standing.final_to_ms.map(Utc::from_millis),
+            reasons: reasons.list(why),
             windows,
         }
     }
 }
 
 impl SpeedWindow {
-    fn new(interval: Interval, row: &WindowRow, settled: bool) -> Self {
-        let state = match (row.revised, settled) {
-            (true, _) => State::Revised,
-            (false, true) => State::Final,
-            (false, false) => State::Partial,
-        };
+    fn new(time_ms: Range<i64>, row: &WindowRow, why: ReasonKinds, complete: bool) -> Self {
+        let state = State::of(row.revised, why.is_empty());
         let Sums {
             n,
             violations,
@@ -174,8 +208,8 @@ impl SpeedWindow {
             ..
         } = row.sums;
         Self {
-            start: Utc::from_millis(row.start_ms),
-            end: Utc::from_millis(row.start_ms + interval.length_ms()),
+            start: Utc::from_millis(time_ms.start),
+            end: Utc::from_millis(time_ms.end),
             avg_speed: row.sums.time_mean_kmh(),
             space_mean_speed: row.sums.space_mean_kmh(),
             vehicles: n,
@@ -186,161 +220,32 @@ impl SpeedWindow {
             std_dev: row.sums.standard_deviation_kmh(),
             violations,
             state,
+            reasons: match state {
+                State::Partial => why,
+                State::Final | State::Revised => ReasonKinds::default(),
+            },
+            complete,
             revision: row.revision,
         }
     }
 
-    fn without_vehicles(interval: Interval, start_ms: i64, settled: bool) -> Self {
+    fn without_vehicles(time_ms: Range<i64>, why: ReasonKinds, complete: bool) -> Self {
         let row = WindowRow {
-            start_ms,
+            start_ms: time_ms.start,
             sums: Sums::default(),
             p50: None,
             p85: None,
             revised: false,
             revision: 0,
         };
-        Self::new(interval, &row, settled)
+        Self::new(time_ms, &row, why, complete)
     }
-}
-
-/// Whether a unit is heard of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum UnitState {
-    /// A heartbeat arrived within the last 5 minutes.
-    Online,
-    /// The last heartbeat is older.
-    Silent,
-    /// It has delivered, but never sent a heartbeat.
-    Unheard,
-    /// Two units speak under its name: nothing turns final until an operator has looked.
-    Cloned,
-}
-
-/// What a unit holds that has no receipt yet, as of its last heartbeat.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-pub struct Backlog {
-    /// Passages.
-    #[schema(example = 12)]
-    pub passages: i64,
-    /// Logical bytes.
-    #[schema(example = 480)]
-    pub bytes: Option<i64>,
-    /// The oldest event time among them.
-    #[schema(value_type = Option<String>, format = DateTime, example = "2025-04-05T10:15:29Z")]
-    pub oldest: Option<Utc>,
-}
-
-/// The disk under a unit's buffer, as of its last heartbeat.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-pub struct Disk {
-    /// Bytes that the buffer's files take.
-    #[schema(example = 8_388_608)]
-    pub used_bytes: Option<i64>,
-    /// Logical bytes that the buffer may hold.
-    #[schema(example = 1_073_741_824)]
-    pub quota_bytes: Option<i64>,
-    /// Bytes free.
-    #[schema(example = 12_884_901_888_i64)]
-    pub free_bytes: Option<i64>,
-}
-
-/// One unit.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-pub struct Unit {
-    /// Its name.
-    #[schema(example = "KV12345")]
-    pub kvfv_id: String,
-    /// Whether it is heard of.
-    pub state: UnitState,
-    /// Group of units owned together by one aggregator, 0 to 63.
-    #[schema(example = 17)]
-    pub shard: i16,
-    /// When the centre first heard of it.
-    #[schema(value_type = String, format = DateTime, example = "2025-03-01T08:00:00Z")]
-    pub first_seen: Utc,
-    /// Start of the newest 5-minute window in which it counted a vehicle: its last passage lies in
-    /// the 5 minutes from there.
-    #[schema(value_type = Option<String>, format = DateTime, example = "2025-04-05T10:15:00Z")]
-    pub last_passage_window: Option<Utc>,
-    /// Windows that end by then are final.
-    #[schema(value_type = Option<String>, format = DateTime, example = "2025-04-05T10:10:00Z")]
-    pub final_to: Option<Utc>,
-    /// The unit's own statement: everything of it before this event time has been counted.
-    #[schema(value_type = Option<String>, format = DateTime, example = "2025-04-05T10:14:59.5Z")]
-    pub frontier: Option<Utc>,
-    /// When its last heartbeat arrived.
-    #[schema(value_type = Option<String>, format = DateTime, example = "2025-04-05T10:15:30Z")]
-    pub last_heartbeat: Option<Utc>,
-    /// When the camera software last delivered to it, by the unit's clock.
-    #[schema(value_type = Option<String>, format = DateTime, example = "2025-04-05T10:15:29Z")]
-    pub camera_last_post: Option<Utc>,
-    /// What waits for a receipt; null before the first heartbeat.
-    pub backlog: Option<Backlog>,
-    /// Its clock less true time in ms, where it knows.
-    #[schema(example = -12)]
-    pub clock_offset_ms: Option<i64>,
-    /// Version of its agent.
-    #[schema(example = "0.1.0")]
-    pub version: Option<String>,
-    /// Its disk; null before the first heartbeat.
-    pub disk: Option<Disk>,
-}
-
-impl Unit {
-    /// What is known of a unit at the time `now`.
-    #[must_use]
-    pub fn new(row: DeviceRow, now: Utc) -> Self {
-        let utc = |ms: Option<i64>| ms.map(Utc::from_millis);
-        let age = |ms: i64| now.as_millis().saturating_sub(ms);
-        let state = match (row.cloned_ms, row.heartbeat_ms) {
-            (Some(cloned), _) if age(cloned) < CLONED_FOR_MS => UnitState::Cloned,
-            (_, None) => UnitState::Unheard,
-            (_, Some(heard)) if age(heard) < SILENT_AFTER_MS => UnitState::Online,
-            (_, Some(_)) => UnitState::Silent,
-        };
-        let backlog = row.backlog_passages.map(|passages| Backlog {
-            passages,
-            bytes: row.backlog_bytes,
-            oldest: utc(row.backlog_oldest_ms),
-        });
-        let disk = row.heartbeat_ms.map(|_| Disk {
-            used_bytes: row.disk_used_bytes,
-            quota_bytes: row.disk_quota_bytes,
-            free_bytes: row.disk_free_bytes,
-        });
-        Self {
-            kvfv_id: row.device,
-            state,
-            shard: row.shard,
-            first_seen: Utc::from_millis(row.first_seen_ms),
-            last_passage_window: utc(row.last_window_ms),
-            final_to: utc(row.final_to_ms),
-            frontier: utc(row.frontier_ms),
-            last_heartbeat: utc(row.heartbeat_ms),
-            camera_last_post: utc(row.camera_last_post_ms),
-            backlog,
-            clock_offset_ms: row.clock_offset_ms,
-            version: row.agent_version,
-            disk,
-        }
-    }
-}
-
-/// A page of units.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-pub struct UnitPage {
-    /// By ascending name.
-    pub units: Vec<Unit>,
-    /// The `after` of the next page; null on the last.
-    #[schema(example = "KV12345")]
-    pub next: Option<String>,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::reader::Totals;
+    use crate::store::reader::{Losses, Standing, Totals};
 
     const MINUTE: i64 = 60_000;
 
@@ -366,8 +271,12 @@ mod tests {
 
     fn answer(rows: Vec<WindowRow>, seen: i64, final_to: Option<i64>, now: i64) -> SpeedAnswer {
         let rows = SpeedRows {
-            first_seen_ms: seen * MINUTE,
-            final_to_ms: final_to.map(|minutes| minutes * MINUTE),
+            standing: Standing {
+                first_seen_ms: seen * MINUTE,
+                final_to_ms: final_to.map(|minutes| minutes * MINUTE),
+                ..Standing::default()
+            },
+            losses: Losses::default(),
             totals: Totals::default(),
             windows: rows,
         };
@@ -421,46 +330,5 @@ mod tests {
         assert_eq!(revised.state, State::Revised);
         let partial = answer(vec![row(5 * MINUTE, true)], 0, Some(15), 60);
         assert_eq!(partial.state, State::Partial);
-    }
-
-    #[test]
-    fn a_units_state_follows_from_its_last_heartbeat() {
-        let row = DeviceRow {
-            device: "KV1".to_owned(),
-            shard: 1,
-            first_seen_ms: 0,
-            last_window_ms: None,
-            final_to_ms: None,
-            frontier_ms: None,
-            heartbeat_ms: None,
-            cloned_ms: None,
-            camera_last_post_ms: None,
-            backlog_passages: None,
-            backlog_bytes: None,
-            backlog_oldest_ms: None,
-            clock_offset_ms: None,
-            agent_version: None,
-            disk_used_bytes: None,
-            disk_quota_bytes: None,
-            disk_free_bytes: None,
-        };
-        let now = Utc::from_millis(2 * CLONED_FOR_MS);
-        let state = |heartbeat_ms, cloned_ms| {
-            Unit::new(
-                DeviceRow {
-                    heartbeat_ms,
-                    cloned_ms,
-                    ..row.clone()
-                },
-                now,
-            )
-            .state
-        };
-        let ago = |ms| Some(now.as_millis() - ms);
-        assert_eq!(state(None, None), UnitState::Unheard);
-        assert_eq!(state(ago(SILENT_AFTER_MS - 1), None), UnitState::Online);
-        assert_eq!(state(ago(SILENT_AFTER_MS), None), UnitState::Silent);
-        assert_eq!(state(ago(0), ago(CLONED_FOR_MS - 1)), UnitState::Cloned);
-        assert_eq!(state(ago(0), ago(CLONED_FOR_MS)), UnitState::Online);
     }
 }

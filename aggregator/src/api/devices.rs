@@ -9,7 +9,7 @@ use service::clock;
 use service::problem::Problem;
 use utoipa::IntoParams;
 
-use super::answer::{Unit, UnitPage};
+use super::answer::unit::{Unit, UnitPage};
 use super::utc::Utc;
 use super::{Api, ProblemDocument, error};
 

@@ -1,7 +1,7 @@
 //! Everything that the API can refuse or fail with, as RFC 9457 problem documents.
 
 use axum::http::StatusCode;
-use proto::device::DeviceIdError;
+use proto::device::{DeviceId, DeviceIdError};
 use service::problem::Problem;
 
 use super::range::RangeError;
@@ -35,6 +35,42 @@ pub(super) fn unknown_unit(kvfv_id: &str) -> Problem {
             "the centre has never heard of a unit {kvfv_id:?}; GET /kvfv lists them"
         ))
         .with("kvfv_id", kvfv_id)
+}
+
+/// Units of which the centre knows none.
+pub(super) fn unknown_units(units: &[DeviceId]) -> Problem {
+    let names: Vec<&str> = units.iter().map(DeviceId::as_str).collect();
+    Problem::new(StatusCode::NOT_FOUND, "unknown-unit", "Unknown unit")
+        .detail(format!(
+            "the centre has never heard of any of the {} units; GET /kvfv lists them",
+            names.len()
+        ))
+        .with("kvfv", names)
+}
+
+/// More units than one question may name.
+pub(super) fn too_many_units(units: usize, units_max: u32) -> Problem {
+    let status = StatusCode::UNPROCESSABLE_ENTITY;
+    Problem::new(status, "too-many-units", "Too many units")
+        .detail(format!(
+            "the question names {units} units, the limit is {units_max}; ask for fewer at a time"
+        ))
+        .with("units", units)
+        .with("limit", units_max)
+}
+
+/// More windows of units than one answer may be made of.
+pub(super) fn too_many_unit_windows(units: usize, windows: u64, unit_windows_max: u32) -> Problem {
+    let unit_windows = windows.saturating_mul(units as u64);
+    let status = StatusCode::UNPROCESSABLE_ENTITY;
+    Problem::new(status, "range-too-long", "Range too long")
+        .detail(format!(
+            "{windows} windows of each of {units} units are {unit_windows}, the limit is \
+             {unit_windows_max}; ask for fewer units, for less at a time or for longer windows"
+        ))
+        .with("units", units)
+        .with("windows", windows)
+        .with("limit", unit_windows_max)
 }
 
 /// No such page.

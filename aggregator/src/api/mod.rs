@@ -1,6 +1,6 @@
 //! The REST API: questions over HTTP, answered from the database's views.
 //!
-//! A question's way: `speed` or `devices` reads its parameters (pure: [`range`], [`utc`]) → the
+//! A question's way: `speed`, `group` or `devices` reads its parameters (pure: [`range`], [`utc`]) → the
 //! [`Reader`] asks one statement → [`answer`] (pure) makes the document. Errors of every kind are
 //! problem documents (`error`).
 //!
@@ -10,6 +10,7 @@
 pub mod answer;
 mod devices;
 mod error;
+mod group;
 pub mod metrics;
 mod page;
 pub mod range;
@@ -65,7 +66,9 @@ struct ProblemDocument {
 #[derive(Clone)]
 struct Api {
     reader: Reader,
+    units_max: u32,
     windows_max: u32,
+    unit_windows_max: u32,
     description: Arc<str>,
 }
 
@@ -73,10 +76,13 @@ struct Api {
 pub fn router(reader: Reader, config: &ApiConfig, metrics: ApiMetrics) -> Router {
     let api = Api {
         reader,
+        units_max: config.units_max,
         windows_max: config.windows_max,
+        unit_windows_max: config.unit_windows_max,
         description: page::description().into(),
     };
     let questions = Router::new()
+        .route("/avg-speed", get(group::avg_speed))
         .route("/kvfv", get(devices::list))
         .route("/kvfv/{kvfv_id}", get(devices::show))
         .route("/kvfv/{kvfv_id}/avg-speed", get(speed::avg_speed))

@@ -19,8 +19,8 @@ use crate::store::reader::{Interval, ReadError};
 const DEFAULT_RANGE_MS: i64 = 24 * 3_600_000;
 
 /// What an answer takes besides its windows, and one window, generously.
-const HEAD_BYTES: usize = 512;
-const WINDOW_BYTES: usize = 288;
+const HEAD_BYTES: usize = 1_024;
+const WINDOW_BYTES: usize = 328;
 
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -29,17 +29,17 @@ pub(super) struct SpeedQuery {
     /// Beginning, inclusive: RFC 3339 with offset. A window belongs to the range in which it starts.
     /// Default: 24 hours before `to`.
     #[param(value_type = Option<String>, format = DateTime, example = "2025-04-05T10:00:00Z")]
-    from: Option<String>,
+    pub(super) from: Option<String>,
     /// End, exclusive: RFC 3339 with offset. Default: now.
     #[param(value_type = Option<String>, format = DateTime, example = "2025-04-05T10:10:00Z")]
-    to: Option<String>,
+    pub(super) to: Option<String>,
     /// Length of the windows, which are aligned to UTC. Default: 5m.
     #[param(value_type = Option<Interval>, example = "5m")]
-    interval: Option<String>,
+    pub(super) interval: Option<String>,
 }
 
 impl SpeedQuery {
-    fn range(&self, now: Utc, windows_max: u32) -> Result<TimeRange, Problem> {
+    pub(super) fn range(&self, now: Utc, windows_max: u32) -> Result<TimeRange, Problem> {
         let instant = |name, text: &Option<String>| {
             let parsed = text.as_deref().map(Utc::parse).transpose();
             parsed.map_err(|wrong| error::parameter(name, wrong.to_string()))

@@ -42,6 +42,13 @@ impl Validate for Config {
         );
         faults.within("api.connections_max", self.api.connections_max, 1, 10_000);
         faults.within("api.windows_max", self.api.windows_max, 1, 100_000);
+        faults.within("api.units_max", self.api.units_max, 1, 10_000);
+        faults.within(
+            "api.unit_windows_max",
+            self.api.unit_windows_max,
+            1,
+            1_000_000,
+        );
         for (place, origin) in self.api.allow_origins.iter().enumerate() {
             faults.unless(
                 is_origin(origin),

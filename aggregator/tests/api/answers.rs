@@ -5,13 +5,14 @@ use aggregator::store::reader::Interval;
 use proto::passage::{Passage, Speed};
 use proto::window::SpeedStats;
 use serde_json::{Value, json};
+use service::clock;
 
 use crate::centre::Centre;
 use crate::traffic::{
-    HOUR_MS, MIDNIGHT_MS, MINUTE_MS, passage, settle, store, traffic, unit, windows,
+    HOUR_MS, MIDNIGHT_MS, MINUTE_MS, Said, passage, say, settle, store, traffic, unit, windows,
 };
 
-fn utc(ms: i64) -> String {
+pub(crate) fn utc(ms: i64) -> String {
     Utc::from_millis(ms).to_string()
 }
 
@@ -25,7 +26,7 @@ fn path(unit: &str, from_ms: i64, to_ms: i64, interval: Interval) -> String {
 
 /// Both to the hundredth; exact halves may be rounded either way by a floating division.
 #[track_caller]
-fn same_speed(shown: &Value, expected: Option<f64>) {
+pub(crate) fn same_speed(shown: &Value, expected: Option<f64>) {
     match (shown.as_f64(), expected) {
         (Some(shown), Some(expected)) => {
             assert!(
@@ -42,7 +43,7 @@ fn same_speed(shown: &Value, expected: Option<f64>) {
 }
 
 #[track_caller]
-fn same_statistics(shown: &Value, expected: &SpeedStats) {
+pub(crate) fn same_statistics(shown: &Value, expected: &SpeedStats) {
     assert_eq!(shown["vehicles"], expected.n);
     same_speed(&shown["avg_speed"], expected.time_mean_kmh());
     same_speed(&shown["space_mean_speed"], expected.space_mean_kmh());
@@ -144,6 +145,10 @@ async fn an_answer_has_this_form() {
         "p50": 60.5,
         "p85": 120.0,
         "state": "partial",
+        "complete": true,
+        "revision": 2,
+        "final_to": "2025-04-05T10:05:00Z",
+        "reasons": [{"kind": "open"}],
         "windows": [
             {
                 "start": "2025-04-05T10:00:00Z",
@@ -158,6 +163,7 @@ async fn an_answer_has_this_form() {
                 "std_dev": 42.43,
                 "violations": 1,
                 "state": "final",
+                "complete": true,
                 "revision": 1
             },
             {
@@ -173,6 +179,8 @@ async fn an_answer_has_this_form() {
                 "std_dev": null,
                 "violations": 0,
                 "state": "partial",
+                "reasons": ["open"],
+                "complete": true,
                 "revision": 1
             }
         ]
@@ -262,6 +270,47 @@ async fn a_window_is_partial_then_final_then_revised() {
     let revise = "UPDATE speed_stats_5m SET revised = true, rev = rev + 1";
     centre.database.batch_execute(revise).await.unwrap();
     assert_eq!(state().await, "revised");
+}
+
+#[tokio::test]
+async fn a_partial_window_says_why_and_a_final_one_does_not() {
+    let centre = Centre::start().await;
+    unit(&centre.database, "KV1").await;
+    let now = clock::wall_millis();
+    let hour = Interval::Hour.floor(now);
+    // Offline for two hours, with passages of the hour before still at the unit.
+    let said = Said {
+        heartbeat_ms: hour - 2 * HOUR_MS,
+        final_to_ms: Some(hour - 4 * HOUR_MS),
+        backlog: Some((500, Some(hour - 3 * HOUR_MS))),
+        ..Said::default()
+    };
+    say(&centre.database, "KV1", &said).await;
+    let answer = centre
+        .get(&path("KV1", hour - 5 * HOUR_MS, hour, Interval::Hour))
+        .await
+        .json();
+    let reasons: Vec<&Value> = answer["windows"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|window| &window["reasons"])
+        .collect();
+    let expected = [
+        &Value::Null,
+        &json!(["unit_offline"]),
+        &json!(["unit_offline", "backlog"]),
+        &json!(["open", "unit_offline", "backlog"]),
+        &json!(["open", "unit_offline"]),
+    ];
+    assert_eq!(reasons, expected);
+    let expected = json!([
+        {"kind": "open"},
+        {"kind": "unit_offline", "since": utc(hour - 2 * HOUR_MS)},
+        {"kind": "backlog", "passages": 500, "oldest": utc(hour - 3 * HOUR_MS)},
+    ]);
+    assert_eq!(answer["reasons"], expected);
+    assert_eq!(answer["final_to"], utc(hour - 4 * HOUR_MS));
 }
 
 #[tokio::test]

@@ -4,8 +4,10 @@
 
 mod answers;
 mod centre;
+mod completeness;
 mod description;
 mod errors;
+mod group;
 mod roles;
 mod traffic;
 mod units;

@@ -51,6 +51,8 @@ async fn a_reader_sees_the_views_and_nothing_else() {
         "v_passage",
         "v_loss",
         "v_ml_5m",
+        "v_backlog",
+        "verst_completeness(now() - interval '1 day')",
     ] {
         reader
             .batch_execute(&format!("SELECT * FROM {view}"))

@@ -79,6 +79,41 @@ pub(crate) async fn settle(database: &Client, name: &str, final_to_ms: i64) {
         .unwrap();
 }
 
+/// What a unit says of itself.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Said {
+    /// When its last heartbeat arrived.
+    pub(crate) heartbeat_ms: i64,
+    /// Its windows that end by then are final, and its statement stands there.
+    pub(crate) final_to_ms: Option<i64>,
+    /// Passages that wait, and the oldest of them.
+    pub(crate) backlog: Option<(i64, Option<i64>)>,
+    /// When another spoke under its name.
+    pub(crate) cloned_ms: Option<i64>,
+}
+
+/// Writes down what the unit says.
+pub(crate) async fn say(database: &Client, name: &str, said: &Said) {
+    let (passages, oldest) = said.backlog.unwrap_or_default();
+    let time = |ms: Option<i64>| match ms {
+        Some(ms) => format!("to_timestamp({ms} / 1000.0)"),
+        None => "NULL".to_owned(),
+    };
+    let final_to_ms = said.final_to_ms.map(|ms| Interval::FiveMinutes.floor(ms));
+    let sql = format!(
+        "INSERT INTO device_status (device_key, heartbeat_at, frontier, final_to, cloned_at, \
+             backlog_passages, backlog_bytes, backlog_oldest) \
+         SELECT device_key, {}, {}, {}, {}, {passages}, {passages} * 40, {} \
+         FROM device WHERE device = '{name}'",
+        time(Some(said.heartbeat_ms)),
+        time(said.final_to_ms),
+        time(final_to_ms),
+        time(said.cloned_ms),
+        time(oldest),
+    );
+    database.batch_execute(&sql).await.unwrap();
+}
+
 /// Writes the windows of a unit's passages, all three lengths.
 pub(crate) async fn store(database: &Client, name: &str, passages: &[Passage]) {
     for interval in Interval::ALL {

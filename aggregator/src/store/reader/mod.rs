@@ -8,21 +8,29 @@
 
 mod cover;
 mod device;
+mod group;
 mod instant;
+mod loss;
 mod speed;
+mod standing;
 mod totals;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{Object, Pool, PoolError};
+use futures_util::TryStreamExt as _;
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, ToSql};
 
 pub use cover::{Cover, Interval};
 pub use device::DeviceRow;
+pub use group::{EarlyWindow, GroupRows, GroupUnit, GroupWindow};
+pub use loss::Losses;
 pub use speed::{SpeedRows, WindowRow};
+pub use standing::Standing;
 pub use totals::{HistogramError, Sums, Totals};
 
 /// Until an answer has arrived, beyond the statement timeout of the session: a network that is
@@ -60,68 +68,117 @@ pub enum ReadError {
 pub struct Reader {
     pool: Pool,
     speed_statements: Arc<[String; 3]>,
+    group_statements: Arc<[String; 3]>,
 }
 
 impl Reader {
     /// Over a pool whose sessions began with [`READER_SESSION`].
     #[must_use]
     pub fn new(pool: Pool) -> Self {
-        let speed_statements = Arc::new(Interval::ALL.map(speed::statement));
         Self {
             pool,
-            speed_statements,
+            speed_statements: Arc::new(Interval::ALL.map(speed::statement)),
+            group_statements: Arc::new(Interval::ALL.map(group::statement)),
         }
     }
 
-    /// Runs one prepared statement; once more on a fresh connection when the first was found dead,
-    /// as all are after a restart of the database.
+    /// The rows of one prepared statement.
     async fn query(
         &self,
         statement: &str,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, ReadError> {
-        match self.query_once(statement, parameters).await {
-            Err(Attempt::Dead) => self.query_once(statement, parameters).await,
-            done => done,
-        }
-        .map_err(|attempt| match attempt {
-            Attempt::Dead => ReadError::Away("the connection broke twice".to_owned()),
-            Attempt::Failed(error) => error,
-        })
+        let step = |rows: &mut Vec<Row>, row| {
+            rows.push(row);
+            Ok(())
+        };
+        self.fold(statement, parameters, step).await
     }
 
-    async fn query_once(
+    /// Folds the rows of one prepared statement as they arrive, from nothing; once more on a fresh
+    /// connection when the first was found dead, as all are after a restart of the database.
+    async fn fold<T: Default>(
         &self,
         statement: &str,
         parameters: &[&(dyn ToSql + Sync)],
-    ) -> Result<Vec<Row>, Attempt> {
-        let client = self.pool.get().await.map_err(|error| match error {
-            PoolError::Timeout(deadpool_postgres::TimeoutType::Wait) => {
-                Attempt::Failed(ReadError::Busy)
-            }
-            PoolError::Backend(error) => Attempt::Failed(failed(&error)),
-            other => Attempt::Failed(ReadError::Away(other.to_string())),
-        })?;
+        step: impl Fn(&mut T, Row) -> Result<(), ReadError>,
+    ) -> Result<T, ReadError> {
+        match self.fold_once(statement, parameters, &step).await {
+            Err(Attempt::Dead) => self.fold_once(statement, parameters, &step).await,
+            done => done,
+        }
+        .map_err(Attempt::given_up)
+    }
+
+    async fn fold_once<T: Default>(
+        &self,
+        statement: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+        step: impl Fn(&mut T, Row) -> Result<(), ReadError>,
+    ) -> Result<T, Attempt> {
+        let client = self.client().await?;
         let asked = async {
             let prepared = client.prepare_cached(statement).await?;
-            client.query(&prepared, parameters).await
+            let parameters = parameters.iter().copied();
+            let mut rows = pin!(client.query_raw(&prepared, parameters).await?);
+            let mut folded = T::default();
+            while let Some(row) = rows.try_next().await? {
+                step(&mut folded, row)?;
+            }
+            Ok(folded)
         };
         match tokio::time::timeout(ANSWER_TIMEOUT, asked).await {
-            Ok(Ok(rows)) => Ok(rows),
-            Ok(Err(error)) if error.is_closed() => Err(Attempt::Dead),
-            Ok(Err(error)) => Err(Attempt::Failed(failed(&error))),
-            Err(_) => {
-                // The statement may still run: this connection is not for the next request.
-                drop(Object::take(client));
-                Err(Attempt::Failed(ReadError::TimedOut))
-            }
+            Ok(folded) => folded,
+            Err(_) => Err(abandoned(client)),
         }
+    }
+
+    async fn client(&self) -> Result<Object, Attempt> {
+        self.pool.get().await.map_err(|error| {
+            Attempt::Failed(match error {
+                PoolError::Timeout(deadpool_postgres::TimeoutType::Wait) => ReadError::Busy,
+                PoolError::Backend(error) => failed(&error),
+                other => ReadError::Away(other.to_string()),
+            })
+        })
     }
 }
 
 enum Attempt {
     Dead,
     Failed(ReadError),
+}
+
+impl From<ReadError> for Attempt {
+    fn from(error: ReadError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<tokio_postgres::Error> for Attempt {
+    fn from(error: tokio_postgres::Error) -> Self {
+        if error.is_closed() {
+            Self::Dead
+        } else {
+            Self::Failed(failed(&error))
+        }
+    }
+}
+
+impl Attempt {
+    /// After the second.
+    fn given_up(self) -> ReadError {
+        match self {
+            Self::Dead => ReadError::Away("the connection broke twice".to_owned()),
+            Self::Failed(error) => error,
+        }
+    }
+}
+
+/// The statement may still run: this connection is not for the next request.
+fn abandoned(client: Object) -> Attempt {
+    drop(Object::take(client));
+    Attempt::Failed(ReadError::TimedOut)
 }
 
 /// Sorts an error of the database by what helps. Errors without a code are those of the connection.

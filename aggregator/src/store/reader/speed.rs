@@ -8,6 +8,8 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::instant::Instant;
+use super::loss::{self, Losses};
+use super::standing::{self, Standing};
 use super::{Cover, Interval, ReadError, Reader, Sums, Totals, column};
 
 /// One window of the answer.
@@ -30,10 +32,10 @@ pub struct WindowRow {
 /// All that is known of one unit and one stretch of time, in one snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpeedRows {
-    /// When the centre first heard of the unit, ms since 1970.
-    pub first_seen_ms: i64,
-    /// Windows that end by then are final, ms since 1970; none before the unit said so.
-    pub final_to_ms: Option<i64>,
+    /// How the unit stands.
+    pub standing: Standing,
+    /// When passages of it are known to be lost.
+    pub losses: Losses,
     /// Over the whole stretch.
     pub totals: Totals,
     /// Windows in which a vehicle was counted, by ascending start.
@@ -44,30 +46,46 @@ pub struct SpeedRows {
 const UNIT: i16 = 0;
 const COVER: i16 = 1;
 const WINDOW: i16 = 2;
+const LOSS: i16 = 3;
+
+/// Where things stand in a row.
+const TIMES: usize = 1;
+const STATISTICS: usize = TIMES + standing::COLUMN_COUNT;
+const WINDOW_ONLY: usize = STATISTICS + 9;
+const COVER_ONLY: usize = WINDOW_ONLY + 4;
+
+/// The columns that [`sums`] reads.
+pub(super) const SUMS: &str = "vehicles, vehicles_with_speed, vehicles_moving, violations, speed_sum_ckmh, \
+     speed_sumsq_ckmh2, pace_sum_ms_per_km, min_speed_ckmh, max_speed_ckmh";
+/// Of their types, for rows of a union that have none of them.
+pub(super) const NO_SUMS: &str = "NULL::int4, NULL::int4, NULL::int4, NULL::int4, NULL::int8, \
+                                  NULL::int8, NULL::int8, NULL::int4, NULL::int4";
 
 /// The statement for windows of one length. Columns that a kind of row lacks are NULL.
 ///
 /// Parameters: the unit; begin and end of the windows; begins and ends of the cover's five parts.
 pub(super) fn statement(interval: Interval) -> String {
-    let sums = "vehicles, vehicles_with_speed, vehicles_moving, violations, speed_sum_ckmh, \
-                speed_sumsq_ckmh2, pace_sum_ms_per_km, min_speed_ckmh, max_speed_ckmh";
     let suffix = interval.word();
+    let standing = standing::COLUMNS;
+    let losses = loss::stretches("device = $1");
+    let no_window = "NULL::int4, NULL::int4, NULL::boolean, NULL::int4";
+    let no_cover = "NULL::int2, NULL::int4[]";
     let mut statement = format!(
-        "SELECT {UNIT}::int2, first_seen, final_to, \
-         NULL::int4, NULL::int4, NULL::int4, NULL::int4, NULL::int8, \
-         NULL::int8, NULL::int8, NULL::int4, NULL::int4, \
-         NULL::int4, NULL::int4, NULL::boolean, NULL::int4, NULL::int2, NULL::int4[] \
+        "SELECT {UNIT}::int2, {standing}, {NO_SUMS}, {no_window}, {no_cover} \
          FROM v_device WHERE device = $1 \
          UNION ALL \
-         SELECT {WINDOW}::int2, window_start, NULL, {sums}, \
-         v50_ckmh, v85_ckmh, revised, revision, NULL, NULL \
-         FROM v_speed_{suffix} WHERE device = $1 AND window_start >= $2 AND window_start < $3"
+         SELECT {WINDOW}::int2, window_start, NULL, NULL, NULL, {SUMS}, \
+         v50_ckmh, v85_ckmh, revised, revision, {no_cover} \
+         FROM v_speed_{suffix} WHERE device = $1 AND window_start >= $2 AND window_start < $3 \
+         UNION ALL \
+         SELECT {LOSS}::int2, begins, ends, NULL, NULL, {NO_SUMS}, {no_window}, {no_cover} \
+         FROM ({losses}) AS losses"
     );
     for (part, suffix) in ["24h", "1h", "1h", "5m", "5m"].into_iter().enumerate() {
         let (begin, end) = (4 + 2 * part, 5 + 2 * part);
         statement.push_str(&format!(
-            " UNION ALL SELECT {COVER}::int2, window_start, NULL, {sums}, \
-             NULL, NULL, NULL, NULL, hist_from_kmh, hist_counts \
+            " UNION ALL SELECT {COVER}::int2, NULL, NULL, NULL, NULL, {SUMS}, \
+             {no_window}, hist_from_kmh, hist_counts \
              FROM v_speed_{suffix} \
              WHERE device = $1 AND window_start >= ${begin} AND window_start < ${end}"
         ));
@@ -109,55 +127,52 @@ impl Reader {
 }
 
 fn sort_out(rows: &[Row]) -> Result<Option<SpeedRows>, ReadError> {
-    let mut unit = None;
+    let mut standing = None;
     let mut totals = Totals::default();
+    let mut lost_ms = Vec::new();
     let mut windows = Vec::with_capacity(rows.len());
     for row in rows {
         match column::<i16>(row, 0)? {
-            UNIT => {
-                let final_to: Option<Instant> = column(row, 2)?;
-                unit = Some((
-                    column::<Instant>(row, 1)?.0,
-                    final_to.map(|instant| instant.0),
-                ));
-            }
+            UNIT => standing = Some(Standing::read(row, TIMES)?),
+            LOSS => lost_ms.push(loss::read(row, TIMES)?),
             COVER => {
-                let lowest_kmh: i16 = column(row, 16)?;
-                let counts: Vec<i32> = column(row, 17)?;
+                let lowest_kmh: i16 = column(row, COVER_ONLY)?;
+                let counts: Vec<i32> = column(row, COVER_ONLY + 1)?;
                 totals
-                    .add(&sums(row)?, lowest_kmh.into(), &counts)
+                    .add(&sums(row, STATISTICS)?, lowest_kmh.into(), &counts)
                     .map_err(|error| ReadError::Fault(error.to_string()))?;
             }
             _ => windows.push(WindowRow {
-                start_ms: column::<Instant>(row, 1)?.0,
-                sums: sums(row)?,
-                p50: speed(row, 12)?,
-                p85: speed(row, 13)?,
-                revised: column(row, 14)?,
-                revision: column(row, 15)?,
+                start_ms: column::<Instant>(row, TIMES)?.0,
+                sums: sums(row, STATISTICS)?,
+                p50: speed(row, WINDOW_ONLY)?,
+                p85: speed(row, WINDOW_ONLY + 1)?,
+                revised: column(row, WINDOW_ONLY + 2)?,
+                revision: column(row, WINDOW_ONLY + 3)?,
             }),
         }
     }
     // UNION ALL promises no order.
     windows.sort_unstable_by_key(|window: &WindowRow| window.start_ms);
-    Ok(unit.map(|(first_seen_ms, final_to_ms)| SpeedRows {
-        first_seen_ms,
-        final_to_ms,
+    Ok(standing.map(|standing| SpeedRows {
+        standing,
+        losses: Losses::new(lost_ms),
         totals,
         windows,
     }))
 }
 
-fn sums(row: &Row) -> Result<Sums, ReadError> {
+/// Sums in columns that begin at `place`.
+pub(super) fn sums(row: &Row, place: usize) -> Result<Sums, ReadError> {
     Ok(Sums {
-        n: count(row, 3)?,
-        n_speed: count(row, 4)?,
-        n_moving: count(row, 5)?,
-        violations: count(row, 6)?,
-        sum_ckmh: sum(row, 7)?,
-        sumsq_ckmh2: sum(row, 8)?,
-        pace_sum_ms_per_km: sum(row, 9)?,
-        seen: speed(row, 10)?.zip(speed(row, 11)?),
+        n: count(row, place)?,
+        n_speed: count(row, place + 1)?,
+        n_moving: count(row, place + 2)?,
+        violations: count(row, place + 3)?,
+        sum_ckmh: sum(row, place + 4)?,
+        sumsq_ckmh2: sum(row, place + 5)?,
+        pace_sum_ms_per_km: sum(row, place + 6)?,
+        seen: speed(row, place + 7)?.zip(speed(row, place + 8)?),
     })
 }
 
@@ -171,7 +186,7 @@ fn sum(row: &Row, place: usize) -> Result<u128, ReadError> {
     u128::try_from(sum).map_err(|_| ReadError::Fault(format!("a sum of {sum} in a window")))
 }
 
-fn speed(row: &Row, place: usize) -> Result<Option<Speed>, ReadError> {
+pub(super) fn speed(row: &Row, place: usize) -> Result<Option<Speed>, ReadError> {
     let Some(centi_kmh) = column::<Option<i32>>(row, place)? else {
         return Ok(None);
     };

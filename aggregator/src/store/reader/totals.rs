@@ -141,6 +141,14 @@ impl Totals {
         Ok(())
     }
 
+    /// Adds the totals of other windows.
+    pub fn merge(&mut self, other: &Self) {
+        for (bin, count) in self.bins.iter_mut().zip(other.bins.iter()) {
+            *bin += count;
+        }
+        self.sums.add(&other.sums);
+    }
+
     /// The speed in km/h that `percent` of the vehicles do not exceed.
     #[must_use]
     pub fn percentile_kmh(&self, percent: u8) -> Option<f64> {
