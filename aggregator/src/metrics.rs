@@ -14,6 +14,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::commit::plan::Tally;
 use crate::intake::admit::Dropped;
+use crate::store::reader::BacklogRow;
 
 /// One label, for a counter by reason, outcome, length …
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -53,6 +54,8 @@ pub struct Metrics {
     pub windows_cached: Gauge<i64, AtomicI64>,
     /// Shards owned here.
     pub shards_owned: Gauge<i64, AtomicI64>,
+    units_behind: Family<By, Gauge<i64, AtomicI64>>,
+    backlog_passages: Gauge<i64, AtomicI64>,
     /// Whether the broker is connected and subscribed.
     pub broker_connected: Gauge<i64, AtomicI64>,
     /// When the last flush was committed, in seconds since 1970.
@@ -93,6 +96,8 @@ impl Metrics {
             devices: Gauge::default(),
             windows_cached: Gauge::default(),
             shards_owned: Gauge::default(),
+            units_behind: Family::default(),
+            backlog_passages: Gauge::default(),
             broker_connected: Gauge::default(),
             last_commit_seconds: Gauge::default(),
             clone_alarms: Counter::default(),
@@ -165,6 +170,16 @@ impl Metrics {
         registry.register("windows_cached", "Windows in memory", m.windows_cached);
         registry.register("shards_owned", "Shards owned here", m.shards_owned);
         registry.register(
+            "units_behind",
+            "Units of the owned shards that are behind, by reason: cloned, never_heard, unit_offline, backlog",
+            m.units_behind,
+        );
+        registry.register(
+            "backlog_passages",
+            "Passages that wait for a receipt at the units of the owned shards, by their last heartbeats",
+            m.backlog_passages,
+        );
+        registry.register(
             "broker_connected",
             "1 while the broker is connected and subscribed",
             m.broker_connected,
@@ -213,6 +228,23 @@ impl Metrics {
         self.windows_written
             .get_or_create(&By { reason: length })
             .inc_by(windows as u64);
+    }
+
+    /// What the units of the owned shards hold.
+    pub fn backlog(&self, rows: &[BacklogRow]) {
+        for reason in ["cloned", "never_heard", "unit_offline", "backlog"] {
+            let units = rows
+                .iter()
+                .filter(|row| row.behind.as_deref() == Some(reason))
+                .map(|row| row.units)
+                .sum();
+            self.units_behind.get_or_create(&By { reason }).set(units);
+        }
+        let passages = rows
+            .iter()
+            .map(|row| row.passages)
+            .fold(0, i64::saturating_add);
+        self.backlog_passages.set(passages);
     }
 
     /// A plan was committed.

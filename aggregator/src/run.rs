@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
+use proto::topic::Shard;
 use service::ops::{Condition, Health};
 use service::serve::{Endpoint, HttpListener, Limits, ListenError, http};
 use service::tasks::{StuckTasks, TaskSet};
@@ -34,6 +35,9 @@ const GRACE: Duration = Duration::from_secs(30);
 
 /// From one look at the gauges to the next.
 const GAUGES: Duration = Duration::from_secs(1);
+
+/// From one look at what the units hold to the next: they say it about twice a minute.
+const BACKLOG: Duration = Duration::from_secs(15);
 
 /// Whether the broker is connected, as `/readyz` shows it.
 const BROKER: &str = "broker";
@@ -108,7 +112,7 @@ pub async fn run(
     // The pages outlive the stop: a load balancer must see that we are not ready.
     let pages_stop = CancellationToken::new();
     let reader = Reader::new(target.pool(config.database.pool_size)?);
-    let questions = api::router(reader, &config.api, api_metrics);
+    let questions = api::router(reader.clone(), &config.api, api_metrics);
     tasks.spawn(
         "api",
         http(api_listener, questions, pages_stop.clone(), limits),
@@ -121,7 +125,16 @@ pub async fn run(
     ready(addresses.0, addresses.1);
 
     if schema_ready(&config.database, &target, &health, &tasks, &stop).await? {
-        centre(&config, &target, instance, &health, &metrics, &tasks, &stop).await;
+        let program = Program {
+            config: &config,
+            target: &target,
+            reader,
+            health: &health,
+            metrics: &metrics,
+            tasks: &tasks,
+            stop: &stop,
+        };
+        centre(program, instance).await;
     }
     pages_stop.cancel();
     tasks.join(GRACE).await?;
@@ -170,16 +183,28 @@ fn is_starting(error: &tokio_postgres::Error) -> bool {
     error.code() == Some(&tokio_postgres::error::SqlState::CANNOT_CONNECT_NOW)
 }
 
+/// What everything between broker and database needs.
+struct Program<'a> {
+    config: &'a Config,
+    target: &'a Target,
+    reader: Reader,
+    health: &'a Health,
+    metrics: &'a Metrics,
+    tasks: &'a TaskSet,
+    stop: &'a CancellationToken,
+}
+
 /// Everything between broker and database, from start to stop.
-async fn centre(
-    config: &Config,
-    target: &Target,
-    instance: Instance,
-    health: &Health,
-    metrics: &Metrics,
-    tasks: &TaskSet,
-    stop: &CancellationToken,
-) {
+async fn centre(program: Program<'_>, instance: Instance) {
+    let Program {
+        config,
+        target,
+        reader,
+        health,
+        metrics,
+        tasks,
+        stop,
+    } = program;
     let (holdings_in, holdings) = watch::channel(Holdings::default());
     let (gate_in, gate) = watch::channel(Gate::Closed("starting".to_owned()));
     let (link_in, link) = watch::channel(Link::Down);
@@ -245,6 +270,8 @@ async fn centre(
         metrics.clone(),
     );
     tasks.spawn("gauges", until(link_stop.clone(), gauges));
+    let backlog = backlog(reader, holdings.clone(), metrics.clone());
+    tasks.spawn("backlog", until(link_stop.clone(), backlog));
     let raw = config.raw.clone();
     let retention = retention::run(
         target.clone(),
@@ -298,6 +325,20 @@ async fn gauges(
             _ => Condition::NotReady("not connected to the broker".to_owned()),
         };
         health.set(BROKER, condition);
+    }
+}
+
+/// Shows what the units of the owned shards hold. While the database is away the gauges stand still.
+async fn backlog(reader: Reader, holdings: watch::Receiver<Holdings>, metrics: Metrics) {
+    let mut ticks = tokio::time::interval(BACKLOG);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let owned: Vec<Shard> = holdings.borrow().tokens.keys().copied().collect();
+        match reader.backlog(&owned).await {
+            Ok(rows) => metrics.backlog(&rows),
+            Err(error) => tracing::debug!(%error, "cannot look what the units hold"),
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 //! Invariants: nothing is written; every wait has a limit; text from outside reaches the database as
 //! a parameter, never as SQL.
 
+mod backlog;
 mod cover;
 mod device;
 mod group;
@@ -25,6 +26,7 @@ use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, ToSql};
 
+pub use backlog::BacklogRow;
 pub use cover::{Cover, Interval};
 pub use device::DeviceRow;
 pub use group::{EarlyWindow, GroupRows, GroupUnit, GroupWindow};
