@@ -32,12 +32,13 @@ use proto::{PassageBatch, StreamId};
 use super::ids::EventIds;
 use super::keys::{self, ChunkKey};
 use super::loading::Loaded;
+use super::medium::{Changes, Medium, StoreError};
 use super::opening::{Home, Opened, directory_bytes};
 use super::records::{FORMAT, IdBlock, Refusals, to_bytes};
-use super::store::{Changes, Store, StoreError};
 use super::stream::Stream;
 use super::{
-    Alarm, BufferSettings, BufferState, Counters, OFFERED_AHEAD_MAX, OpenError, StoreHealth,
+    Alarm, BufferSettings, BufferState, Counters, HandedOver, OFFERED_AHEAD_MAX, OpenError,
+    StoreHealth,
 };
 use rebuild::REBUILD_FILE_BYTES_MIN;
 
@@ -48,8 +49,9 @@ const FILE_BYTES_PER_HELD: u64 = 3;
 #[derive(Debug)]
 pub(super) struct Engine {
     pub(super) settings: BufferSettings,
-    home: Home,
-    store: Store,
+    /// None when the medium was handed over open.
+    home: Option<Home>,
+    store: Box<dyn Medium>,
     /// In the order of their runs; the current one last.
     pub(super) streams: Vec<Stream>,
     has_current: bool,
@@ -105,7 +107,27 @@ impl Engine {
     pub(super) fn open(settings: &BufferSettings, now_ms: i64) -> Result<Self, OpenError> {
         let home = Home::lock(&settings.directory)?;
         let opened = home.open(settings.open_timeout, Loaded::read)?;
-        Self::begin(settings.clone(), opened, now_ms)
+        Self::begin_opened(settings.clone(), opened, now_ms)
+    }
+
+    /// Begins a new run in a medium that is open already.
+    pub(super) fn over(
+        settings: &BufferSettings,
+        handed: HandedOver,
+        now_ms: i64,
+    ) -> Result<Self, OpenError> {
+        let HandedOver {
+            medium,
+            stream,
+            offered_ahead_max,
+        } = handed;
+        let loaded = Loaded::of(medium).map_err(|error| OpenError::Store {
+            path: settings.directory.clone(),
+            problem: error.to_string(),
+        })?;
+        let mut engine = Self::begin(settings.clone(), None, loaded, stream, now_ms)?;
+        engine.offered_ahead_max = offered_ahead_max;
+        Ok(engine)
     }
 
     /// Closes the store and opens it again as a new run: what to do after a full disk.
@@ -116,12 +138,19 @@ impl Engine {
             store,
             ..
         } = self;
+        let Some(home) = home else {
+            let loaded = Loaded::of(store).map_err(|error| OpenError::Store {
+                path: settings.directory.clone(),
+                problem: error.to_string(),
+            })?;
+            return Self::begin(settings, None, loaded, draw_stream()?, now_ms);
+        };
         drop(store);
         let opened = home.open(settings.open_timeout, Loaded::read)?;
-        Self::begin(settings, opened, now_ms)
+        Self::begin_opened(settings, opened, now_ms)
     }
 
-    fn begin(
+    fn begin_opened(
         settings: BufferSettings,
         opened: Opened<Loaded>,
         now_ms: i64,
@@ -131,6 +160,19 @@ impl Engine {
             loaded,
             quarantined,
         } = opened;
+        let home = Some((home, quarantined));
+        Self::begin(settings, home, loaded, draw_stream()?, now_ms)
+    }
+
+    fn begin(
+        settings: BufferSettings,
+        home: Option<(Home, Option<PathBuf>)>,
+        loaded: Loaded,
+        next_id: StreamId,
+        now_ms: i64,
+    ) -> Result<Self, OpenError> {
+        let (home, quarantined) = home.unzip();
+        let quarantined = quarantined.flatten();
         let Loaded {
             store,
             streams,
@@ -141,8 +183,6 @@ impl Engine {
             aside,
             refusals,
         } = loaded;
-        let mut stream_id = [0; 16];
-        getrandom::fill(&mut stream_id)?;
         let held = |stream: &Stream| {
             let entries: u64 = stream
                 .entries
@@ -167,7 +207,7 @@ impl Engine {
             rebuild_file_bytes_min: REBUILD_FILE_BYTES_MIN,
             durable_to: 0,
             open_entry: None,
-            next_id: StreamId::from_bytes(stream_id),
+            next_id,
             run: next_run(run, now_ms),
             changes: Changes::default(),
             staging: Staging::default(),
@@ -220,9 +260,9 @@ impl Engine {
         };
     }
 
-    /// See [`Store::check_blobs`].
-    pub(super) fn check_blobs(&self) -> Result<(), StoreError> {
-        self.store.check_blobs()
+    /// See [`Medium::check`].
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        self.store.check()
     }
 
     /// The last number of a stream whose chunk can be read.
@@ -318,19 +358,26 @@ impl Engine {
 
     /// A value as it will stand on the disk after the next commit.
     fn value(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        staged_or_stored(&self.changes, &self.store, key)
+        staged_or_stored(&self.changes, self.store.as_ref(), key)
     }
 }
 
 fn staged_or_stored(
     changes: &Changes,
-    store: &Store,
+    store: &dyn Medium,
     key: &[u8],
 ) -> Result<Option<Vec<u8>>, StoreError> {
     match changes.get(key) {
         Some(staged) => Ok(staged.map(<[u8]>::to_vec)),
-        None => Ok(store.get(key)?.map(|value| value.to_vec())),
+        None => store.get(key),
     }
+}
+
+/// The name of a stream that no other run ever had.
+fn draw_stream() -> Result<StreamId, OpenError> {
+    let mut id = [0; 16];
+    getrandom::fill(&mut id)?;
+    Ok(StreamId::from_bytes(id))
 }
 
 /// Rises with every start, also when the store before was lost: then by the clock.

@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 
 use super::ids::EventIds;
 use super::keys::{self, ChunkKey, Key};
+use super::medium::Medium;
 use super::opening::LoadError;
 use super::records::{FORMAT, IdBlock, Marks, Refusals, StoredEntry, from_bytes};
 use super::store::Store;
@@ -22,7 +23,7 @@ use super::summaries;
 /// A store and what stands in it.
 #[derive(Debug)]
 pub(super) struct Loaded {
-    pub(super) store: Store,
+    pub(super) store: Box<dyn Medium>,
     /// In the order of their runs.
     pub(super) streams: Vec<Stream>,
     pub(super) ids: EventIds,
@@ -40,18 +41,22 @@ pub(super) struct Loaded {
 impl Loaded {
     /// Opens the store and reads it.
     pub(super) fn read(directory: &Path) -> Result<Self, LoadError> {
-        let store = Store::open(directory)?;
+        Self::of(Box::new(Store::open(directory)?))
+    }
+
+    /// Reads what stands in an open medium.
+    pub(super) fn of(store: Box<dyn Medium>) -> Result<Self, LoadError> {
         // Before anything else: what a newer agent wrote is not to be judged by this one.
         if let Some(format) =
-            fact::<u32>(&store, keys::FACT_FORMAT)?.filter(|found| *found > FORMAT)
+            fact::<u32>(store.as_ref(), keys::FACT_FORMAT)?.filter(|found| *found > FORMAT)
         {
             return Err(LoadError::Newer(format));
         }
-        let run = fact(&store, keys::FACT_RUN)?.unwrap_or(0);
-        let centre = fact(&store, keys::FACT_CENTRE)?;
-        let centre_time = fact(&store, keys::FACT_CENTRE_TIME)?;
+        let run = fact(store.as_ref(), keys::FACT_RUN)?.unwrap_or(0);
+        let centre = fact(store.as_ref(), keys::FACT_CENTRE)?;
+        let centre_time = fact(store.as_ref(), keys::FACT_CENTRE_TIME)?;
         let mut reader = Reader::default();
-        let mut at = sled::IVec::default();
+        let mut at = Vec::new();
         while let Some((key, value)) = store.after(&at)? {
             reader.take(&key, &value)?;
             at = key;
@@ -159,7 +164,7 @@ impl Reader {
     }
 }
 
-fn fact<T: DeserializeOwned>(store: &Store, key: &[u8]) -> Result<Option<T>, LoadError> {
+fn fact<T: DeserializeOwned>(store: &dyn Medium, key: &[u8]) -> Result<Option<T>, LoadError> {
     store.get(key)?.map(|value| record(key, &value)).transpose()
 }
 

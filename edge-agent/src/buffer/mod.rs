@@ -24,6 +24,7 @@ mod ids;
 mod keys;
 mod loading;
 mod losses;
+mod medium;
 #[cfg(test)]
 mod model;
 mod opening;
@@ -51,9 +52,12 @@ use service::clock::wall_millis;
 use tokio::sync::{oneshot, watch};
 
 pub use error::{AppendError, OpenError, ReadError, StoreStopped};
+pub use medium::{Changes, Entry, Medium, StoreError};
+pub use owner::{Moment, Owner};
 pub use state::{Alarm, BufferState, Counters, StoreHealth, StreamState};
 
 use engine::Engine;
+use keys::Key;
 
 /// Commands that may wait for the owner thread. When it is full, appends are refused with
 /// [`AppendError::Overloaded`] (503 at the door) and the uplink's calls wait for room.
@@ -163,6 +167,18 @@ pub struct PendingSummary {
     pub entry: SummaryEntry,
 }
 
+/// What stands in for a disk and for chance, where both are in somebody's hand: the simulator's.
+#[derive(Debug)]
+pub struct HandedOver {
+    /// Where keys and values lie; open.
+    pub medium: Box<dyn Medium>,
+    /// The name of this run's stream; no other run may ever have had it.
+    pub stream: StreamId,
+    /// Stands in for [`OFFERED_AHEAD_MAX`], so that a few passages are enough to have some that were
+    /// never offered.
+    pub offered_ahead_max: u64,
+}
+
 /// A handle on the buffer. Clones speak to the same owner thread; it ends when all are dropped.
 #[derive(Debug, Clone)]
 pub struct Buffer {
@@ -229,18 +245,33 @@ impl Buffer {
     /// When there is no place for a store, another process has it, or a newer agent wrote it. A
     /// damaged store is no error: it is moved aside and an [`Alarm`] says so.
     pub fn open(settings: &BufferSettings) -> Result<(Self, OwnerThread), OpenError> {
-        let mut engine = Box::new(Engine::open(settings, wall_millis())?);
+        Ok(Self::around(Engine::open(settings, wall_millis())?))
+    }
+
+    /// The buffer over a medium that is open already, without a thread: [`Owner::step`] does the work.
+    ///
+    /// # Errors
+    /// When the medium cannot be read, or a newer agent wrote it.
+    pub fn over(
+        settings: &BufferSettings,
+        handed: HandedOver,
+        at: Moment,
+    ) -> Result<(Self, Owner), OpenError> {
+        let (buffer, thread) = Self::around(Engine::over(settings, handed, at.wall_ms)?);
+        Ok((buffer, thread.owner(at.monotonic)))
+    }
+
+    fn around(engine: Engine) -> (Self, OwnerThread) {
+        let mut engine = Box::new(engine);
         let (commands, queue) = flume::bounded(QUEUE_COMMANDS_MAX);
         let (publisher, state) = watch::channel(Arc::new(engine.state(StoreHealth::Ok)));
-        Ok((
-            Self { commands, state },
-            OwnerThread {
-                commit_seconds: Histogram::new(COMMIT_SECONDS),
-                engine,
-                commands: queue,
-                state: publisher,
-            },
-        ))
+        let thread = OwnerThread {
+            commit_seconds: Histogram::new(COMMIT_SECONDS),
+            engine,
+            commands: queue,
+            state: publisher,
+        };
+        (Self { commands, state }, thread)
     }
 
     /// Makes passages durable. Resolves after the fsync that covers them. Dropping the future does
@@ -426,4 +457,15 @@ impl Buffer {
             StoreHealth::Ok => StoreStopped("the agent stops".into()),
         }
     }
+}
+
+/// The passages of a chunk, in its place or set aside, as a medium was given it: the stream, the
+/// number of the first, and all of them. None for any other key, and for a damaged value.
+#[must_use]
+pub fn passages_of(key: &[u8], value: &[u8]) -> Option<(StreamId, Seq, PassageBatch)> {
+    let (Key::Chunk(key) | Key::Aside(key)) = Key::decode(key)? else {
+        return None;
+    };
+    let batch = chunk::decode(&key, value).ok()?;
+    Some((key.stream, key.range.first(), batch))
 }

@@ -24,7 +24,8 @@ use std::time::Duration;
 use service::panics::contain;
 
 use super::OpenError;
-use super::store::{StoreError, sync_directory};
+use super::medium::StoreError;
+use super::store::sync_directory;
 
 const LOCK: &str = "lock";
 const ATTEMPTS: &str = "opening";

@@ -16,7 +16,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::engine::{Engine, why};
 use super::keys::CHUNK_PASSAGES_MAX;
-use super::store::StoreError;
+use super::medium::StoreError;
 use super::{
     APPEND_PASSAGES_MAX, Admitted, AppendError, Appended, BufferSettings, BufferState, Command,
     OwnerThread, PendingSummary, ReadError, ReadLimit, StoreHealth, StoredRun,
@@ -66,8 +66,9 @@ enum Waiting {
     },
 }
 
+/// The owner thread's work, one step after the other.
 #[derive(Debug)]
-pub(super) struct Owner {
+pub struct Owner {
     settings: BufferSettings,
     /// None while the store cannot be opened again.
     engine: Option<Engine>,
@@ -84,6 +85,24 @@ pub(super) struct Owner {
     measured: Instant,
 }
 
+/// What the clocks say.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    /// For every wait.
+    pub monotonic: Instant,
+    /// Milliseconds since 1970.
+    pub wall_ms: i64,
+}
+
+impl Moment {
+    fn now() -> Self {
+        Self {
+            monotonic: monotonic(),
+            wall_ms: wall_millis(),
+        }
+    }
+}
+
 impl OwnerThread {
     /// Seconds that group commits take, fsync included; goes on counting while the thread runs.
     #[must_use]
@@ -93,13 +112,18 @@ impl OwnerThread {
 
     /// Serves the buffer until every [`super::Buffer`] is dropped, then writes what is left.
     pub fn run(self) {
+        self.owner(monotonic()).run();
+    }
+
+    /// Its work, for whoever has a clock of his own.
+    pub(super) fn owner(self, now: Instant) -> Owner {
         let Self {
             commit_seconds,
             engine,
             commands,
             state,
         } = self;
-        let owner = Owner {
+        Owner {
             settings: engine.settings.clone(),
             engine: Some(*engine),
             health: StoreHealth::Ok,
@@ -111,16 +135,15 @@ impl OwnerThread {
             since: None,
             waiting: Vec::new(),
             quiet_groups: QUIET_GROUPS,
-            measured: monotonic(),
-        };
-        owner.run();
+            measured: now,
+        }
     }
 }
 
 impl Owner {
     fn run(mut self) {
         loop {
-            let command = match self.deadline() {
+            let command = match self.deadline(monotonic()) {
                 None => self
                     .commands
                     .try_recv()
@@ -131,16 +154,9 @@ impl Owner {
                     .map_err(|error| error == flume::RecvTimeoutError::Disconnected),
             };
             match command {
-                Ok(command) => {
-                    self.take(command);
-                    // Those who are refused ask again, and must not keep the store from healing.
-                    let may_heal = self.health == StoreHealth::NoSpace && self.is_time();
-                    if self.group_passages >= GROUP_PASSAGES_MAX || may_heal {
-                        self.commit();
-                    }
-                }
+                Ok(command) => self.hear(command, Moment::now()),
                 Err(is_over) => {
-                    self.commit();
+                    self.commit(Moment::now());
                     if is_over {
                         return;
                     }
@@ -149,19 +165,41 @@ impl Owner {
         }
     }
 
+    /// Takes what waits, and commits what is due. Returns when to call again if nothing comes.
+    pub fn step(&mut self, at: Moment) -> Instant {
+        loop {
+            while let Ok(command) = self.commands.try_recv() {
+                self.hear(command, at);
+            }
+            match self.deadline(at.monotonic) {
+                Some(deadline) if deadline > at.monotonic => return deadline,
+                _ => self.commit(at),
+            }
+        }
+    }
+
+    fn hear(&mut self, command: Command, at: Moment) {
+        self.take(command, at.monotonic);
+        // Those who are refused ask again, and must not keep the store from healing.
+        let may_heal = self.health == StoreHealth::NoSpace && self.is_time(at.monotonic);
+        if self.group_passages >= GROUP_PASSAGES_MAX || may_heal {
+            self.commit(at);
+        }
+    }
+
     /// Whether the disk was not looked at for a while.
-    fn is_time(&self) -> bool {
-        self.measured + MEASURE <= monotonic()
+    fn is_time(&self, now: Instant) -> bool {
+        self.measured + MEASURE <= now
     }
 
     /// Until when to wait for more; none: not at all.
-    fn deadline(&self) -> Option<Instant> {
-        let since = self.since.unwrap_or_else(monotonic);
+    fn deadline(&self, now: Instant) -> Option<Instant> {
+        let since = self.since.unwrap_or(now);
         if self.health == StoreHealth::NoSpace {
             return Some(self.measured + RETRY);
         }
         let Some(engine) = &self.engine else {
-            return Some(monotonic() + IDLE);
+            return Some(now + IDLE);
         };
         let is_dense = self.quiet_groups < QUIET_GROUPS;
         let is_full = self.group_passages >= CHUNK_PASSAGES_MAX;
@@ -172,11 +210,11 @@ impl Owner {
         } else if engine.is_dirty() {
             Some(since + RECEIPT_LINGER)
         } else {
-            Some(monotonic() + IDLE)
+            Some(now + IDLE)
         }
     }
 
-    fn take(&mut self, command: Command) {
+    fn take(&mut self, command: Command, now: Instant) {
         let Some(engine) = self
             .engine
             .as_mut()
@@ -189,7 +227,7 @@ impl Owner {
             Command::Append { passages, answer } => {
                 self.group_passages += passages.len();
                 self.group.push((passages, answer));
-                self.since.get_or_insert_with(monotonic);
+                self.since.get_or_insert(now);
             }
             Command::Read {
                 stream,
@@ -214,7 +252,7 @@ impl Owner {
                 answer,
             } => {
                 let verdict = engine.receipt(centre, &streams);
-                self.since.get_or_insert_with(monotonic);
+                self.since.get_or_insert(now);
                 self.publish();
                 answer.send(verdict).ok();
             }
@@ -244,7 +282,7 @@ impl Owner {
             }
             Command::CentreTime(at) => {
                 engine.centre_time(at);
-                self.since.get_or_insert_with(monotonic);
+                self.since.get_or_insert(now);
             }
             Command::Summaries {
                 stream,
@@ -312,9 +350,9 @@ impl Owner {
     }
 
     /// Makes the group and all that is staged durable, then answers.
-    fn commit(&mut self) {
+    fn commit(&mut self, at: Moment) {
         if self.health == StoreHealth::NoSpace {
-            self.retry();
+            self.retry(at);
         }
         let Some(engine) = self
             .engine
@@ -325,7 +363,7 @@ impl Owner {
         };
         let is_idle = self.group.is_empty() && self.waiting.is_empty() && !engine.is_dirty();
         if is_idle {
-            self.tidy();
+            self.tidy(at.wall_ms);
             return;
         }
         if !self.group.is_empty() {
@@ -336,24 +374,23 @@ impl Owner {
                 self.quiet_groups.saturating_add(1)
             };
         }
-        let now_ms = wall_millis();
         let mut answers = Vec::with_capacity(self.group.len());
         let mut outcome = Ok(());
         for (passages, answer) in self.group.drain(..) {
-            match engine.stage(&passages, now_ms) {
+            match engine.stage(&passages, at.wall_ms) {
                 Ok(staged) => answers.push((answer, staged)),
                 Err(error) => outcome = Err(error),
             }
         }
         self.group_passages = 0;
         self.since = None;
-        if self.measured + MEASURE <= monotonic() {
-            self.measured = monotonic();
+        if self.measured + MEASURE <= at.monotonic {
+            self.measured = at.monotonic;
             engine.measure_disk();
-            outcome = outcome.and_then(|()| engine.check_blobs());
+            outcome = outcome.and_then(|()| engine.check());
         }
         let (began, commits) = (monotonic(), engine.counters.commits);
-        match outcome.and_then(|()| engine.commit(now_ms)) {
+        match outcome.and_then(|()| engine.commit(at.wall_ms)) {
             Ok(()) => {
                 if engine.counters.commits > commits {
                     self.commit_seconds.observe(began.elapsed().as_secs_f64());
@@ -414,8 +451,8 @@ impl Owner {
     }
 
     /// Opens the store again, as a new run, once there is space.
-    fn retry(&mut self) {
-        self.measured = monotonic();
+    fn retry(&mut self, at: Moment) {
+        self.measured = at.monotonic;
         let opened = match self.engine.take() {
             Some(mut engine) => {
                 engine.measure_disk();
@@ -423,9 +460,9 @@ impl Owner {
                     self.engine = Some(engine);
                     return;
                 }
-                engine.restart(wall_millis())
+                engine.restart(at.wall_ms)
             }
-            None => Engine::open(&self.settings, wall_millis()),
+            None => Engine::open(&self.settings, at.wall_ms),
         };
         match opened {
             Ok(engine) => {
@@ -447,7 +484,7 @@ impl Owner {
     }
 
     /// What is done when there is nothing to do.
-    fn tidy(&mut self) {
+    fn tidy(&mut self, now_ms: i64) {
         let Some(mut engine) = self.engine.take() else {
             return;
         };
@@ -457,7 +494,7 @@ impl Owner {
             return self.publish();
         }
         let before_bytes = engine.disk.used_bytes;
-        match engine.rebuild(wall_millis()) {
+        match engine.rebuild(now_ms) {
             Ok(engine) => {
                 let after_bytes = engine.disk.used_bytes;
                 tracing::info!(

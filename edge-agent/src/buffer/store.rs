@@ -7,7 +7,6 @@
 //!
 //! It knows nothing of passages.
 
-use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,9 +14,10 @@ use std::time::Duration;
 
 use service::clock::monotonic;
 use service::panics::contain;
-use sled::{Batch, IVec};
+use sled::Batch;
 
 use super::chunk::VALUE_BYTES_MAX;
+use super::medium::{Changes, Entry, Medium, StoreError};
 
 /// Pages that sled keeps in memory. Its 256 shards make it use several times as much.
 const CACHE_BYTES: u64 = 4 * 1024 * 1024;
@@ -32,62 +32,12 @@ const BLOBS: &str = "blobs";
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(10);
 const LOCK_POLL: Duration = Duration::from_millis(5);
 
-/// What can go wrong with the disk.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum StoreError {
-    #[error("no space left on the device")]
-    NoSpace,
-    /// The operator's to mend; says nothing about what is stored.
-    #[error("{0}")]
-    Denied(String),
-    #[error("{0}")]
-    Broken(String),
-}
-
-impl From<io::Error> for StoreError {
-    fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace,
-            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-                Self::Denied(error.to_string())
-            }
-            _ => Self::Broken(error.to_string()),
-        }
-    }
-}
-
 impl From<sled::Error> for StoreError {
     fn from(error: sled::Error) -> Self {
         match error {
             sled::Error::Io(error) => error.into(),
             other => Self::Broken(other.to_string()),
         }
-    }
-}
-
-/// Changes that are made together or not at all.
-#[derive(Debug, Default)]
-pub(super) struct Changes {
-    /// By key; none deletes.
-    staged: HashMap<Vec<u8>, Option<Vec<u8>>>,
-}
-
-impl Changes {
-    pub(super) fn is_empty(&self) -> bool {
-        self.staged.is_empty()
-    }
-
-    pub(super) fn put(&mut self, key: &[u8], value: Vec<u8>) {
-        self.staged.insert(key.to_vec(), Some(value));
-    }
-
-    pub(super) fn delete(&mut self, key: &[u8]) {
-        self.staged.insert(key.to_vec(), None);
-    }
-
-    /// What will stand under the key; the outer none: what stands there now.
-    pub(super) fn get(&self, key: &[u8]) -> Option<Option<&[u8]>> {
-        self.staged.get(key).map(Option::as_deref)
     }
 }
 
@@ -127,26 +77,27 @@ impl Store {
             main_file,
             directory: directory.to_owned(),
         };
-        store.check_blobs()?;
+        store.check()?;
         Ok(store)
     }
+}
 
-    pub(super) fn get(&self, key: &[u8]) -> Result<Option<IVec>, StoreError> {
-        contained(|| self.db.get(key).map_err(StoreError::from))
+impl Medium for Store {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let value = contained(|| self.db.get(key).map_err(StoreError::from))?;
+        Ok(value.map(|value| value.to_vec()))
     }
 
-    /// The next key and its value.
-    ///
     /// One look-up per key, never an iterator: sled notices that its cache is full only after 64
     /// looks at the pages of a shard, and an iterator looks once at each page of 16 keys.
-    pub(super) fn after(&self, key: &[u8]) -> Result<Option<(IVec, IVec)>, StoreError> {
-        contained(|| self.db.get_gt(key).map_err(StoreError::from))
+    fn after(&self, key: &[u8]) -> Result<Option<Entry>, StoreError> {
+        let found = contained(|| self.db.get_gt(key).map_err(StoreError::from))?;
+        Ok(found.map(|(key, value)| (key.to_vec(), value.to_vec())))
     }
 
-    /// Makes the changes and makes them durable. After an error nobody knows what is on the disk.
-    pub(super) fn commit(&self, changes: Changes) -> Result<(), StoreError> {
+    fn commit(&self, changes: Changes) -> Result<(), StoreError> {
         let mut batch = Batch::default();
-        for (key, value) in changes.staged {
+        for (key, value) in changes {
             match value {
                 Some(value) if value.len() > VALUE_BYTES_MAX => {
                     return Err(StoreError::Broken(format!(
@@ -168,7 +119,7 @@ impl Store {
     }
 
     /// Nothing may ever lie in `blobs/`, for nobody syncs it.
-    pub(super) fn check_blobs(&self) -> Result<(), StoreError> {
+    fn check(&self) -> Result<(), StoreError> {
         match fs::read_dir(self.directory.join(BLOBS)) {
             Ok(mut entries) => entries.next().map_or(Ok(()), |_| {
                 Err(StoreError::Broken(
@@ -180,15 +131,13 @@ impl Store {
         }
     }
 
-    /// Bytes that the main file takes.
-    pub(super) fn file_bytes(&self) -> u64 {
+    fn file_bytes(&self) -> u64 {
         self.main_file
             .metadata()
             .map_or(0, |metadata| metadata.len())
     }
 
-    /// Bytes free on its file system.
-    pub(super) fn free_bytes(&self) -> u64 {
+    fn free_bytes(&self) -> u64 {
         rustix::fs::fstatvfs(&self.main_file)
             .map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
     }
@@ -268,8 +217,8 @@ mod tests {
             }
             store.commit(changes).unwrap();
         }
-        store.check_blobs().unwrap();
+        store.check().unwrap();
         fs::write(place.path().join(BLOBS).join("1"), b"x").unwrap();
-        assert!(store.check_blobs().is_err());
+        assert!(store.check().is_err());
     }
 }

@@ -628,7 +628,7 @@ fn passages_with_much_free_text_stay_within_the_size_of_a_value() {
         .collect();
     engine.stage(&passages, NOW_MS).unwrap().unwrap();
     engine.commit(NOW_MS).unwrap();
-    engine.check_blobs().unwrap();
+    engine.check().unwrap();
     let stream = &engine.streams[0];
     let read: Vec<_> = stream
         .chunks

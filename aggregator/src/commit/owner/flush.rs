@@ -1,12 +1,10 @@
 //! One flush: load, select, plan, commit, answer; and what to do when a part of it fails.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
-
-use proto::device::{DeviceId, StreamId};
 use proto::frame::Down;
 use proto::receipt::{Receipt, RefusalClass, RefusalReason};
 use service::clock::{monotonic, wall_millis};
 
+use super::super::gather::{halves, new_streams, owned, picked, unknown_devices, unknown_streams};
 use super::super::load::{self, LoadError};
 use super::super::plan::{Context, Plan, plan, refusal};
 use super::super::select::{LeftOver, select};
@@ -18,7 +16,6 @@ use crate::intake::admit::Dropped;
 use crate::intake::decode::{Message, refused};
 use crate::window::lateness::Horizon;
 use crate::window::rollup::{Length, WindowId};
-use crate::window::state::Memory;
 
 /// A day in ms.
 const DAY_MS: i64 = 86_400_000;
@@ -89,7 +86,7 @@ impl Owner {
     fn bisect(
         &self,
         session: &Session,
-        mut messages: Vec<Message>,
+        messages: Vec<Message>,
         reason: &str,
         parts: &mut Vec<Vec<Message>>,
     ) {
@@ -107,27 +104,10 @@ impl Owner {
             }
             return;
         }
-        let devices: BTreeSet<&DeviceId> = messages
-            .iter()
-            .map(|message| &message.sender().device)
-            .collect();
-        let second = if devices.len() > 1 {
-            let half: HashSet<DeviceId> = devices
-                .iter()
-                .take(devices.len() / 2)
-                .map(|device| (*device).clone())
-                .collect();
-            let (first, second): (Vec<_>, Vec<_>) = messages
-                .into_iter()
-                .partition(|message| half.contains(&message.sender().device));
-            messages = first;
-            second
-        } else {
-            messages.split_off(messages.len() / 2)
-        };
+        let (first, second) = halves(messages);
         // The last is taken first: the order of a device's messages is kept.
         parts.push(second);
-        parts.push(messages);
+        parts.push(first);
     }
 
     /// One transaction. Says what waits for the next.
@@ -139,14 +119,7 @@ impl Owner {
     ) -> Result<Vec<LeftOver>, Failure> {
         let begun = monotonic();
         let now_ms = wall_millis();
-        let owned: Vec<usize> = (0..messages.len())
-            .filter(|place| {
-                session
-                    .holdings
-                    .tokens
-                    .contains_key(&messages[*place].sender().shard)
-            })
-            .collect();
+        let owned = owned(messages, &session.holdings.tokens);
         (owned.len()..messages.len()).for_each(|_| self.metrics.dropped(Dropped::Shard));
         let today = now_ms.div_euclid(DAY_MS);
         let devices = unknown_devices(&session.memory, messages, &owned);
@@ -243,69 +216,6 @@ impl Owner {
             self.downlink.send(&device, &Down::Refusal(refusal));
         }
     }
-}
-
-fn unknown_devices(memory: &Memory, messages: &[Message], owned: &[usize]) -> Vec<DeviceId> {
-    let unknown: HashSet<&DeviceId> = owned
-        .iter()
-        .map(|place| &messages[*place].sender().device)
-        .filter(|device| memory.device(device).is_none())
-        .collect();
-    unknown.into_iter().cloned().collect()
-}
-
-fn unknown_streams(
-    memory: &Memory,
-    messages: &[Message],
-    owned: &[usize],
-) -> Vec<(DeviceId, StreamId)> {
-    let unknown: HashSet<(&DeviceId, StreamId)> = owned
-        .iter()
-        .filter_map(|place| {
-            let message = &messages[*place];
-            let (device, stream) = (&message.sender().device, message.stream()?);
-            let known = memory.device(device)?.cursors.contains_key(&stream);
-            (!known).then_some((device, stream))
-        })
-        .collect();
-    unknown
-        .into_iter()
-        .map(|(device, stream)| (device.clone(), stream))
-        .collect()
-}
-
-/// How many streams have no key yet.
-fn new_streams(memory: &Memory, messages: &[Message], owned: &[usize]) -> usize {
-    let mut new: HashMap<(&DeviceId, StreamId), ()> = HashMap::new();
-    for place in owned {
-        let message = &messages[*place];
-        let device = &message.sender().device;
-        let Some(stream) = message.stream() else {
-            continue;
-        };
-        let cursor = memory
-            .device(device)
-            .and_then(|state| state.cursors.get(&stream));
-        if cursor.is_none_or(|cursor| cursor.stream_key == 0) {
-            new.insert((device, stream), ());
-        }
-    }
-    new.len()
-}
-
-/// The messages that wait, with what is decided of them.
-fn picked(messages: Vec<Message>, waiting: &[LeftOver]) -> impl Iterator<Item = Message> {
-    let decided: HashMap<usize, usize> = waiting
-        .iter()
-        .map(|one| (one.message, one.decided))
-        .collect();
-    messages
-        .into_iter()
-        .enumerate()
-        .filter_map(move |(place, mut message)| {
-            message.decided = *decided.get(&place)?;
-            Some(message)
-        })
 }
 
 fn gauge(count: usize) -> i64 {

@@ -15,8 +15,8 @@ use sha2::{Digest, Sha256};
 use super::{Engine, logical_bytes};
 use crate::buffer::chunk;
 use crate::buffer::keys::{self, ChunkKey};
+use crate::buffer::medium::StoreError;
 use crate::buffer::records::{BuildKey, Marks, to_bytes};
-use crate::buffer::store::StoreError;
 use crate::buffer::stream::{ChunkMeta, Stream};
 
 /// Chunks set aside take at most this part of the quota; the oldest go first.

@@ -12,8 +12,8 @@ use super::{Engine, Staging, logical_bytes};
 use crate::buffer::OFFERED_AHEAD_MAX;
 use crate::buffer::chunk::{self, CHUNK_BYTES_CLOSE, PASSAGE_BYTES_ESTIMATE};
 use crate::buffer::keys::{self, CHUNK_PASSAGES_MAX, ChunkKey};
+use crate::buffer::medium::StoreError;
 use crate::buffer::records::{IdBlock, Marks, from_bytes, to_bytes};
-use crate::buffer::store::StoreError;
 use crate::buffer::stream::{ChunkMeta, Stream};
 use crate::buffer::{APPEND_PASSAGES_MAX, Admitted, AppendError, Appended, EventKey, QuotaPolicy};
 

@@ -6,7 +6,7 @@ use proto::ranges::SeqRange;
 use super::{ChunkFault, Engine, logical_bytes};
 use crate::buffer::chunk;
 use crate::buffer::keys::{CHUNK_PASSAGES_MAX, ChunkKey};
-use crate::buffer::store::StoreError;
+use crate::buffer::medium::StoreError;
 use crate::buffer::stream::ChunkMeta;
 
 /// Chunks below this are merged with their neighbours once they make a full one.

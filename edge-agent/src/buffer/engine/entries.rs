@@ -8,8 +8,8 @@ use proto::ranges::SeqSet;
 use proto::summary::SummaryEntry;
 
 use super::{Engine, staged_or_stored};
+use crate::buffer::medium::StoreError;
 use crate::buffer::records::{StoredEntry, from_bytes, to_bytes};
-use crate::buffer::store::StoreError;
 use crate::buffer::stream::EntryMeta;
 use crate::buffer::{PendingSummary, keys, summaries};
 
@@ -92,7 +92,7 @@ impl Engine {
         let mut pending = Vec::new();
         for meta in stream.entries.iter_mut().take(entries_max) {
             let key = keys::summary(id, meta.number);
-            let value = staged_or_stored(&self.changes, &self.store, &key)?;
+            let value = staged_or_stored(&self.changes, self.store.as_ref(), &key)?;
             let Some(Ok(stored)) = value.as_deref().map(from_bytes::<StoredEntry>) else {
                 continue;
             };

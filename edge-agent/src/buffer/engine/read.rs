@@ -6,7 +6,7 @@ use proto::{PassageBatch, StreamId};
 
 use super::{ChunkFault, Engine};
 use crate::buffer::chunk::{self, ChunkError};
-use crate::buffer::store::StoreError;
+use crate::buffer::medium::StoreError;
 use crate::buffer::stream::ChunkMeta;
 use crate::buffer::{ReadError, ReadLimit, StoredRun};
 

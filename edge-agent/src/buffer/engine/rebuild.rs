@@ -4,7 +4,8 @@ use std::path::Path;
 
 use super::Engine;
 use crate::buffer::OpenError;
-use crate::buffer::store::{Changes, Store, StoreError};
+use crate::buffer::medium::{Changes, Medium, StoreError};
+use crate::buffer::store::Store;
 use crate::buffer::stream::Stream;
 
 /// A store is rebuilt when its file has more bytes than this…
@@ -21,6 +22,7 @@ impl Engine {
     pub(in crate::buffer) fn is_oversized(&self) -> bool {
         let is_sent = self.streams.iter().all(Stream::is_settled);
         is_sent
+            && self.home.is_some()
             && self.held_bytes <= REBUILD_HELD_BYTES_MAX
             && self.disk.used_bytes > self.rebuild_file_bytes_min
     }
@@ -31,22 +33,22 @@ impl Engine {
             path: self.settings.directory.clone(),
             problem,
         };
-        let place = self.home.store_new();
-        self.copy_to(&place)
-            .map_err(|error| fault(error.to_string()))?;
-        self.home
-            .replace_store()
-            .map_err(|error| fault(error.to_string()))?;
+        if let Some(home) = &self.home {
+            self.copy_to(&home.store_new())
+                .map_err(|error| fault(error.to_string()))?;
+            home.replace_store()
+                .map_err(|error| fault(error.to_string()))?;
+        }
         self.restart(now_ms)
     }
 
     fn copy_to(&self, place: &Path) -> Result<(), StoreError> {
         let copy = Store::open(place)?;
         let mut changes = Changes::default();
-        let mut at = sled::IVec::default();
+        let mut at = Vec::new();
         let mut copied = 0_usize;
         while let Some((key, value)) = self.store.after(&at)? {
-            changes.put(&key, value.to_vec());
+            changes.put(&key, value);
             copied += 1;
             if copied.is_multiple_of(REBUILD_BATCH) {
                 copy.commit(std::mem::take(&mut changes))?;

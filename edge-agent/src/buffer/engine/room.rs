@@ -12,7 +12,7 @@ use proto::loss::LossReason;
 use proto::ranges::{SeqRange, SeqSet};
 
 use super::{ChunkFault, Engine, FILE_BYTES_PER_HELD};
-use crate::buffer::store::StoreError;
+use crate::buffer::medium::StoreError;
 use crate::buffer::stream::ChunkMeta;
 use crate::buffer::{Counters, QuotaPolicy, summaries};
 

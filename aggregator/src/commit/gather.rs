@@ -1,0 +1,108 @@
+//! What a flush asks of its messages before it plans: which are ours, what of the database they need,
+//! what is left of them, and how to cut them in two. Pure.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use proto::device::{DeviceId, StreamId};
+use proto::topic::Shard;
+
+use super::select::LeftOver;
+use crate::intake::decode::Message;
+use crate::window::state::Memory;
+
+/// The places of the messages whose shards are owned.
+#[must_use]
+pub fn owned(messages: &[Message], tokens: &BTreeMap<Shard, i64>) -> Vec<usize> {
+    let is_owned = |place: &usize| tokens.contains_key(&messages[*place].sender().shard);
+    (0..messages.len()).filter(is_owned).collect()
+}
+
+/// Devices of the owned messages that are not in memory.
+#[must_use]
+pub fn unknown_devices(memory: &Memory, messages: &[Message], owned: &[usize]) -> Vec<DeviceId> {
+    let unknown: HashSet<&DeviceId> = owned
+        .iter()
+        .map(|place| &messages[*place].sender().device)
+        .filter(|device| memory.device(device).is_none())
+        .collect();
+    unknown.into_iter().cloned().collect()
+}
+
+/// Streams of the owned messages whose cursors are not in memory. The devices must be.
+#[must_use]
+pub fn unknown_streams(
+    memory: &Memory,
+    messages: &[Message],
+    owned: &[usize],
+) -> Vec<(DeviceId, StreamId)> {
+    let unknown: HashSet<(&DeviceId, StreamId)> = owned
+        .iter()
+        .filter_map(|place| {
+            let message = &messages[*place];
+            let (device, stream) = (&message.sender().device, message.stream()?);
+            let known = memory.device(device)?.cursors.contains_key(&stream);
+            (!known).then_some((device, stream))
+        })
+        .collect();
+    unknown
+        .into_iter()
+        .map(|(device, stream)| (device.clone(), stream))
+        .collect()
+}
+
+/// How many streams have no key yet.
+#[must_use]
+pub fn new_streams(memory: &Memory, messages: &[Message], owned: &[usize]) -> usize {
+    let mut new: HashMap<(&DeviceId, StreamId), ()> = HashMap::new();
+    for place in owned {
+        let message = &messages[*place];
+        let device = &message.sender().device;
+        let Some(stream) = message.stream() else {
+            continue;
+        };
+        let cursor = memory
+            .device(device)
+            .and_then(|state| state.cursors.get(&stream));
+        if cursor.is_none_or(|cursor| cursor.stream_key == 0) {
+            new.insert((device, stream), ());
+        }
+    }
+    new.len()
+}
+
+/// The messages that wait, with what is decided of them.
+pub fn picked(messages: Vec<Message>, waiting: &[LeftOver]) -> impl Iterator<Item = Message> {
+    let decided: HashMap<usize, usize> = waiting
+        .iter()
+        .map(|one| (one.message, one.decided))
+        .collect();
+    messages
+        .into_iter()
+        .enumerate()
+        .filter_map(move |(place, mut message)| {
+            message.decided = *decided.get(&place)?;
+            Some(message)
+        })
+}
+
+/// Cuts several messages in two, by device as long as there are several, then by message. The order
+/// of each device's messages is kept.
+#[must_use]
+pub fn halves(mut messages: Vec<Message>) -> (Vec<Message>, Vec<Message>) {
+    let devices: BTreeSet<&DeviceId> = messages
+        .iter()
+        .map(|message| &message.sender().device)
+        .collect();
+    if devices.len() < 2 {
+        let second = messages.split_off(messages.len() / 2);
+        return (messages, second);
+    }
+    let half: HashSet<DeviceId> = devices
+        .iter()
+        .take(devices.len() / 2)
+        .map(|device| (*device).clone())
+        .collect();
+    messages
+        .into_iter()
+        .partition(|message| half.contains(&message.sender().device))
+}
