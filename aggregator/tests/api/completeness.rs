@@ -1,9 +1,15 @@
 //! How complete a range is, by SQL: the same words and numbers as by REST.
 
+use aggregator::metrics::Metrics;
+use aggregator::store::connect::Target;
+use aggregator::store::reader::Reader;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
+use proto::topic::Shard;
 use service::clock;
 
 use crate::answers::utc;
-use crate::centre::Centre;
+use crate::centre::{Centre, settings};
 use crate::traffic::{HOUR_MS, MINUTE_MS, Said, passage, say, settle, store, unit};
 
 /// Units in every condition, as of now.
@@ -68,6 +74,20 @@ async fn fleet(centre: &Centre, now: i64) {
         say(&centre.database, name, said).await;
     }
     unit(&centre.database, "mute").await;
+    // First heard of an hour ago, with what it had kept until then.
+    unit(&centre.database, "new").await;
+    let said = Said {
+        heartbeat_ms: now,
+        final_to_ms: ago(4 * HOUR_MS),
+        backlog: Some((70, ago(4 * HOUR_MS - MINUTE_MS))),
+        ..Said::default()
+    };
+    say(&centre.database, "new", &said).await;
+    let kept = [4, 5, 7].map(|hours| passage(now - hours * HOUR_MS, Some(5_000)));
+    store(&centre.database, "new", &kept).await;
+    let first_seen =
+        "UPDATE device SET first_seen = now() - interval '1 hour' WHERE device = 'new'";
+    centre.database.batch_execute(first_seen).await.unwrap();
 }
 
 /// What a unit's partial windows in the range name, other than that they are open.
@@ -98,6 +118,7 @@ async fn sql_and_rest_name_the_same_share_and_the_same_reasons() {
         "catching-up",
         "cloned",
         "mute",
+        "new",
     ];
     let hours = |hours: i64| now - hours * HOUR_MS;
     let mut seen = std::collections::BTreeSet::new();
@@ -124,8 +145,8 @@ async fn sql_and_rest_name_the_same_share_and_the_same_reasons() {
             let what = format!("{name} from {} to {}", utc(from), utc(to));
             assert_eq!(answer["unit_windows"], row.get::<_, i64>(0), "{what}");
             assert_eq!(answer["unit_windows_final"], row.get::<_, i64>(1), "{what}");
-            let share: f64 = row.get(2);
-            let shown = answer["final_share"].as_f64().unwrap();
+            let share = row.get::<_, Option<f64>>(2).unwrap_or(2.0);
+            let shown = answer["final_share"].as_f64().unwrap_or(2.0);
             assert!((shown - share).abs() < 1e-12, "{shown}, {share} for {what}");
             let reason: Option<&str> = row.get(3);
             let named = named_by_rest(&centre, name, from, to).await;
@@ -158,12 +179,12 @@ async fn the_share_of_a_fleet_is_that_of_all_its_windows() {
     let share = "SELECT sum(windows_final) || ' of ' || sum(windows) FROM verst_completeness(
         date_bin('5 minutes', now(), 'epoch') - interval '2 hours',
         date_bin('5 minutes', now(), 'epoch') - interval '90 minutes')";
-    // Six windows of seven units, of which two have settled so far.
+    // Six windows of seven units, of which two have settled so far; the eighth was not heard of yet.
     assert_eq!(centre.value(share).await.as_deref(), Some("12 of 42"));
     let behind = "SELECT string_agg(device || ' ' || behind, ', ' ORDER BY device)
         FROM v_backlog WHERE behind IS NOT NULL";
     let expected = "catching-up backlog, cloned cloned, delayed unit_offline, mute never_heard, \
-                    silent unit_offline";
+                    new backlog, silent unit_offline";
     assert_eq!(centre.value(behind).await.as_deref(), Some(expected));
 }
 
@@ -223,4 +244,41 @@ async fn a_loss_makes_its_time_incomplete_even_when_its_span_is_odd() {
     let recovered = "UPDATE loss_ledger SET event_min = NULL, event_max = NULL, recovered = 10";
     centre.database.batch_execute(recovered).await.unwrap();
     assert!(incomplete().await.is_empty());
+}
+
+#[tokio::test]
+async fn metrics_show_what_waits_and_who_is_behind_in_the_owned_shards() {
+    let centre = Centre::start().await;
+    fleet(&centre, clock::wall_millis()).await;
+    let elsewhere = "UPDATE device SET shard = 7 WHERE device = 'silent'";
+    centre.database.batch_execute(elsewhere).await.unwrap();
+    let pool = Target::new(&settings(&centre.url))
+        .unwrap()
+        .pool(1)
+        .unwrap();
+    let reader = Reader::new(pool);
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let shown = async |shards: &[u8]| {
+        let shards: Vec<Shard> = shards.iter().map(|n| Shard::new(*n).unwrap()).collect();
+        metrics.backlog(&reader.backlog(&shards).await.unwrap());
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        let value = |name: &str| {
+            let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+            line.rsplit_once(' ').unwrap().1.to_owned()
+        };
+        [
+            "verst_aggregator_backlog_passages",
+            "verst_aggregator_units_behind{reason=\"backlog\"}",
+            "verst_aggregator_units_behind{reason=\"unit_offline\"}",
+            "verst_aggregator_units_behind{reason=\"cloned\"}",
+            "verst_aggregator_units_behind{reason=\"never_heard\"}",
+        ]
+        .map(value)
+        .join(" ")
+    };
+    assert_eq!(shown(&[0, 7]).await, "40082 2 2 1 1");
+    assert_eq!(shown(&[0]).await, "40082 2 1 1 1");
+    assert_eq!(shown(&[]).await, "0 0 0 0 0");
 }

@@ -37,6 +37,13 @@ async fn every_wrong_question_is_answered_with_its_problem() {
     let centre = Centre::start().await;
     unit(&centre.database, "KV1").await;
     let long = "x".repeat(65);
+    let named = |units: usize| {
+        (0..units)
+            .map(|n| format!("U{n}"))
+            .collect::<Vec<_>>()
+            .join(",")
+    };
+    let (many, some) = (named(1_001), named(200));
     let cases = [
         (
             "/kvfv/KV1/avg-speed?from=yesterday",
@@ -93,6 +100,18 @@ async fn every_wrong_question_is_answered_with_its_problem() {
             422,
             "range-too-long",
         ),
+        ("/avg-speed", 400, "invalid-parameter"),
+        ("/avg-speed?kvfv=", 400, "invalid-parameter"),
+        ("/avg-speed?kvfv=KV1,,KV2", 400, "invalid-parameter"),
+        ("/avg-speed?kvfv=KV1&kvfv=KV2", 400, "invalid-parameter"),
+        ("/avg-speed?kvfv=KV1&interval=15m", 400, "invalid-parameter"),
+        (&format!("/avg-speed?kvfv={many}"), 422, "too-many-units"),
+        (
+            &format!("/avg-speed?kvfv={some}&from=2025-04-01T00:00:00Z&to=2025-04-03T00:00:00Z"),
+            422,
+            "range-too-long",
+        ),
+        ("/avg-speed?kvfv=KV2,KV3", 404, "unknown-unit"),
     ];
     for (path, status, slug) in cases {
         is_problem(&centre.get(path).await, status, slug);
@@ -143,6 +162,7 @@ async fn text_from_outside_never_becomes_sql() {
             format!("/kvfv/{escaped}/avg-speed"),
             format!("/kvfv/KV1/avg-speed?from={escaped}"),
             format!("/kvfv/KV1/avg-speed?interval={escaped}"),
+            format!("/avg-speed?kvfv=KV1,{escaped}"),
             format!("/kvfv?after={escaped}"),
             format!("/kvfv?limit={escaped}"),
         ] {
@@ -229,7 +249,12 @@ async fn a_database_that_is_away_is_said_so_and_found_again() {
     unit(&centre.database, "KV1").await;
     assert_eq!(centre.get("/kvfv/KV1").await.status, 200);
     cluster.stop_immediate();
-    for path in ["/kvfv", "/kvfv/KV1", "/kvfv/KV1/avg-speed"] {
+    for path in [
+        "/kvfv",
+        "/kvfv/KV1",
+        "/kvfv/KV1/avg-speed",
+        "/avg-speed?kvfv=KV1",
+    ] {
         let answer = centre.get(path).await;
         is_problem(&answer, 503, "database-away");
         assert_eq!(answer.header("retry-after"), Some("5"));

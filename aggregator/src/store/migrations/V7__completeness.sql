@@ -116,16 +116,25 @@ BEGIN ATOMIC
     ) n
     CROSS JOIN LATERAL (
         SELECT
-            greatest(n.behind_last - n.first, 0) AS count,
-            least(greatest(n.settled - n.first, 0), greatest(n.behind_last - n.first, 0)) AS final,
-            to_timestamp(n.first * 300) AS first_start,
+            count(*) AS count,
+            count(*) FILTER (WHERE s.window_end <= b.final_to) AS final,
+            min(s.window_start) FILTER (WHERE (s.window_end <= b.final_to) IS NOT TRUE) AS partial_start
+        FROM v_speed_5m s
+        WHERE s.device = b.device AND s.window_start >= range_from
+          AND s.window_start < least(range_to, date_bin('5 minutes', b.first_seen, 'epoch'))
+    ) early
+    CROSS JOIN LATERAL (
+        SELECT
+            early.count + greatest(n.behind_last - n.first, 0) AS count,
+            early.final + least(greatest(n.settled - n.first, 0), greatest(n.behind_last - n.first, 0)) AS final,
+            range_from AS first_start,
             to_timestamp(n.behind_last * 300) AS last_end,
-            to_timestamp(greatest(n.settled, n.first) * 300) AS partial_start
+            coalesce(early.partial_start, to_timestamp(greatest(n.settled, n.first) * 300)) AS partial_start
     ) w
     WHERE units IS NULL OR b.device = ANY (units);
 END;
 
 COMMENT ON FUNCTION verst_completeness(timestamptz, timestamptz, text[]) IS
-'For each unit (or those named) and the 5-minute windows that start in [range_from, range_to), since the unit was first seen and until now: how many there are, how many are final (revised ones among them), their share, whether no passage of that time is known to be lost (complete), and why the others are partial (reason: cloned, never_heard, unit_offline, backlog or open, the first that holds; NULL when all are final). The share of a fleet: sum(windows_final)::float8 / sum(windows). A unit is behind when its reason is neither NULL nor open.';
+'For each unit (or those named) and the 5-minute windows that start in [range_from, range_to), since the unit was first seen and until now, and earlier ones in which it counted a vehicle: how many there are, how many are final (revised ones among them), their share, whether no passage of that time is known to be lost (complete), and why the others are partial (reason: cloned, never_heard, unit_offline, backlog or open, the first that holds; NULL when all are final). The share of a fleet: sum(windows_final)::float8 / sum(windows). A unit is behind when its reason is neither NULL nor open.';
 
 SELECT verst_roles_grant();
