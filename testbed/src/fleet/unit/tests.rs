@@ -1,8 +1,11 @@
 use proto::device::CentreId;
-use proto::frame::UpFrame;
-use proto::receipt::{RefusalReason, StreamReceipt};
-use proto::{Bucket, window};
+use proto::frame::{Up, UpFrame};
+use proto::header::UpHeader;
+use proto::receipt::{Beacon, Receipt, Refusal, RefusalClass, RefusalReason, StreamReceipt};
+use proto::{Bucket, EventTime, Plate, window};
 
+use super::answers::{REFUSED_MS_MIN, REOPEN_JITTER_MS};
+use super::offers::RESEND_MS_MIN;
 use super::*;
 use crate::fleet::traffic::Road;
 
@@ -326,6 +329,20 @@ fn a_closed_intake_is_probed_and_an_open_one_entered_slowly() {
     assert_eq!(one.len(), 1);
     unit.hear(later_ms, &receipt([range_of(&one[0].0)]));
     assert_eq!(advance(&mut unit, later_ms).len(), 2);
+}
+
+#[test]
+fn what_a_closed_intake_dropped_goes_again_when_it_opens() {
+    let mut unit = online(20.0);
+    let now_ms = START_MS + 3_000;
+    let offered = advance(&mut unit, now_ms);
+    unit.close_road();
+    advance(&mut unit, now_ms);
+    unit.hear(now_ms, &beacon(1, Intake::Closed));
+    unit.hear(now_ms, &beacon(1, Intake::Open));
+    let again = advance(&mut unit, now_ms + REOPEN_JITTER_MS);
+    assert_eq!(again.len(), 1, "slowly");
+    assert_eq!(again[0].0, offered[0].0);
 }
 
 #[test]
