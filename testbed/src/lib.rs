@@ -11,6 +11,7 @@ pub mod clock;
 pub mod demo;
 pub mod feed;
 pub mod fleet;
+pub mod link;
 pub mod pki;
 pub mod postgres;
 pub mod process;

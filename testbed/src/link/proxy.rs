@@ -1,0 +1,448 @@
+//! ○ The sockets of a link: accepts, connects onward, and moves bytes when [`super::line`] says.
+//!
+//! Two tasks for each connection, one each way. A sender is held back the way that TCP does it: its
+//! bytes are not read. For that the receive buffer and the segment size of the near end are those of
+//! a phone's modem, not of a loopback device, which would swallow a megabyte before anybody waits.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use service::tasks::TaskSet;
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::line::{Flow, Line, Moment, SEGMENT_BYTES_MAX};
+use super::{Direction, Plan};
+
+/// Of the near end's socket.
+const RECEIVE_BUFFER_BYTES: u32 = 16 * 1_024;
+const BACKLOG: u32 = 1_024;
+/// Bytes of one connection on their way in one direction, at most: 8 Mbit/s over a second.
+const FLOW_BYTES_MAX: usize = 1_024 * 1_024;
+const READ_BYTES: usize = 16 * 1_024;
+/// Farther than any run lasts.
+const FAR: Duration = Duration::from_secs(30 * 24 * 3_600);
+
+/// What the owner of the link wants at this moment.
+#[derive(Debug, Clone, Copy)]
+struct Orders {
+    /// New connections are taken; otherwise they are reset.
+    open: bool,
+    /// Nothing arrives, and nobody is told: up, down.
+    silent: [bool; 2],
+    /// Connections of an earlier count are reset.
+    cuts: u64,
+}
+
+/// What went through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LinkCounts {
+    /// Bytes on the wire towards the far end, headers of IP and TCP included.
+    pub up_wire_bytes: u64,
+    /// The same on the way back.
+    pub down_wire_bytes: u64,
+}
+
+/// What all connections share.
+#[derive(Debug)]
+struct Shared {
+    start: Instant,
+    /// Up, down. Locked for the length of a calculation.
+    lines: [Mutex<Line>; 2],
+    accepted_at: watch::Sender<Option<Instant>>,
+}
+
+impl Shared {
+    fn now(&self) -> Moment {
+        self.start.elapsed()
+    }
+
+    fn with_line<T>(&self, direction: Direction, work: impl FnOnce(&mut Line) -> T) -> T {
+        let mut line = self.lines[direction as usize]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        work(&mut line)
+    }
+}
+
+/// A running link; gone when dropped, its connections with it.
+#[derive(Debug)]
+pub struct Link {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    orders: watch::Sender<Orders>,
+    stop: CancellationToken,
+}
+
+impl Link {
+    /// To this address, from a port of its own. The seed decides over jitter and loss.
+    ///
+    /// # Errors
+    /// There is no port.
+    pub fn start(to: SocketAddr, plan: Plan, seed: u64) -> io::Result<Self> {
+        let socket = TcpSocket::new_v4()?;
+        socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?;
+        // Into the constants of 16 bits that the kernel takes.
+        SockRef::from(&socket).set_tcp_mss(u32::try_from(SEGMENT_BYTES_MAX).unwrap_or(u32::MAX))?;
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
+        let listener = socket.listen(BACKLOG)?;
+        let address = listener.local_addr()?;
+        let (orders, heard) = watch::channel(Orders {
+            open: true,
+            silent: [false; 2],
+            cuts: 0,
+        });
+        let shared = Arc::new(Shared {
+            start: Instant::now(),
+            lines: [
+                Mutex::new(Line::new(plan.up, seed)),
+                Mutex::new(Line::new(plan.down, seed.wrapping_add(1))),
+            ],
+            accepted_at: watch::Sender::new(None),
+        });
+        let stop = CancellationToken::new();
+        let tasks = TaskSet::new(stop.clone());
+        let gate = Gate {
+            to,
+            shared: shared.clone(),
+            orders: heard,
+        };
+        tasks
+            .clone()
+            .spawn("link", async move { gate.run(listener, tasks).await });
+        Ok(Self {
+            address,
+            shared,
+            orders,
+            stop,
+        })
+    }
+
+    /// Where to connect.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Another shape from now on, for bytes that come from now on.
+    pub fn set_plan(&self, plan: Plan) {
+        let set = |direction, shape| {
+            self.shared
+                .with_line(direction, |line| line.set_shape(shape));
+        };
+        set(Direction::Up, plan.up);
+        set(Direction::Down, plan.down);
+    }
+
+    /// Resets all connections; new ones are welcome.
+    pub fn cut(&self) {
+        self.orders.send_modify(|orders| orders.cuts += 1);
+    }
+
+    /// Resets all connections, and new ones as they come, until [`Self::open`].
+    pub fn close(&self) {
+        self.orders.send_modify(|orders| {
+            orders.cuts += 1;
+            orders.open = false;
+        });
+    }
+
+    /// Takes connections again.
+    pub fn open(&self) {
+        self.orders.send_modify(|orders| orders.open = true);
+    }
+
+    /// Nothing arrives in this direction any more and nobody is told, or it does again: what was
+    /// held meanwhile then comes, as TCP would send it again. For a connection that never comes
+    /// back, [`Self::cut`] before the end of the silence.
+    pub fn silence(&self, direction: Direction, silent: bool) {
+        self.orders
+            .send_modify(|orders| orders.silent[direction as usize] = silent);
+    }
+
+    /// What went through so far.
+    #[must_use]
+    pub fn counts(&self) -> LinkCounts {
+        let now = self.shared.now();
+        let wire_bytes = |direction| {
+            self.shared
+                .with_line(direction, |line| line.wire_bytes(now))
+        };
+        LinkCounts {
+            up_wire_bytes: wire_bytes(Direction::Up),
+            down_wire_bytes: wire_bytes(Direction::Down),
+        }
+    }
+
+    /// When the last connection was taken; waits for the next change with `changed`.
+    #[must_use]
+    pub fn accepted(&self) -> watch::Receiver<Option<Instant>> {
+        self.shared.accepted_at.subscribe()
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Takes connections.
+struct Gate {
+    to: SocketAddr,
+    shared: Arc<Shared>,
+    orders: watch::Receiver<Orders>,
+}
+
+impl Gate {
+    async fn run(self, listener: TcpListener, tasks: TaskSet) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = tasks.token().cancelled() => return,
+            };
+            let Ok((near, _)) = accepted else { continue };
+            let orders = *self.orders.borrow();
+            if !orders.open {
+                reset(&near);
+                continue;
+            }
+            self.shared.accepted_at.send_replace(Some(Instant::now()));
+            let Ok(far) = TcpStream::connect(self.to).await else {
+                reset(&near);
+                continue;
+            };
+            // Whatever is late here is late on purpose.
+            if near.set_nodelay(true).and(far.set_nodelay(true)).is_err() {
+                continue;
+            }
+            let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
+            let carry = |direction, from, to| Carrier {
+                direction,
+                from: Some(from),
+                to,
+                flow: Flow::default(),
+                cuts: orders.cuts,
+                orders: self.orders.clone(),
+                shared: self.shared.clone(),
+                stop: tasks.token().clone(),
+            };
+            tasks.spawn("link up", carry(Direction::Up, near_in, far_out).run());
+            tasks.spawn("link down", carry(Direction::Down, far_in, near_out).run());
+        }
+    }
+}
+
+/// One direction of one connection.
+struct Carrier {
+    direction: Direction,
+    /// None once its end was read.
+    from: Option<OwnedReadHalf>,
+    to: OwnedWriteHalf,
+    flow: Flow,
+    cuts: u64,
+    orders: watch::Receiver<Orders>,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+}
+
+enum Event {
+    Read(io::Result<usize>),
+    Due,
+    Orders,
+    Stop,
+}
+
+impl Carrier {
+    async fn run(mut self) {
+        if self.carry().await.is_err() {
+            // The other end learns of it the hard way, as from a router that forgot the connection.
+            reset(self.to.as_ref());
+            self.to.forget();
+        }
+    }
+
+    /// Until everything has arrived after the end of what is read.
+    async fn carry(&mut self) -> io::Result<()> {
+        let mut buffer = BytesMut::new();
+        let stop = self.stop.clone();
+        loop {
+            let orders = *self.orders.borrow_and_update();
+            if orders.cuts != self.cuts {
+                return Err(io::ErrorKind::ConnectionReset.into());
+            }
+            let silent = orders.silent[self.direction as usize];
+            if !silent {
+                self.deliver().await?;
+                if self.from.is_none() && self.flow.bytes() == 0 {
+                    return self.to.shutdown().await;
+                }
+            }
+            let now = self.shared.now();
+            let (room, room_at) = self
+                .shared
+                .with_line(self.direction, |line| (line.room(now), line.room_at()));
+            let room = room.min(FLOW_BYTES_MAX.saturating_sub(self.flow.bytes()));
+            let next_at = self.flow.next_at().filter(|_| !silent);
+            let room_at = room_at.filter(|_| room == 0);
+            let wake = next_at.into_iter().chain(room_at).min().unwrap_or(FAR);
+            let wake_at = self.shared.start + wake.min(FAR);
+            let event = tokio::select! {
+                read = read(self.from.as_mut(), &mut buffer, room) => Event::Read(read),
+                () = sleep_until(wake_at) => Event::Due,
+                changed = self.orders.changed() => match changed {
+                    Ok(()) => Event::Orders,
+                    Err(_) => Event::Stop,
+                },
+                () = stop.cancelled() => Event::Stop,
+            };
+            match event {
+                Event::Read(read) => {
+                    if read? == 0 {
+                        self.from = None;
+                    }
+                    let (bytes, now) = (buffer.split().freeze(), self.shared.now());
+                    let flow = &mut self.flow;
+                    self.shared
+                        .with_line(self.direction, |line| flow.offer(line, now, bytes));
+                }
+                Event::Due | Event::Orders => {}
+                Event::Stop => return Err(io::ErrorKind::ConnectionAborted.into()),
+            }
+        }
+    }
+
+    /// Writes what has arrived. A far end that does not read holds this up until a cut.
+    async fn deliver(&mut self) -> io::Result<()> {
+        while let Some(bytes) = self.flow.take(self.shared.now()) {
+            tokio::select! {
+                written = self.to.write_all(&bytes) => written?,
+                cut = self.orders.wait_for(|orders| orders.cuts != self.cuts) => {
+                    drop(cut);
+                    return Err(io::ErrorKind::ConnectionReset.into());
+                }
+                () = self.stop.cancelled() => return Err(io::ErrorKind::ConnectionAborted.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// At most so many bytes; waits for ever where there is no room or nothing more to read.
+async fn read(
+    from: Option<&mut OwnedReadHalf>,
+    buffer: &mut BytesMut,
+    room: usize,
+) -> io::Result<usize> {
+    match from {
+        Some(from) if room > 0 => {
+            buffer.reserve(READ_BYTES);
+            from.take(room.min(READ_BYTES) as u64)
+                .read_buf(buffer)
+                .await
+        }
+        _ => std::future::pending().await,
+    }
+}
+
+/// When it is dropped, the peer gets a reset instead of a goodbye.
+fn reset(socket: &TcpStream) {
+    // A socket that is gone already needs no reset.
+    drop(SockRef::from(socket).set_linger(Some(Duration::ZERO)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Shape;
+    use super::*;
+
+    struct Ends {
+        link: Link,
+        near: TcpStream,
+        far: TcpStream,
+    }
+
+    async fn ends(plan: Plan) -> Ends {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let link = Link::start(listener.local_addr().unwrap(), plan, 1).unwrap();
+        let near = TcpStream::connect(link.address()).await.unwrap();
+        let (far, _) = listener.accept().await.unwrap();
+        Ends { link, near, far }
+    }
+
+    #[tokio::test]
+    async fn a_free_link_carries_every_byte_both_ways_and_then_the_goodbye() {
+        let mut ends = ends(Plan::both(Shape::FREE)).await;
+        let sent: Vec<u8> = (0..100_000_u32).map(|n| n.to_le_bytes()[0]).collect();
+        let mut got = vec![0; sent.len()];
+        let (written, read) =
+            tokio::join!(ends.near.write_all(&sent), ends.far.read_exact(&mut got));
+        written.unwrap();
+        read.unwrap();
+        assert_eq!(got, sent);
+        ends.far.write_all(b"yes").await.unwrap();
+        drop(ends.far);
+        let mut answer = Vec::new();
+        ends.near.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(answer, b"yes");
+        let counts = ends.link.counts();
+        assert!(counts.up_wire_bytes > 100_000 && counts.down_wire_bytes > 3);
+    }
+
+    #[tokio::test]
+    async fn a_cut_resets_both_ends_and_a_closed_link_takes_nobody() {
+        let mut ends = ends(Plan::both(Shape::FREE)).await;
+        ends.link.close();
+        let mut byte = [0];
+        for end in [&mut ends.near, &mut ends.far] {
+            let error = end.read(&mut byte).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        }
+        let mut refused = TcpStream::connect(ends.link.address()).await.unwrap();
+        assert!(refused.read(&mut byte).await.is_err());
+        ends.link.open();
+        assert!(TcpStream::connect(ends.link.address()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_silent_direction_holds_what_it_has_and_the_other_goes_on() {
+        let mut ends = ends(Plan::both(Shape::FREE)).await;
+        ends.link.silence(Direction::Up, true);
+        ends.near.write_all(b"held").await.unwrap();
+        ends.far.write_all(b"down").await.unwrap();
+        let mut four = [0; 4];
+        ends.near.read_exact(&mut four).await.unwrap();
+        assert_eq!(&four, b"down");
+        let nothing = ends.far.try_read(&mut four).unwrap_err();
+        assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
+        ends.link.silence(Direction::Up, false);
+        ends.far.read_exact(&mut four).await.unwrap();
+        assert_eq!(&four, b"held");
+    }
+
+    #[tokio::test]
+    async fn whoever_sends_more_than_the_link_carries_is_held_back() {
+        let slow = Shape::slow(64, Duration::from_millis(300));
+        let ends = ends(Plan::both(slow)).await;
+        let mut taken = 0;
+        while let Ok(Ok(())) =
+            tokio::time::timeout(Duration::from_millis(500), ends.near.writable()).await
+        {
+            match ends.near.try_write(&[0; 1_024]) {
+                Ok(bytes) => taken += bytes,
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+            assert!(taken < 1_000_000, "nobody is held back");
+        }
+        let counts = ends.link.counts();
+        assert!(counts.up_wire_bytes < 64 * 1_024, "{counts:?}");
+    }
+}
