@@ -89,6 +89,9 @@ pub struct Report {
     pub met: bool,
     /// In the order of measurement.
     pub figures: Vec<Figure>,
+    /// What was left out, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 impl Report {
@@ -98,6 +101,7 @@ impl Report {
         Self {
             met: !figures.is_empty() && figures.iter().all(|figure| figure.met),
             figures,
+            notes: Vec::new(),
         }
     }
 
@@ -134,6 +138,10 @@ impl Report {
                 line.push_str(&format!("{left}{cell}{right}  "));
             }
             table.push_str(line.trim_end());
+            table.push('\n');
+        }
+        for note in &self.notes {
+            table.push_str(note);
             table.push('\n');
         }
         table

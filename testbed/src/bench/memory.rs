@@ -14,9 +14,10 @@ use proto::EventTime;
 use tokio::task::block_in_place;
 use toml::Value;
 
+use super::commits::CommitWatch;
 use super::figure::{Figure, Target};
 use super::http::Connection;
-use super::stage::{CommitWatch, Stage, to_f64};
+use super::stage::{Stage, to_f64};
 use super::{Scale, events, procfs, progress};
 use crate::clock;
 use crate::fleet::traffic::{Road, Traffic};

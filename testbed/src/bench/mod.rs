@@ -11,11 +11,13 @@
 //! Part of the command line: errors are for people (`anyhow`).
 
 pub mod bytes;
+pub mod commits;
 pub mod disk;
 pub mod entropy;
 pub mod events;
 pub mod figure;
 pub mod http;
+pub mod late;
 pub mod live;
 pub mod memory;
 pub mod posts;

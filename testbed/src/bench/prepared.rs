@@ -6,7 +6,7 @@ use anyhow::{Result, anyhow};
 use bytes::Bytes;
 use proto::frame::Up;
 use proto::header::{Frontier, UpHeader};
-use proto::{DeviceId, EventTime, PassageBatch, Seq, SeqRange};
+use proto::{DeviceId, EventTime, Passage, PassageBatch, Seq, SeqRange};
 
 use crate::clock;
 use crate::fleet::new_stream;
@@ -87,10 +87,15 @@ pub fn prepare(devices: &[DeviceId], recipe: Recipe) -> Result<Load> {
     Ok(load)
 }
 
-struct Prepared {
-    device: DeviceId,
-    unit: Unit,
-    first_frame: Option<Bytes>,
+/// One unit with everything that it will ever send.
+#[derive(Debug)]
+pub struct Prepared {
+    /// Its name.
+    pub device: DeviceId,
+    /// Its batches.
+    pub unit: Unit,
+    /// The frame of the first of them.
+    pub first_frame: Option<Bytes>,
 }
 
 fn unit(device: &DeviceId, number: usize, recipe: Recipe, now_ms: i64) -> Prepared {
@@ -108,19 +113,37 @@ fn unit(device: &DeviceId, number: usize, recipe: Recipe, now_ms: i64) -> Prepar
     let start_ms = now_ms - NEWEST_AGE_MS - span_ms - span_ms * SLACK_PERCENT / 100;
     let start = EventTime::from_millis(start_ms);
     let mut traffic = Traffic::new(Road::motorway(recipe.passages_per_s), seed, start);
+    let passages = (0..total).map(|_| {
+        let mut passage = traffic.next_passage();
+        passage.plate = recipe.plates.keep(passage.plate, recipe.seed);
+        passage
+    });
+    of_passages(device, start, passages, total, seed)
+}
+
+/// A unit that will send these passages, so many, none of them before `start`.
+pub fn of_passages(
+    device: &DeviceId,
+    start: EventTime,
+    passages: impl Iterator<Item = Passage>,
+    total: usize,
+    seed: u64,
+) -> Prepared {
+    let mut all = passages.peekable();
+    let now_ms = clock::unix_ms();
     let stream = new_stream();
     let accepted_to = total as u64;
-    let mut batches = Vec::with_capacity(recipe.batches);
+    let mut batches = Vec::with_capacity(total.div_ceil(BATCH_PASSAGES));
     let mut first_frame = None;
     let mut first = Seq::FIRST;
-    for counter in 1..=recipe.batches as u64 {
+    let mut counter = 0;
+    while all.peek().is_some() {
+        counter += 1;
         let mut passages = PassageBatch::new();
-        for _ in 0..BATCH_PASSAGES {
-            let mut passage = traffic.next_passage();
-            passage.plate = recipe.plates.keep(passage.plate, recipe.seed);
+        for passage in all.by_ref().take(BATCH_PASSAGES) {
             passages.push(&passage);
         }
-        let oldest = passages.event_time(0);
+        let oldest = passages.event_span().map_or(start, |(oldest, _)| oldest);
         let header = UpHeader {
             stream,
             first,
@@ -145,7 +168,8 @@ fn unit(device: &DeviceId, number: usize, recipe: Recipe, now_ms: i64) -> Prepar
         batch_passages: BATCH_PASSAGES,
         backlog_passages_max: u64::MAX,
         camera_delay_max_ms: 0,
-        plates: recipe.plates,
+        // Applied to the passages already.
+        plates: Plates::Kept,
         seed,
     };
     Prepared {

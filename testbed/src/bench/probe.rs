@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
-use proto::DeviceId;
+use proto::{Bucket, DeviceId};
 use tokio::time::MissedTickBehavior;
-use tokio_postgres::Statement;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Row, Statement};
 
 use super::procfs;
 use super::stage::Stage;
@@ -34,6 +35,11 @@ const TIME_MS_MAX: u64 = 600_000;
 const CURSORS: &str = "SELECT d.device, sum(upper(r) - lower(r))::int8 \
                        FROM device d JOIN stream_cursor c USING (device_key), \
                        unnest(c.counted) AS r WHERE d.device = ANY($1) GROUP BY d.device";
+/// The same by the windows from some time on: what is older and arrives meanwhile is left out.
+const WINDOWS: &str = "SELECT d.device, sum(w.n)::int8 \
+                       FROM device d JOIN speed_stats_5m w USING (device_key) \
+                       WHERE d.device = ANY($1) AND w.bucket >= to_timestamp($2) \
+                       GROUP BY d.device";
 
 /// Passages of one unit in the order in which it numbers them.
 #[derive(Debug)]
@@ -51,8 +57,10 @@ pub type Posts = SyncSender<Post>;
 #[derive(Debug)]
 pub struct Probe {
     database: Database,
-    cursors: Statement,
+    readable: Statement,
     names: Vec<String>,
+    /// Second parameter of the statement; none with cursors.
+    from_s: Option<f64>,
     posts: Receiver<Post>,
     backend: u32,
     waiting: HashMap<DeviceId, Waiting>,
@@ -94,8 +102,27 @@ impl Probe {
     /// # Errors
     /// The database does not answer.
     pub async fn new(stage: &Stage, devices: &[DeviceId]) -> Result<(Self, Posts)> {
+        Self::start(stage, devices, CURSORS, None).await
+    }
+
+    /// The same for units that catch up meanwhile: passages of windows from this one on alone.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn since(stage: &Stage, devices: &[DeviceId], from: Bucket) -> Result<(Self, Posts)> {
+        let from_s = from.start().as_millis() / 1_000;
+        #[expect(clippy::cast_precision_loss, reason = "seconds since 1970")]
+        Self::start(stage, devices, WINDOWS, Some(from_s as f64)).await
+    }
+
+    async fn start(
+        stage: &Stage,
+        devices: &[DeviceId],
+        sql: &str,
+        from_s: Option<f64>,
+    ) -> Result<(Self, Posts)> {
         let database = stage.system.database().await?;
-        let cursors = database.client().prepare(CURSORS).await?;
+        let readable = database.client().prepare(sql).await?;
         let backend: i32 = database
             .client()
             .query_one("SELECT pg_backend_pid()", &[])
@@ -107,22 +134,36 @@ impl Probe {
             .iter()
             .map(|device| (device.clone(), Waiting::default()))
             .collect();
-        for row in database.client().query(&cursors, &[&names]).await? {
+        let backend = u32::try_from(backend)?;
+        let mut probe = Self {
+            database,
+            readable,
+            names,
+            from_s,
+            posts,
+            backend,
+            waiting: HashMap::new(),
+        };
+        for row in probe.look().await? {
             let device = DeviceId::new(row.get(0))?;
             waiting.entry(device).or_default().settled = row.get(1);
         }
-        let backend = u32::try_from(backend)?;
-        Ok((
-            Self {
-                database,
-                cursors,
-                names,
-                posts,
-                backend,
-                waiting,
-            },
-            sender,
-        ))
+        probe.waiting = waiting;
+        Ok((probe, sender))
+    }
+
+    async fn look(&self) -> Result<Vec<Row>> {
+        let names: &(dyn ToSql + Sync) = &self.names;
+        let from_s = self
+            .from_s
+            .as_ref()
+            .map(|from_s| from_s as &(dyn ToSql + Sync));
+        let parameters: Vec<_> = std::iter::once(names).chain(from_s).collect();
+        Ok(self
+            .database
+            .client()
+            .query(&self.readable, &parameters)
+            .await?)
     }
 
     /// CPU time of the probe's own backend.
@@ -143,18 +184,26 @@ impl Probe {
         span: Duration,
         kind: impl Fn(&DeviceId) -> usize,
     ) -> Result<[Times; 2]> {
+        let start = clock::monotonic();
+        self.watch_while(|| start.elapsed() < span, kind).await
+    }
+
+    /// The same for as long as `go_on` says so.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn watch_while(
+        &mut self,
+        go_on: impl Fn() -> bool,
+        kind: impl Fn(&DeviceId) -> usize,
+    ) -> Result<[Times; 2]> {
         let mut times = [Times::new()?, Times::new()?];
         let from_ms = clock::unix_ms();
-        let start = clock::monotonic();
         let mut tick = tokio::time::interval(LOOK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while start.elapsed() < span {
+        while go_on() {
             tick.tick().await;
-            let rows = self
-                .database
-                .client()
-                .query(&self.cursors, &[&self.names])
-                .await?;
+            let rows = self.look().await?;
             let now_ms = clock::unix_ms();
             for post in self.posts.try_iter() {
                 self.waiting
@@ -180,5 +229,16 @@ impl Probe {
             }
         }
         Ok(times)
+    }
+
+    /// Adds the passages of one kind that became readable too late to be seen: those that have
+    /// waited for more than `least_ms` and still do, each with the age that it has by now.
+    pub fn add_waiting(&self, times: &mut Times, least_ms: i64) {
+        let now_ms = clock::unix_ms();
+        let waiting = self.waiting.values().flat_map(|waiting| &waiting.posted_ms);
+        let ages = waiting.map(|posted_ms| now_ms - posted_ms);
+        for age_ms in ages.filter(|age_ms| *age_ms > least_ms) {
+            times.0.saturating_record(age_ms.unsigned_abs());
+        }
     }
 }

@@ -13,9 +13,10 @@ use anyhow::{Context, Result, bail, ensure};
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{SinkExt, TryStreamExt};
 
+use super::commits::{CommitWatch, rate};
 use super::figure::{Figure, Target, median};
 use super::prepared::{BATCH_PASSAGES, Recipe, prepare};
-use super::stage::{CommitWatch, Stage, rate, to_f64};
+use super::stage::{Stage, to_f64};
 use super::{Scale, progress};
 use crate::clock;
 use crate::fleet::Fleet;

@@ -3,26 +3,19 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use proto::DeviceId;
 use tokio::task::block_in_place;
-use tokio_postgres::Statement;
 use toml::{Table, Value};
 
 use super::procfs;
-use crate::clock;
 use crate::fleet::{Uplink, names};
+use crate::link::{Link, Plan};
 use crate::pki::BROKER_HOST;
-use crate::system::{CENTRE, Database, Options, READY_WITHIN, STOPPED_WITHIN, System, Tuning};
+use crate::system::{CENTRE, Options, READY_WITHIN, STOPPED_WITHIN, System, Tuning};
 
-/// How often the database is asked for committed cursors while a rate is measured.
-const LOOK: Duration = Duration::from_millis(25);
-
-/// Passages that the committed cursors of all streams cover.
-const COMMITTED: &str = "SELECT coalesce(sum(upper(r) - lower(r)), 0)::int8 \
-                         FROM stream_cursor, unnest(counted) AS r";
 /// Passages in all 5-minute windows.
 const IN_WINDOWS: &str = "SELECT coalesce(sum(n), 0)::int8 FROM speed_stats_5m";
 
@@ -41,8 +34,17 @@ impl Stage {
     /// # Errors
     /// What did not come up.
     pub async fn start(units: usize, agents: &[&str]) -> Result<Self> {
+        Self::start_behind(units, agents, None).await
+    }
+
+    /// The same, with a link between the agents and the broker.
+    ///
+    /// # Errors
+    /// What did not come up.
+    pub async fn start_behind(units: usize, agents: &[&str], link: Option<Plan>) -> Result<Self> {
         let units = names("sim", units)?;
         let options = Options {
+            link,
             agents: agents.iter().map(|&name| name.to_owned()).collect(),
             units: units.iter().map(ToString::to_string).collect(),
             tuning: Tuning {
@@ -107,6 +109,14 @@ impl Stage {
     pub fn door(&self, agent: &str) -> Result<SocketAddr> {
         let agent = self.system.agents.get(agent).context("no such agent")?;
         address_of(agent.camera().url())
+    }
+
+    /// What lies between the agents and the broker.
+    ///
+    /// # Errors
+    /// Nothing does.
+    pub fn link(&self) -> Result<&Link> {
+        self.system.link.as_ref().context("no link was asked for")
     }
 
     /// The process of an agent.
@@ -255,118 +265,6 @@ impl std::fmt::Display for Cores {
     }
 }
 
-/// The moment when a commit was seen, and what was committed by then.
-#[derive(Debug, Clone, Copy)]
-pub struct Commit {
-    /// When.
-    pub at: Instant,
-    /// Passages under all cursors.
-    pub passages: u64,
-}
-
-/// Sees commits by asking the database again and again.
-#[derive(Debug)]
-pub struct CommitWatch {
-    database: Database,
-    committed: Statement,
-    last: u64,
-}
-
-impl CommitWatch {
-    /// On a connection of its own.
-    ///
-    /// # Errors
-    /// The database does not answer.
-    pub async fn new(stage: &Stage) -> Result<Self> {
-        let database = stage.system.database().await?;
-        let committed = database.client().prepare(COMMITTED).await?;
-        let mut watch = Self {
-            database,
-            committed,
-            last: 0,
-        };
-        watch.last = watch.total().await?;
-        Ok(watch)
-    }
-
-    /// Passages under the committed cursors of all streams.
-    ///
-    /// # Errors
-    /// The database does not answer.
-    pub async fn total(&self) -> Result<u64> {
-        let sum: i64 = self
-            .database
-            .client()
-            .query_one(&self.committed, &[])
-            .await?
-            .get(0);
-        Ok(u64::try_from(sum)?)
-    }
-
-    /// Collects commits until `done` says so of the last one, or of the time.
-    ///
-    /// # Errors
-    /// The database does not answer, or nothing is committed for `silence`.
-    pub async fn collect(
-        &mut self,
-        silence: Duration,
-        mut done: impl FnMut(&Commit) -> bool,
-    ) -> Result<Vec<Commit>> {
-        let mut commits = Vec::new();
-        let mut heard = clock::monotonic();
-        loop {
-            let passages = self.total().await?;
-            let commit = Commit {
-                at: clock::monotonic(),
-                passages,
-            };
-            if passages != self.last {
-                self.last = passages;
-                heard = commit.at;
-                commits.push(commit);
-            }
-            if done(&commit) {
-                return Ok(commits);
-            }
-            if heard.elapsed() > silence {
-                bail!("nothing was committed for {silence:?} after {passages} passages");
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-    }
-
-    /// Collects commits until none came for `silence`.
-    ///
-    /// # Errors
-    /// The database does not answer.
-    pub async fn until_quiet(&mut self, silence: Duration) -> Result<Vec<Commit>> {
-        let mut commits = Vec::new();
-        let mut heard = clock::monotonic();
-        while heard.elapsed() < silence {
-            let passages = self.total().await?;
-            if passages != self.last {
-                self.last = passages;
-                heard = clock::monotonic();
-                commits.push(Commit {
-                    at: heard,
-                    passages,
-                });
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-        Ok(commits)
-    }
-}
-
-/// Passages per second from the first of these commits to the last: both are edges, so neither a
-/// half flush at the start nor one at the end is in it. None with fewer than two.
-#[must_use]
-pub fn rate(commits: &[Commit]) -> Option<f64> {
-    let (first, last) = (commits.first()?, commits.last()?);
-    let span = last.at.duration_since(first.at).as_secs_f64();
-    (commits.len() >= 2).then(|| to_f64(last.passages - first.passages) / span)
-}
-
 /// A count as a number to calculate with.
 #[expect(clippy::cast_precision_loss, reason = "counts below 2^52")]
 #[must_use]
@@ -377,21 +275,6 @@ pub const fn to_f64(count: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_rate_runs_from_edge_to_edge() {
-        let start = clock::monotonic();
-        let commit = |s: u64, passages| Commit {
-            at: start + Duration::from_secs(s),
-            passages,
-        };
-        assert_eq!(rate(&[]), None);
-        assert_eq!(rate(&[commit(1, 10)]), None);
-        assert_eq!(
-            rate(&[commit(5, 100), commit(6, 150), commit(9, 500)]),
-            Some(100.0)
-        );
-    }
 
     #[test]
     fn the_address_stands_in_the_url() {

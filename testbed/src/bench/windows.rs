@@ -16,9 +16,10 @@ use bytes::Bytes;
 use proto::frame::{Up, UpFrame};
 use proto::window;
 
+use super::commits::{Commit, CommitWatch, rate};
 use super::figure::{Figure, Target};
 use super::prepared::{BATCH_PASSAGES, Recipe, prepare};
-use super::stage::{Commit, CommitWatch, Stage, rate, to_f64};
+use super::stage::{Stage, to_f64};
 use super::{Scale, progress};
 use crate::clock;
 use crate::fleet::Fleet;

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 use service::exit;
-use testbed::bench::{Name, Scale, pipeline};
+use testbed::bench::{Name, Report, Scale, late, pipeline};
 
 /// Measure the whole system on this machine. Wants a release build and nothing else running.
 #[derive(Debug, Args)]
@@ -16,6 +16,21 @@ enum Group {
     /// From POST to readable: rates, freshness, CPU, memory, bytes. Progress goes to standard error;
     /// exit code 0 only when every figure reaches its target.
     Pipeline(Pipeline),
+    /// After hours offline: how soon every window is exact, and what it costs the others. Likewise.
+    Late(Late),
+}
+
+#[derive(Debug, Args)]
+struct Late {
+    /// One line of JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// Only these, in this order; may be repeated.
+    #[arg(long, value_enum, value_name = "NAME")]
+    only: Vec<late::Name>,
+    /// A tenth or less of everything: shows that it works, not how fast it is.
+    #[arg(long)]
+    small: bool,
 }
 
 #[derive(Debug, Args)]
@@ -33,23 +48,50 @@ struct Pipeline {
 
 impl Bench {
     pub(super) async fn run(self) -> anyhow::Result<u8> {
-        let Group::Pipeline(options) = self.group;
-        let scale = if options.small {
+        match self.group {
+            Group::Pipeline(options) => options.run().await,
+            Group::Late(options) => options.run().await,
+        }
+    }
+}
+
+impl Late {
+    async fn run(self) -> anyhow::Result<u8> {
+        let scale = if self.small {
+            late::Scale::small()
+        } else {
+            late::Scale::default()
+        };
+        let names = if self.only.is_empty() {
+            late::Name::ALL.to_vec()
+        } else {
+            self.only
+        };
+        answer(&late::run(&names, &scale).await?, self.json)
+    }
+}
+
+impl Pipeline {
+    async fn run(self) -> anyhow::Result<u8> {
+        let scale = if self.small {
             Scale::small()
         } else {
             Scale::default()
         };
-        let names = if options.only.is_empty() {
+        let names = if self.only.is_empty() {
             Name::ALL.to_vec()
         } else {
-            options.only
+            self.only
         };
-        let report = pipeline(&names, &scale).await?;
-        if options.json {
-            super::say(&serde_json::to_string(&report)?);
-        } else {
-            super::say(report.table().trim_end());
-        }
-        Ok(if report.met { exit::OK } else { exit::FAILURE })
+        answer(&pipeline(&names, &scale).await?, self.json)
     }
+}
+
+fn answer(report: &Report, json: bool) -> anyhow::Result<u8> {
+    if json {
+        super::say(&serde_json::to_string(report)?);
+    } else {
+        super::say(report.table().trim_end());
+    }
+    Ok(if report.met { exit::OK } else { exit::FAILURE })
 }

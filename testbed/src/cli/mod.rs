@@ -2,6 +2,7 @@
 
 mod bench;
 mod demo;
+mod link;
 mod replay;
 
 use anyhow::Context as _;
@@ -29,6 +30,8 @@ enum Command {
     Bench(bench::Bench),
     /// Show the whole system live, or check it with outages in the middle.
     Demo(demo::Demo),
+    /// A slow, far and lossy link, to try a unit on.
+    Link(link::BadLink),
     /// Send a recorded file through the real system and compare every window.
     Replay(replay::Replay),
 }
@@ -41,6 +44,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<u8> {
         match arguments.command {
             Command::Bench(bench) => bench.run().await,
             Command::Demo(demo) => demo.run().await,
+            Command::Link(link) => link.run().await,
             Command::Replay(replay) => replay.run().await,
         }
     })

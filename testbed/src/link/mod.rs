@@ -51,10 +51,10 @@ impl Shape {
 
     /// This many kbit/s, half of this round trip.
     #[must_use]
-    pub const fn slow(kbit_per_s: u32, round_trip: Duration) -> Self {
+    pub fn slow(kbit_per_s: u32, round_trip: Duration) -> Self {
         Self {
             rate_bytes_per_s: Some(kbit_per_s * 125),
-            delay: Duration::from_millis(round_trip.as_millis() as u64 / 2),
+            delay: round_trip / 2,
             ..Self::FREE
         }
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use futures_util::TryStreamExt;
 use serde_json::Value;
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 
 use super::event::{Fact, PlateFact, canonical};
@@ -35,35 +36,65 @@ pub async fn windows(client: &Client) -> Result<(Windows, Findings), tokio_postg
     let mut windows = Windows::new();
     let mut percentiles = Findings::default();
     for interval in Interval::ALL {
-        let sql = format!(
-            "SELECT d.device, (extract(epoch FROM w.bucket) * 1000)::int8, w.n, w.n_speed,
-                    w.n_moving, w.violations, w.sum_ckmh, w.sumsq_ckmh2, w.pace_sum_ms_per_km,
-                    w.min_ckmh, w.max_ckmh, w.hist_lo, w.hist, w.class_n, w.lane_n,
-                    w.lane_n_speed, w.lane_sum_ckmh, w.p15_ckmh, w.p50_ckmh, w.p85_ckmh, w.p95_ckmh
-             FROM speed_stats_{} w JOIN device d USING (device_key)",
-            interval.name()
-        );
-        let rows = client.query_raw(&sql, std::iter::empty::<i32>()).await?;
-        let mut rows = std::pin::pin!(rows);
-        while let Some(row) = rows.try_next().await? {
-            let key = WindowKey {
-                device: row.get(0),
-                interval,
-                start_ms: row.get(1),
-            };
-            let stats = stats(&row);
-            for (column, (name, percent)) in (17..).zip(PERCENTILES) {
-                let kept: Option<i32> = row.get(column);
-                let computed = stats.percentile_ckmh(percent);
-                percentiles.compared += 1;
-                if kept != computed {
-                    percentiles.wrong(|| format!("{key}: {name} {kept:?} instead of {computed:?}"));
-                }
-            }
-            windows.insert(key, stats);
-        }
+        read_windows(client, interval, None, &mut windows, &mut percentiles).await?;
     }
     Ok((windows, percentiles))
+}
+
+/// The 5-minute windows of these devices that begin before `to_ms`, likewise.
+///
+/// # Errors
+/// The database fails.
+pub async fn windows_of(
+    client: &Client,
+    devices: &[String],
+    to_ms: i64,
+) -> Result<(Windows, Findings), tokio_postgres::Error> {
+    let (mut windows, mut percentiles) = (Windows::new(), Findings::default());
+    let (interval, only) = (Interval::FiveMinutes, Some((devices, to_ms)));
+    read_windows(client, interval, only, &mut windows, &mut percentiles).await?;
+    Ok((windows, percentiles))
+}
+
+async fn read_windows(
+    client: &Client,
+    interval: Interval,
+    only: Option<(&[String], i64)>,
+    windows: &mut Windows,
+    percentiles: &mut Findings,
+) -> Result<(), tokio_postgres::Error> {
+    let (devices, to_ms) = only.unzip();
+    let sql = format!(
+        "SELECT d.device, (extract(epoch FROM w.bucket) * 1000)::int8, w.n, w.n_speed,
+                w.n_moving, w.violations, w.sum_ckmh, w.sumsq_ckmh2, w.pace_sum_ms_per_km,
+                w.min_ckmh, w.max_ckmh, w.hist_lo, w.hist, w.class_n, w.lane_n,
+                w.lane_n_speed, w.lane_sum_ckmh, w.p15_ckmh, w.p50_ckmh, w.p85_ckmh, w.p95_ckmh
+         FROM speed_stats_{} w JOIN device d USING (device_key)
+         WHERE ($1::text[] IS NULL OR d.device = ANY($1))
+           AND ($2::int8 IS NULL OR w.bucket < to_timestamp($2::int8 / 1000.0))",
+        interval.name()
+    );
+    let parameters: [&(dyn ToSql + Sync); 2] = [&devices, &to_ms];
+    let rows = client.query_raw(&sql, parameters).await?;
+    let mut rows = std::pin::pin!(rows);
+    while let Some(row) = rows.try_next().await? {
+        let key = WindowKey {
+            device: row.get(0),
+            interval,
+            start_ms: row.get(1),
+        };
+        let stats = stats(&row);
+        for (column, (name, percent)) in (17..).zip(PERCENTILES) {
+            let kept: Option<i32> = row.get(column);
+            let computed = stats.percentile_ckmh(percent);
+            percentiles.compared += 1;
+            if kept != computed {
+                percentiles.wrong(|| format!("{key}: {name} {kept:?} instead of {computed:?}"));
+            }
+        }
+        windows.insert(key, stats);
+    }
+    Ok(())
 }
 
 fn stats(row: &Row) -> Stats {

@@ -85,6 +85,17 @@ impl Ledger {
         }
     }
 
+    /// All that another ledger holds of devices that are not in this one.
+    ///
+    /// # Panics
+    /// When a device is in both.
+    pub fn absorb(&mut self, other: Self) {
+        for (device, posted) in other.devices {
+            let before = self.devices.insert(device, posted);
+            assert!(before.is_none(), "a device is in both ledgers");
+        }
+    }
+
     /// Whether raw rows can be compared with it.
     #[must_use]
     pub const fn keeps_rows(&self) -> bool {
@@ -124,21 +135,7 @@ impl Ledger {
     /// Compares windows that the database holds with those that follow from the ledger.
     #[must_use]
     pub fn compare_windows(&self, found: &Windows) -> Findings {
-        let expected = self.windows();
-        let mut findings = Findings::default();
-        for (key, stats) in &expected {
-            findings.compared += 1;
-            match found.get(key) {
-                Some(other) if other == stats => {}
-                Some(other) => findings.wrong(|| format!("{key}: {}", difference(stats, other))),
-                None => findings.wrong(|| format!("{key}: missing, {} passages posted", stats.n)),
-            }
-        }
-        for (key, stats) in found.iter().filter(|(key, _)| !expected.contains_key(key)) {
-            findings.compared += 1;
-            findings.wrong(|| format!("{key}: holds {} passages, none were posted", stats.n));
-        }
-        findings
+        compare(&self.windows(), found)
     }
 
     /// Compares raw rows that the database holds with the passages of the ledger, as multisets;
@@ -166,6 +163,25 @@ impl Ledger {
         }
         Some(findings)
     }
+}
+
+/// Compares windows that the database holds with those that it must hold.
+#[must_use]
+pub fn compare(expected: &Windows, found: &Windows) -> Findings {
+    let mut findings = Findings::default();
+    for (key, stats) in expected {
+        findings.compared += 1;
+        match found.get(key) {
+            Some(other) if other == stats => {}
+            Some(other) => findings.wrong(|| format!("{key}: {}", difference(stats, other))),
+            None => findings.wrong(|| format!("{key}: missing, {} passages posted", stats.n)),
+        }
+    }
+    for (key, stats) in found.iter().filter(|(key, _)| !expected.contains_key(key)) {
+        findings.compared += 1;
+        findings.wrong(|| format!("{key}: holds {} passages, none were posted", stats.n));
+    }
+    findings
 }
 
 /// Walks two sorted lists side by side.

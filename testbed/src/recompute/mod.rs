@@ -12,5 +12,5 @@ pub mod ledger;
 pub mod stats;
 
 pub use event::Fact;
-pub use ledger::{Findings, Ledger};
+pub use ledger::{Findings, Ledger, Windows};
 pub use stats::{Interval, Stats, WindowKey};

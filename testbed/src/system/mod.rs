@@ -16,6 +16,7 @@ mod agent;
 mod config;
 mod database;
 mod server;
+mod verdict;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -28,12 +29,14 @@ pub use agent::{Agent, Answer, Camera, PostError};
 pub use config::Tuning;
 pub use database::Database;
 pub use server::Server;
+pub use verdict::Verdict;
 
+use crate::link::{Link, Plan};
 use crate::pki::Pki;
 use crate::postgres::{Cluster, ClusterError, Options as ClusterOptions, free_port};
 use crate::process::{Launch, RunError};
 use crate::programs::{MissingProgram, Programs};
-use crate::recompute::{Findings, Ledger, database as tables};
+use crate::recompute::database as tables;
 use crate::workdir::WorkDir;
 
 /// A cold start on a busy machine of two cores stays far below.
@@ -46,6 +49,8 @@ pub const CENTRE: &str = "centre-1";
 pub const SECOND_CENTRE: &str = "centre-2";
 /// The database.
 const DATABASE: &str = "verst";
+/// Jitter and losses of the link.
+const LINK_SEED: u64 = 1;
 /// How often totals are read while waiting for them.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -60,6 +65,8 @@ pub struct Options {
     pub tuning: Tuning,
     /// How the database runs.
     pub cluster: ClusterOptions,
+    /// A link between the agents and the broker; without, they connect directly.
+    pub link: Option<Plan>,
 }
 
 /// Why the system is not as it should be.
@@ -134,6 +141,8 @@ pub struct System {
     pub cluster: Cluster,
     /// The certificates.
     pub pki: Pki,
+    /// What lies between the agents and the broker, where it was asked for.
+    pub link: Option<Link>,
     programs: Programs,
     tuning: Tuning,
     broker_address: SocketAddr,
@@ -171,6 +180,11 @@ impl System {
         broker.start()?;
         broker.ready(READY_WITHIN).await?;
 
+        let link = options
+            .link
+            .map(|plan| Link::start(broker_address, plan, LINK_SEED))
+            .transpose()?;
+
         let (api, ops) = (loopback()?, loopback()?);
         let port = broker_address.port();
         let text = config::aggregator(
@@ -191,6 +205,7 @@ impl System {
             broker,
             cluster,
             pki,
+            link,
             programs,
             tuning: options.tuning,
             broker_address,
@@ -221,7 +236,11 @@ impl System {
             door,
             ops,
         };
-        let port = self.broker_address.port();
+        let direct = self.broker_address.port();
+        let port = self
+            .link
+            .as_ref()
+            .map_or(direct, |link| link.address().port());
         let text = config::agent(&self.tuning, &self.pki, device, port, &place);
         let program = self.programs.agent();
         let server = server(home, device, &program, &text, ops, &self.http)?;
@@ -331,30 +350,6 @@ impl System {
         servers.map(Server::log_tail).collect::<Vec<_>>().join("\n")
     }
 
-    /// Compares every window and every raw row with the ledger.
-    ///
-    /// # Errors
-    /// The database does not answer.
-    pub async fn judge(&self, ledger: &Ledger) -> Result<Verdict, SystemError> {
-        let database = self.database().await?;
-        let (found, percentiles) = tables::windows(database.client()).await?;
-        let mut windows = ledger.compare_windows(&found);
-        // A wrong percentile is a wrong window.
-        windows.wrong += percentiles.wrong;
-        windows.quoted.extend(percentiles.quoted);
-        let rows = if ledger.keeps_rows() {
-            ledger.compare_rows(&tables::rows(database.client()).await?)
-        } else {
-            None
-        };
-        let totals = tables::totals(database.client()).await?;
-        Ok(Verdict {
-            windows,
-            rows,
-            totals,
-        })
-    }
-
     /// Stops everything in order: cameras' side first, so that nothing is cut off.
     ///
     /// # Errors
@@ -381,41 +376,6 @@ impl System {
             }
             Ok(())
         })
-    }
-}
-
-/// What a comparison of the whole database with the ledger found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdict {
-    /// Windows of all lengths, with their percentiles.
-    pub windows: Findings,
-    /// Raw rows; none where the ledger keeps windows alone.
-    pub rows: Option<Findings>,
-    /// What the tables hold in total.
-    pub totals: tables::Totals,
-}
-
-impl Verdict {
-    /// Every window and every raw row is as posted.
-    #[must_use]
-    pub fn exact(&self) -> bool {
-        self.windows.exact() && self.rows.as_ref().is_none_or(Findings::exact)
-    }
-
-    /// Raw rows that differ.
-    #[must_use]
-    pub fn rows_wrong(&self) -> u64 {
-        self.rows.as_ref().map_or(0, |rows| rows.wrong)
-    }
-}
-
-impl std::fmt::Display for Verdict {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(f, "windows: {}", self.windows)?;
-        if let Some(rows) = &self.rows {
-            writeln!(f, "raw rows: {rows}")?;
-        }
-        write!(f, "totals: {:?}", self.totals)
     }
 }
 

@@ -1,0 +1,62 @@
+//! What the database did for the windows and cursors: rows and pages, as it counts them itself.
+//!
+//! Its statistics come late: a server process reports when it has been idle for up to ten seconds.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::bench::stage::Stage;
+
+/// `PGSTAT_IDLE_INTERVAL` of PostgreSQL, and a bit.
+const REPORTED_WITHIN: Duration = Duration::from_secs(12);
+
+/// Rows written, rows fetched or scanned, and pages touched of the tables that hold windows,
+/// cursors and raw passages. Tables of leases and of the state of devices live by the clock and are
+/// left out.
+const WORK: &str = "\
+    SELECT sum(t.n_tup_ins + t.n_tup_upd + t.n_tup_del)::int8, \
+           sum(coalesce(t.idx_tup_fetch, 0) + t.seq_tup_read)::int8, \
+           sum(io.heap_blks_hit + io.heap_blks_read + coalesce(io.idx_blks_hit, 0) \
+               + coalesce(io.idx_blks_read, 0))::int8 \
+    FROM pg_stat_user_tables t JOIN pg_statio_user_tables io USING (relid) \
+    WHERE t.relname LIKE 'speed\\_stats\\_%' OR t.relname LIKE 'passage%' \
+       OR t.relname = 'stream_cursor'";
+
+/// Work so far, or between two moments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Work {
+    /// Rows inserted, updated, deleted.
+    pub(super) written: u64,
+    /// Rows fetched by an index or scanned.
+    pub(super) read: u64,
+    /// Pages of tables and indexes.
+    pub(super) pages: u64,
+}
+
+impl Work {
+    /// So far, once everybody has reported.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub(super) async fn so_far(stage: &Stage) -> Result<Self> {
+        tokio::time::sleep(REPORTED_WITHIN).await;
+        let database = stage.system.database().await?;
+        let row = database.client().query_one(WORK, &[]).await?;
+        let number = |column: usize| u64::try_from(row.get::<_, i64>(column)).unwrap_or(0);
+        Ok(Self {
+            written: number(0),
+            read: number(1),
+            pages: number(2),
+        })
+    }
+
+    /// Since then.
+    pub(super) const fn since(self, earlier: Self) -> Self {
+        Self {
+            written: self.written - earlier.written,
+            read: self.read - earlier.read,
+            pages: self.pages - earlier.pages,
+        }
+    }
+}
