@@ -1,7 +1,8 @@
 //! From messages to one committed transaction per flush, and to receipts after it.
 //!
-//! One owner ([`owner`]) holds the committed state. Each flush: [`gather`] what it needs,
-//! [`select`] what fits, [`load`] what is not in memory, [`plan`] purely ([`draft`] for each device), [`writer`] one transaction, install,
+//! One owner ([`owner`]) holds the committed state. Messages wait for their turn ([`turns`]). Each
+//! flush: [`gather`] what it needs, [`select`] what fits, [`load`] what is not in memory, [`plan`]
+//! purely ([`draft`] for each device), [`writer`] one transaction, install,
 //! receipts. [`lease`] says which shards are owned and under which fencing token; [`verdict`] sorts
 //! the database's errors by what to do next; [`surge`] keeps a bug of ours from emptying the fleet's
 //! buffers.
@@ -19,6 +20,7 @@ pub mod plan;
 pub mod select;
 mod statements;
 pub mod surge;
+pub mod turns;
 pub mod verdict;
 pub mod writer;
 

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::lease::{Holdings, Instance, Raise};
 use super::surge::Surge;
+use super::turns::{TURNS, Turns};
 use super::writer::Writer;
 use crate::backoff::Backoff;
 use crate::config::{LimitsConfig, WindowsConfig};
@@ -67,8 +68,10 @@ pub struct Owner {
 
 /// What outlives a session.
 struct Hand {
-    /// Messages that wait for the next flush.
+    /// Messages of the next flush.
     pending: Vec<Message>,
+    /// Messages whose turn has not come.
+    waiting: Turns,
     surge: Surge,
     backoff: Backoff,
 }
@@ -99,6 +102,7 @@ impl Owner {
     pub async fn run(mut self, stop: CancellationToken) {
         let mut hand = Hand {
             pending: Vec::new(),
+            waiting: Turns::default(),
             surge: Surge::default(),
             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
         };
@@ -152,6 +156,7 @@ impl Owner {
                 .unwrap_or("nobody yet, or the database is away");
             self.close(format!("standby: the shards are owned by {owner}"));
             hand.pending.clear();
+            hand.waiting = Turns::default();
             tokio::select! {
                 () = stop.cancelled() => return None,
                 changed = self.holdings.changed() => if changed.is_err() { return None },
@@ -198,7 +203,7 @@ impl Owner {
             memory,
             stream_keys,
         };
-        let mut ticks = tokio::time::interval(self.windows.flush_interval());
+        let mut ticks = tokio::time::interval(self.windows.flush_interval() / u32::from(TURNS));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             // What is at hand from before goes first: only when it is in is the gate opened.
@@ -234,29 +239,31 @@ impl Owner {
         }
     }
 
-    /// Collects messages until the flush is due. Says whether the program stops.
+    /// Collects messages until a flush is due, and makes those pending that it takes. Says whether
+    /// the program stops.
     async fn gather(
         &self,
         hand: &mut Hand,
         ticks: &mut Interval,
         stop: &CancellationToken,
     ) -> bool {
-        let (mut passages, mut bytes) = (0, 0);
         loop {
             tokio::select! {
                 _ = ticks.tick() => {
+                    hand.pending = hand.waiting.take_next();
                     return false;
                 }
                 () = stop.cancelled() => return true,
                 chunk = self.messages.recv_async() => {
                     let Ok(chunk) = chunk else { return true };
-                    passages += chunk.iter().map(Message::passages).sum::<u64>();
-                    bytes += chunk.iter().map(Message::memory_bytes).sum::<usize>();
-                    hand.pending.extend(chunk);
+                    hand.waiting.wait(chunk);
                 }
             }
-            if passages >= self.windows.flush_passages_max || bytes >= FLUSH_BYTES_MAX {
+            let full = hand.waiting.passages() >= self.windows.flush_passages_max
+                || hand.waiting.bytes() >= FLUSH_BYTES_MAX;
+            if full {
                 ticks.reset();
+                hand.pending = hand.waiting.take_all();
                 return false;
             }
         }
@@ -264,7 +271,10 @@ impl Owner {
 
     /// Commits what is at hand and what has been decoded, at the stop.
     async fn drain(&mut self, session: &mut Session, hand: &mut Hand) -> Result<(), Ended> {
-        hand.pending.extend(self.messages.try_iter().flatten());
+        self.messages
+            .try_iter()
+            .for_each(|chunk| hand.waiting.wait(chunk));
+        hand.pending.append(&mut hand.waiting.take_all());
         while !hand.pending.is_empty() {
             self.flush(session, hand).await?;
         }
