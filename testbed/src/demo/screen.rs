@@ -258,7 +258,7 @@ pub(super) fn commands(system: &System) -> Vec<(&'static str, String)> {
         ));
         commands.push(("how the unit is", agent.status_command()));
     }
-    let sql = "SELECT * FROM v_speed_5m ORDER BY bucket DESC LIMIT 10";
+    let sql = "SELECT * FROM v_speed_5m ORDER BY window_start DESC LIMIT 10";
     commands.push((
         "windows by SQL",
         format!("psql '{}' -c '{sql}'", system.database_url()),
