@@ -65,11 +65,27 @@ impl Times {
 }
 
 /// Sends `requests` one after the other, from the beginning again after the last, `per_s` a second
-/// for `span`.
+/// for `span`. On a thread of its own: an answer that has arrived is not to wait for the simulated
+/// units of this process.
 ///
 /// # Errors
 /// A connection fails, or an answer is not 200.
 pub async fn run(
+    to: SocketAddr,
+    requests: Vec<Vec<u8>>,
+    per_s: u32,
+    span: Duration,
+) -> Result<Times> {
+    let schedule = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(ask_all(to, requests, per_s, span))
+    };
+    tokio::task::spawn_blocking(schedule).await?
+}
+
+async fn ask_all(
     to: SocketAddr,
     requests: Vec<Vec<u8>>,
     per_s: u32,
