@@ -217,6 +217,9 @@ pub struct ApiConfig {
     /// 100,000 are a day of 347 units in windows of 5 minutes, which the database reads in about a
     /// second.
     pub unit_windows_max: u32,
+    /// Memory for windows of the past that were asked for lately, up to 4 GiB; 0 keeps none. A day of
+    /// 5 minutes takes 35 kB.
+    pub cache_bytes_max: u64,
     /// Web origins (`https://dash.example`) whose pages may read the API in a browser; `*` for all.
     /// Empty: none but the API's own.
     pub allow_origins: Vec<String>,
@@ -230,6 +233,7 @@ impl Default for ApiConfig {
             windows_max: 10_000,
             units_max: 1_000,
             unit_windows_max: 100_000,
+            cache_bytes_max: 64 << 20,
             allow_origins: Vec::new(),
         }
     }

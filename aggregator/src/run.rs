@@ -111,7 +111,10 @@ pub async fn run(
     let addresses = (api_listener.local_addr(), ops_listener.local_addr());
     // The pages outlive the stop: a load balancer must see that we are not ready.
     let pages_stop = CancellationToken::new();
-    let reader = Reader::new(target.pool(config.database.pool_size)?);
+    let reader = Reader::new(
+        target.pool(config.database.pool_size)?,
+        config.api.cache_bytes_max,
+    );
     let questions = api::router(reader.clone(), &config.api, api_metrics);
     tasks.spawn(
         "api",

@@ -245,7 +245,7 @@ impl SpeedWindow {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::reader::{Losses, Standing, Totals};
+    use crate::store::reader::Standing;
 
     const MINUTE: i64 = 60_000;
 
@@ -270,16 +270,12 @@ mod tests {
     }
 
     fn answer(rows: Vec<WindowRow>, seen: i64, final_to: Option<i64>, now: i64) -> SpeedAnswer {
-        let rows = SpeedRows {
-            standing: Standing {
-                first_seen_ms: seen * MINUTE,
-                final_to_ms: final_to.map(|minutes| minutes * MINUTE),
-                ..Standing::default()
-            },
-            losses: Losses::default(),
-            totals: Totals::default(),
-            windows: rows,
+        let standing = Standing {
+            first_seen_ms: seen * MINUTE,
+            final_to_ms: final_to.map(|minutes| minutes * MINUTE),
+            ..Standing::default()
         };
+        let rows = SpeedRows::of(standing, rows);
         SpeedAnswer::new("KV1", &range(4), &rows, Utc::from_millis(now * MINUTE))
     }
 

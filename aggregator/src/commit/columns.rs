@@ -17,6 +17,7 @@ use super::plan::{Plan, RejectedRow, SideRows};
 use super::statements::Statements;
 use crate::window::dedup::Cursor;
 use crate::window::finality::Finality;
+use crate::window::past::Past;
 use crate::window::rollup::{Length, WindowId};
 use crate::window::state::{Day, Window};
 
@@ -35,7 +36,7 @@ pub(super) struct Columns {
     windows: BTreeMap<Length, WindowColumns>,
     new_cursors: CursorColumns,
     cursors: CursorColumns,
-    finality: FinalityColumns,
+    status: StatusColumns,
     heartbeats: HeartbeatColumns,
     rejected: RejectedColumns,
     rejected_days: RejectedDayColumns,
@@ -67,8 +68,10 @@ impl Columns {
                 };
                 rows.push(change.key, stream.to_string(), cursor);
             }
-            if change.finality_changed {
-                columns.finality.push(change.key, &change.finality);
+            if change.status_changed {
+                columns
+                    .status
+                    .push(change.key, &change.finality, change.past);
             }
             if change.rejected_changed {
                 columns.rejected_days.push(change.key, change.today);
@@ -114,7 +117,7 @@ impl Columns {
         }
         parts.push(self.new_cursors.part(&statements.new_cursors));
         parts.push(self.cursors.part(&statements.cursors));
-        parts.push(self.finality.part(&statements.finality));
+        parts.push(self.status.part(&statements.status));
         parts.push(self.heartbeats.part(&statements.heartbeats));
         parts.push(self.rejected.part(&statements.rejected));
         parts.push(self.rejected_days.part(&statements.rejected_days));
@@ -155,9 +158,10 @@ columns!(CursorColumns, "stream_cursor", {
     device_key: i32, stream: String, stream_key: i32, counted: String, stored: String,
     lost: String, accepted_to: i64, settled: bool, rev: i32,
 });
-columns!(FinalityColumns, "device_status", {
+columns!(StatusColumns, "device_status", {
     device_key: i32, final_to: Option<SystemTime>, frontier: Option<SystemTime>,
     run: i64, counter: i64, cloned_at: Option<SystemTime>,
+    past_to: Option<SystemTime>, past_changes: i64,
 });
 columns!(HeartbeatColumns, "device_status", {
     device_key: i32, sent_at: Option<SystemTime>, passages: i64, bytes: i64,
@@ -194,8 +198,8 @@ impl CursorColumns {
     }
 }
 
-impl FinalityColumns {
-    fn push(&mut self, device_key: i32, finality: &Finality) {
+impl StatusColumns {
+    fn push(&mut self, device_key: i32, finality: &Finality, past: Past) {
         self.device_key.push(device_key);
         self.final_to.push(finality.final_to_ms.map(time));
         self.frontier
@@ -208,6 +212,8 @@ impl FinalityColumns {
                 .map_or(0, |frontier| signed(frontier.counter)),
         );
         self.cloned_at.push(finality.cloned_at_ms.map(time));
+        self.past_to.push(past.to_ms.map(time));
+        self.past_changes.push(past.changes);
     }
 }
 

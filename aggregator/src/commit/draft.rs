@@ -41,6 +41,7 @@ impl<'m> Draft<'m> {
         let change = DeviceChange {
             key: state.key,
             finality: state.finality.clone(),
+            past: state.past,
             today: state.today.on(context.now_ms.div_euclid(DAY_MS)),
             ..DeviceChange::default()
         };
@@ -207,7 +208,9 @@ impl<'m> Draft<'m> {
         for cursor in self.change.cursors.values_mut() {
             cursor.rev += 1;
         }
-        self.change.finality_changed = self.change.finality.differs_durably(&self.state.finality);
+        self.change.past.touched(self.deltas.keys().copied());
+        self.change.status_changed = self.change.past != self.state.past
+            || self.change.finality.differs_durably(&self.state.finality);
         let today = self.state.today.on(self.change.today.day);
         self.change.rejected_changed = self.change.today.rejected != today.rejected;
         let receipts = self

@@ -13,6 +13,7 @@ use tokio_postgres::{Client, Row};
 
 use crate::window::dedup::Cursor;
 use crate::window::finality::Finality;
+use crate::window::past::Past;
 use crate::window::rollup::{Length, WindowId};
 use crate::window::state::{Day, DeviceState, Memory, Window};
 
@@ -69,7 +70,8 @@ pub async fn devices(
                     (extract(epoch FROM s.frontier) * 1000)::int8,
                     s.frontier_run, s.frontier_counter,
                     (extract(epoch FROM s.cloned_at) * 1000)::int8,
-                    coalesce(r.passages, 0), coalesce(r.kept, 0)
+                    coalesce(r.passages, 0), coalesce(r.kept, 0),
+                    (extract(epoch FROM s.past_to) * 1000)::int8, coalesce(s.past_changes, 0)
              FROM device d
              LEFT JOIN device_status s USING (device_key)
              LEFT JOIN rejected_day r ON r.device_key = d.device_key
@@ -90,6 +92,10 @@ pub async fn devices(
         let state = DeviceState {
             key: row.get(1),
             finality: Finality::restored(row.get(2), frontier, row.get(6)),
+            past: Past {
+                to_ms: row.get(9),
+                changes: row.get(10),
+            },
             today: Day {
                 day: today,
                 rejected: row.get(7),

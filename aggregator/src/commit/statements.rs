@@ -76,15 +76,16 @@ const UPDATE_CURSORS: &str = "
         AS u (device_key, stream, stream_key, counted, stored, lost, accepted_to, settled, rev)
     WHERE c.stream_key = u.stream_key AND c.rev = u.rev - 1";
 
-const UPSERT_FINALITY: &str = "
-    INSERT INTO device_status AS s
-        (device_key, final_to, frontier, frontier_run, frontier_counter, cloned_at)
+const UPSERT_STATUS: &str = "
+    INSERT INTO device_status AS s (device_key, final_to, frontier, frontier_run, frontier_counter,
+        cloned_at, past_to, past_changes)
     SELECT * FROM unnest($1::int4[], $2::timestamptz[], $3::timestamptz[], $4::int8[], $5::int8[],
-        $6::timestamptz[])
+        $6::timestamptz[], $7::timestamptz[], $8::int8[])
     ON CONFLICT (device_key) DO UPDATE SET
         final_to = greatest(s.final_to, excluded.final_to), frontier = excluded.frontier,
         frontier_run = excluded.frontier_run, frontier_counter = excluded.frontier_counter,
-        cloned_at = excluded.cloned_at";
+        cloned_at = excluded.cloned_at, past_to = excluded.past_to,
+        past_changes = excluded.past_changes";
 
 const UPSERT_HEARTBEATS: &str = "
     INSERT INTO device_status AS s (
@@ -147,7 +148,7 @@ pub(super) struct Statements {
     pub(super) windows: BTreeMap<Length, Statement>,
     pub(super) new_cursors: Statement,
     pub(super) cursors: Statement,
-    pub(super) finality: Statement,
+    pub(super) status: Statement,
     pub(super) heartbeats: Statement,
     pub(super) rejected: Statement,
     pub(super) rejected_days: Statement,
@@ -168,7 +169,7 @@ impl Statements {
             windows,
             new_cursors: client.prepare(INSERT_CURSORS).await?,
             cursors: client.prepare(UPDATE_CURSORS).await?,
-            finality: client.prepare(UPSERT_FINALITY).await?,
+            status: client.prepare(UPSERT_STATUS).await?,
             heartbeats: client.prepare(UPSERT_HEARTBEATS).await?,
             rejected: client.prepare(INSERT_REJECTED).await?,
             rejected_days: client.prepare(UPSERT_REJECTED_DAYS).await?,

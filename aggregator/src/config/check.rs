@@ -42,6 +42,7 @@ impl Validate for Config {
         );
         faults.within("api.connections_max", self.api.connections_max, 1, 10_000);
         faults.within("api.windows_max", self.api.windows_max, 1, 100_000);
+        faults.within("api.cache_bytes_max", self.api.cache_bytes_max, 0, 4 << 30);
         faults.within("api.units_max", self.api.units_max, 1, 10_000);
         faults.within(
             "api.unit_windows_max",

@@ -13,6 +13,7 @@ use proto::window::SpeedStats;
 
 use super::dedup::Cursor;
 use super::finality::Finality;
+use super::past::Past;
 use super::rollup::WindowId;
 
 /// The absolute value of one window.
@@ -65,6 +66,8 @@ pub struct DeviceState {
     pub windows: HashMap<WindowId, (Window, u64)>,
     /// How far it is complete.
     pub finality: Finality,
+    /// What no longer changes by itself.
+    pub past: Past,
     /// Today's counts.
     pub today: Day,
 }
@@ -80,8 +83,10 @@ pub struct DeviceChange {
     pub windows: HashMap<WindowId, Window>,
     /// The new finality.
     pub finality: Finality,
-    /// Whether the database should be told of it.
-    pub finality_changed: bool,
+    /// The new past.
+    pub past: Past,
+    /// Whether the database should be told of finality and past.
+    pub status_changed: bool,
     /// Whether this flush found the identity cloned.
     pub clone_alarm: bool,
     /// The new counts.
@@ -160,6 +165,7 @@ impl Memory {
                 continue;
             };
             state.finality = change.finality;
+            state.past = change.past;
             state.today = change.today;
             state.cursors.extend(change.cursors);
             let before = state.windows.len();

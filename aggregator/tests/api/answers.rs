@@ -9,7 +9,8 @@ use service::clock;
 
 use crate::centre::Centre;
 use crate::traffic::{
-    HOUR_MS, MIDNIGHT_MS, MINUTE_MS, Said, passage, say, settle, store, traffic, unit, windows,
+    HOUR_MS, MIDNIGHT_MS, MINUTE_MS, Said, passage, past, say, settle, store, traffic, unit,
+    windows,
 };
 
 pub(crate) fn utc(ms: i64) -> String {
@@ -66,6 +67,7 @@ async fn every_answer_equals_a_recomputation_from_the_passages() {
     // Another unit's passages stay out of it.
     unit(&centre.database, "KV2").await;
     store(&centre.database, "KV2", &passages[..50]).await;
+    past(&centre.database, "KV1", MIDNIGHT_MS + 10 * HOUR_MS, 3).await;
 
     let ranges = [
         (-24 * HOUR_MS, 72 * HOUR_MS),
@@ -80,6 +82,8 @@ async fn every_answer_equals_a_recomputation_from_the_passages() {
         for interval in Interval::ALL {
             let answer = centre.get(&path("KV1", from, to, interval)).await;
             assert_eq!(answer.status, 200, "{}", answer.text);
+            let again = centre.get(&path("KV1", from, to, interval)).await;
+            assert_eq!(answer.text, again.text, "the past from memory");
             let answer = answer.json();
             let expected = windows(&passages, interval);
             let expected: Vec<_> = expected
@@ -110,6 +114,40 @@ async fn every_answer_equals_a_recomputation_from_the_passages() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn the_past_is_kept_until_it_changes_and_the_present_is_read_each_time() {
+    let centre = Centre::start().await;
+    unit(&centre.database, "KV1").await;
+    let from = MIDNIGHT_MS;
+    let passages: Vec<_> = (0..12)
+        .map(|n| passage(from + n * 5 * MINUTE_MS, Some(6_000)))
+        .collect();
+    store(&centre.database, "KV1", &passages).await;
+    past(&centre.database, "KV1", from + 50 * MINUTE_MS, 0).await;
+    let path = path("KV1", from, from + 2 * HOUR_MS, Interval::FiveMinutes);
+    let vehicles = async || {
+        let answer = centre.get(&path).await.json();
+        let of_windows = answer["windows"].as_array().unwrap().iter();
+        let of_windows: u64 = of_windows.map(|w| w["vehicles"].as_u64().unwrap()).sum();
+        (answer["vehicles"].as_u64().unwrap(), of_windows)
+    };
+    let add = async |minutes: i64| {
+        let sql = "UPDATE speed_stats_5m SET n = n + 100
+                   WHERE bucket = 'epoch'::timestamptz + $1 * interval '1 minute'";
+        #[expect(clippy::cast_precision_loss, reason = "minutes since 1970")]
+        let bucket = (from / MINUTE_MS + minutes) as f64;
+        assert_eq!(centre.database.execute(sql, &[&bucket]).await.unwrap(), 1);
+    };
+    assert_eq!(vehicles().await, (12, 12));
+    // As no flush does it: the past changes, and nobody is told.
+    add(0).await;
+    assert_eq!(vehicles().await.1, 12);
+    add(50).await;
+    assert_eq!(vehicles().await.1, 112);
+    past(&centre.database, "KV1", from + 50 * MINUTE_MS, 1).await;
+    assert_eq!(vehicles().await.1, 212);
 }
 
 #[tokio::test]

@@ -76,7 +76,11 @@ impl Centre {
 
         let mut registry = Registry::default();
         let metrics = ApiMetrics::register(&mut registry);
-        let router = api::router(Reader::new(target.pool(2).unwrap()), config, metrics);
+        let router = api::router(
+            Reader::new(target.pool(2).unwrap(), config.cache_bytes_max),
+            config,
+            metrics,
+        );
         let router = router.merge(ops::router(Arc::new(registry), Health::new()));
         let endpoint = Endpoint::Tcp(([127, 0, 0, 1], 0).into());
         let listener = HttpListener::bind(&endpoint).await.unwrap();

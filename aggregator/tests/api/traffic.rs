@@ -7,6 +7,7 @@ use proto::batch::PassageBatch;
 use proto::passage::{EventTime, Lane, Passage, Speed, VehicleClass};
 use proto::window::{SpeedStats, fold};
 use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
 
 /// 2025-04-05T00:00:00Z.
 pub(crate) const MIDNIGHT_MS: i64 = 1_743_811_200_000;
@@ -112,6 +113,22 @@ pub(crate) async fn say(database: &Client, name: &str, said: &Said) {
         time(oldest),
     );
     database.batch_execute(&sql).await.unwrap();
+}
+
+/// Says how often the windows of the unit that start before this time have changed.
+pub(crate) async fn past(database: &Client, name: &str, to_ms: i64, changes: i64) {
+    let sql = "INSERT INTO device_status (device_key, past_to, past_changes)
+               SELECT device_key, 'epoch'::timestamptz + $2 * interval '1 ms', $3
+               FROM device WHERE device = $1
+               ON CONFLICT (device_key) DO UPDATE
+               SET past_to = excluded.past_to, past_changes = excluded.past_changes";
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "53 bits are enough for milliseconds"
+    )]
+    let to_ms = to_ms as f64;
+    let params: [&(dyn ToSql + Sync); 3] = [&name, &to_ms, &changes];
+    database.execute(sql, &params).await.unwrap();
 }
 
 /// Writes the windows of a unit's passages, all three lengths.

@@ -124,6 +124,10 @@ CREATE TABLE device_status (
     frontier_counter  int8        NOT NULL DEFAULT 0,
     -- Two streams advanced by turns: a cloned identity, nothing turns final for a day.
     cloned_at         timestamptz,
+    -- 5-minute windows that start before past_to (monotone) change only together with past_changes,
+    -- by one per transaction: a copy of them is true for as long as past_changes stands.
+    past_to           timestamptz,
+    past_changes      int8        NOT NULL DEFAULT 0,
     -- The rest is from the last heartbeat.
     heartbeat_at      timestamptz,
     sent_at           timestamptz,

@@ -143,7 +143,9 @@ SELECT
     t.disk_used_bytes,
     t.disk_quota_bytes,
     t.disk_free_bytes,
-    t.cloned_at
+    t.cloned_at,
+    t.past_to,
+    coalesce(t.past_changes, 0) AS past_changes
 FROM device d
 LEFT JOIN device_status t USING (device_key);
 
@@ -165,6 +167,8 @@ COMMENT ON COLUMN v_device.disk_used_bytes IS 'Bytes that its buffer takes on di
 COMMENT ON COLUMN v_device.disk_quota_bytes IS 'Logical bytes that its buffer may hold.';
 COMMENT ON COLUMN v_device.disk_free_bytes IS 'Bytes free on the disk of its buffer.';
 COMMENT ON COLUMN v_device.cloned_at IS 'When two units last spoke under this name by turns; nothing turns final for a day.';
+COMMENT ON COLUMN v_device.past_to IS 'Windows that start before it change only together with past_changes.';
+COMMENT ON COLUMN v_device.past_changes IS 'Rises whenever a window that starts before past_to changes: a copy of those is true for as long as it stands.';
 
 -- Neither plates nor `extra`, which may hold anything the camera software knows of a person.
 CREATE VIEW v_passage AS

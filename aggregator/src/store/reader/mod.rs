@@ -12,6 +12,7 @@ mod device;
 mod group;
 mod instant;
 mod loss;
+mod past;
 mod speed;
 mod standing;
 mod totals;
@@ -34,6 +35,8 @@ pub use loss::Losses;
 pub use speed::{SpeedRows, WindowRow};
 pub use standing::Standing;
 pub use totals::{HistogramError, Sums, Totals};
+
+use past::PastCache;
 
 /// Until an answer has arrived, beyond the statement timeout of the session: a network that is
 /// silent must not hold a request for ever.
@@ -69,18 +72,22 @@ pub enum ReadError {
 #[derive(Clone)]
 pub struct Reader {
     pool: Pool,
-    speed_statements: Arc<[String; 3]>,
     group_statements: Arc<[String; 3]>,
+    speed_statements: Arc<[speed::Statements; 3]>,
+    past: PastCache,
 }
 
 impl Reader {
-    /// Over a pool whose sessions began with [`READER_SESSION`].
+    /// Over a pool whose sessions began with [`READER_SESSION`]; the past of units takes at most
+    /// `cache_bytes_max` of memory.
     #[must_use]
-    pub fn new(pool: Pool) -> Self {
+    pub fn new(pool: Pool, cache_bytes_max: u64) -> Self {
+        let speed_statements = Arc::new(Interval::ALL.map(speed::Statements::new));
         Self {
             pool,
-            speed_statements: Arc::new(Interval::ALL.map(speed::statement)),
+            speed_statements,
             group_statements: Arc::new(Interval::ALL.map(group::statement)),
+            past: PastCache::new(cache_bytes_max),
         }
     }
 

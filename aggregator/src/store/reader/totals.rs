@@ -115,6 +115,9 @@ impl Default for Totals {
 }
 
 impl Totals {
+    /// Memory that the histogram takes.
+    pub const HISTOGRAM_BYTES: usize = size_of::<[u64; BINS]>();
+
     /// Adds one window: its sums, and the counts of its histogram from `lowest_kmh` on.
     ///
     /// # Errors
