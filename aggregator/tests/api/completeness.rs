@@ -256,7 +256,7 @@ async fn metrics_show_what_waits_and_who_is_behind_in_the_owned_shards() {
         .unwrap()
         .pool(1)
         .unwrap();
-    let reader = Reader::new(pool);
+    let reader = Reader::new(pool, 0);
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
     let shown = async |shards: &[u8]| {
