@@ -44,6 +44,11 @@ pub struct Backlog {
     pub bytes: u64,
     /// The least event time among them.
     pub oldest: Option<EventTime>,
+    /// The greatest event time among them.
+    pub newest: Option<EventTime>,
+    /// Passages by which it shrinks in a minute: receipted less accepted, below 0 while it grows;
+    /// none before the unit has looked for long enough.
+    pub drain_per_min: Option<i64>,
 }
 
 /// Whether the camera delivers.

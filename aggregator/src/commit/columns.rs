@@ -165,7 +165,8 @@ columns!(StatusColumns, "device_status", {
 });
 columns!(HeartbeatColumns, "device_status", {
     device_key: i32, sent_at: Option<SystemTime>, passages: i64, bytes: i64,
-    oldest: Option<SystemTime>, camera: Option<SystemTime>, clock: Option<i64>,
+    oldest: Option<SystemTime>, newest: Option<SystemTime>, drain: Option<i64>,
+    camera: Option<SystemTime>, clock: Option<i64>,
     version: String, used: i64, quota: i64, free: i64,
 });
 columns!(RejectedColumns, "rejected_passage", {
@@ -224,6 +225,8 @@ impl HeartbeatColumns {
         self.passages.push(signed(heartbeat.backlog.passages));
         self.bytes.push(signed(heartbeat.backlog.bytes));
         self.oldest.push(plausible(heartbeat.backlog.oldest));
+        self.newest.push(plausible(heartbeat.backlog.newest));
+        self.drain.push(heartbeat.backlog.drain_per_min);
         self.camera.push(match heartbeat.camera {
             CameraLink::Unknown => None,
             CameraLink::LastPostAt(at) => plausible(Some(at)),

@@ -331,6 +331,8 @@ async fn the_ledger_and_the_state_of_a_unit_are_written() {
             passages: 7,
             bytes: u64::MAX,
             oldest: None,
+            newest: Some(proto::EventTime::from_millis(NOW)),
+            drain_per_min: Some(-3),
         },
         camera: CameraLink::Unknown,
         clock_offset_ms: Some(-3),
@@ -350,6 +352,13 @@ async fn the_ledger_and_the_state_of_a_unit_are_written() {
         base.number("SELECT backlog_passages FROM device_status")
             .await,
         7
+    );
+    assert_eq!(
+        base.number(
+            "SELECT backlog_drain_per_min FROM device_status WHERE backlog_newest IS NOT NULL"
+        )
+        .await,
+        -3
     );
     let late = [batch(UNIT, 1, 3, &varied(4))];
     let plan = planned(&writer, &mut memory, &late).await;

@@ -90,17 +90,21 @@ const UPSERT_STATUS: &str = "
 const UPSERT_HEARTBEATS: &str = "
     INSERT INTO device_status AS s (
         device_key, heartbeat_at, sent_at, backlog_passages, backlog_bytes, backlog_oldest,
-        camera_last_post, clock_offset_ms, agent_version, disk_used_bytes, disk_quota_bytes,
+        backlog_newest, backlog_drain_per_min, camera_last_post, clock_offset_ms, agent_version, disk_used_bytes, disk_quota_bytes,
         disk_free_bytes)
-    SELECT u.device_key, now(), u.sent_at, u.passages, u.bytes, u.oldest, u.camera, u.clock,
-        u.version, u.used, u.quota, u.free
+    SELECT u.device_key, now(), u.sent_at, u.passages, u.bytes, u.oldest, u.newest,
+        u.drain, u.camera, u.clock, u.version, u.used, u.quota, u.free
     FROM unnest($1::int4[], $2::timestamptz[], $3::int8[], $4::int8[], $5::timestamptz[],
-        $6::timestamptz[], $7::int8[], $8::text[], $9::int8[], $10::int8[], $11::int8[])
-        AS u (device_key, sent_at, passages, bytes, oldest, camera, clock, version, used, quota, free)
+        $6::timestamptz[], $7::int8[], $8::timestamptz[], $9::int8[], $10::text[], $11::int8[],
+        $12::int8[], $13::int8[])
+        AS u (device_key, sent_at, passages, bytes, oldest, newest, drain, camera, clock, version,
+            used, quota, free)
     ON CONFLICT (device_key) DO UPDATE SET
         heartbeat_at = excluded.heartbeat_at, sent_at = excluded.sent_at,
         backlog_passages = excluded.backlog_passages, backlog_bytes = excluded.backlog_bytes,
-        backlog_oldest = excluded.backlog_oldest, camera_last_post = excluded.camera_last_post,
+        backlog_oldest = excluded.backlog_oldest, backlog_newest = excluded.backlog_newest,
+        backlog_drain_per_min = excluded.backlog_drain_per_min,
+        camera_last_post = excluded.camera_last_post,
         clock_offset_ms = excluded.clock_offset_ms, agent_version = excluded.agent_version,
         disk_used_bytes = excluded.disk_used_bytes, disk_quota_bytes = excluded.disk_quota_bytes,
         disk_free_bytes = excluded.disk_free_bytes";

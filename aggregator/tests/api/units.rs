@@ -55,10 +55,11 @@ async fn a_unit_shows_what_it_said_of_itself() {
     )
     .await;
     let heartbeat = "INSERT INTO device_status (device_key, final_to, frontier, heartbeat_at, \
-         backlog_passages, backlog_bytes, backlog_oldest, camera_last_post, clock_offset_ms, \
+         backlog_passages, backlog_bytes, backlog_oldest, backlog_newest, \
+         backlog_drain_per_min, camera_last_post, clock_offset_ms, \
          agent_version, disk_used_bytes, disk_quota_bytes, disk_free_bytes) \
          SELECT device_key, '2025-04-05T00:05:00Z', '2025-04-05T00:07:00.5Z', now(), 12, 480, \
-         '2025-04-05T00:06:00Z', '2025-04-05T00:06:30Z', -12, '0.1.0', 1, 2, 3 FROM device";
+         '2025-04-05T00:06:00Z', '2025-04-05T00:06:29Z', 6, '2025-04-05T00:06:30Z', -12, '0.1.0', 1, 2, 3 FROM device";
     centre.database.batch_execute(heartbeat).await.unwrap();
     let unit = centre.get("/kvfv/KV1").await.json();
     assert_eq!(unit["kvfv_id"], "KV1");
@@ -70,6 +71,9 @@ async fn a_unit_shows_what_it_said_of_itself() {
     assert_eq!(unit["camera_last_post"], "2025-04-05T00:06:30Z");
     assert_eq!(unit["backlog"]["passages"], 12);
     assert_eq!(unit["backlog"]["oldest"], "2025-04-05T00:06:00Z");
+    assert_eq!(unit["backlog"]["newest"], "2025-04-05T00:06:29Z");
+    assert_eq!(unit["backlog"]["drain_per_min"], 6);
+    assert!(unit["backlog"]["done_at"].is_string(), "12 at 6 a minute");
     assert_eq!(unit["clock_offset_ms"], -12);
     assert_eq!(unit["version"], "0.1.0");
     assert_eq!(unit["disk"]["free_bytes"], 3);

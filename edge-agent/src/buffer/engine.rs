@@ -306,6 +306,8 @@ impl Engine {
                     .sum(),
                 bytes: self.streams.iter().map(|stream| stream.unsent_bytes).sum(),
                 oldest: self.streams.iter().filter_map(Stream::oldest_unsent).min(),
+                newest: self.streams.iter().filter_map(Stream::newest_unsent).max(),
+                drain_per_min: None,
             },
             oldest_uncounted: self
                 .streams

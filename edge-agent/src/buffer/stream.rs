@@ -73,6 +73,7 @@ pub(super) struct Stream {
     /// Logical bytes of the chunks that are not settled.
     pub(super) unsent_bytes: u64,
     oldest_unsent: Option<EventTime>,
+    newest_unsent: Option<EventTime>,
     oldest_uncounted: Option<EventTime>,
     /// The published form, until something changes.
     view: Option<Arc<StreamState>>,
@@ -94,6 +95,7 @@ impl Stream {
             bytes: 0,
             unsent_bytes: 0,
             oldest_unsent: None,
+            newest_unsent: None,
             oldest_uncounted: None,
             view: None,
         }
@@ -119,6 +121,10 @@ impl Stream {
 
     pub(super) fn oldest_unsent(&self) -> Option<EventTime> {
         self.oldest_unsent
+    }
+
+    pub(super) fn newest_unsent(&self) -> Option<EventTime> {
+        self.newest_unsent
     }
 
     pub(super) fn oldest_uncounted(&self) -> Option<EventTime> {
@@ -174,6 +180,7 @@ impl Stream {
         self.bytes += u64::from(chunk.bytes);
         self.unsent_bytes += u64::from(chunk.bytes);
         lower(&mut self.oldest_unsent, chunk.event_min);
+        raise(&mut self.newest_unsent, chunk.event_max);
         lower(&mut self.oldest_uncounted, chunk.event_min);
         self.chunks.push_back(chunk);
         self.view = None;
@@ -228,11 +235,13 @@ impl Stream {
         self.unsent = self.held.difference(&settled);
         self.unsent_bytes = 0;
         self.oldest_unsent = None;
+        self.newest_unsent = None;
         self.oldest_uncounted = None;
         for chunk in &self.chunks {
             if !settled.contains_range(chunk.range) {
                 self.unsent_bytes += u64::from(chunk.bytes);
                 lower(&mut self.oldest_unsent, chunk.event_min);
+                raise(&mut self.newest_unsent, chunk.event_max);
             }
             if !gone.contains_range(chunk.range) {
                 lower(&mut self.oldest_uncounted, chunk.event_min);
@@ -381,6 +390,10 @@ fn lower(least: &mut Option<EventTime>, time: EventTime) {
     *least = Some(least.map_or(time, |before| before.min(time)));
 }
 
+fn raise(greatest: &mut Option<EventTime>, time: EventTime) {
+    *greatest = Some(greatest.map_or(time, |before| before.max(time)));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -424,6 +437,10 @@ mod tests {
         assert_eq!(stream.unsent(), &SeqSet::from(range(11, 30)));
         assert_eq!(stream.unsent_bytes, 200);
         assert_eq!(stream.oldest_unsent(), Some(EventTime::from_millis(11)));
+        assert_eq!(
+            stream.newest_unsent(),
+            stream.chunks.back().map(|c| c.event_max)
+        );
         assert_eq!(stream.oldest_uncounted(), Some(EventTime::from_millis(21)));
     }
 

@@ -164,6 +164,8 @@ fn heartbeat() -> impl Strategy<Value = Heartbeat> {
                     passages: passages.into(),
                     bytes: 7,
                     oldest,
+                    newest: oldest,
+                    drain_per_min: oldest.map(|_| i64::from(free) - i64::from(passages)),
                 },
                 camera: oldest.map_or(CameraLink::Unknown, CameraLink::LastPostAt),
                 clock_offset_ms: oldest.map(|_| -3),

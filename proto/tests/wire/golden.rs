@@ -118,6 +118,8 @@ fn ups() -> Vec<(&'static str, UpHeader, Up)> {
             passages: 590,
             bytes: 8_000,
             oldest: Some(EventTime::from_millis(NOON)),
+            newest: Some(EventTime::from_millis(NOON + 61_000)),
+            drain_per_min: Some(-720),
         },
         camera: CameraLink::LastPostAt(EventTime::from_millis(NOON)),
         clock_offset_ms: Some(-12),

@@ -47,6 +47,16 @@ pub struct Backlog {
     /// The oldest event time among them.
     #[schema(value_type = Option<String>, format = DateTime, example = "2025-04-05T10:15:29Z")]
     pub oldest: Option<Utc>,
+    /// The newest event time among them.
+    #[schema(value_type = Option<String>, format = DateTime, example = "2025-04-05T10:15:30Z")]
+    pub newest: Option<Utc>,
+    /// Passages by which they became fewer in a minute: receipted less accepted, below 0 while they
+    /// became more.
+    #[schema(example = 3_480)]
+    pub drain_per_min: Option<i64>,
+    /// When none will wait any more if that goes on; null while they do not become fewer.
+    #[schema(value_type = Option<String>, format = DateTime, example = "2025-04-05T10:16:00Z")]
+    pub done_at: Option<Utc>,
 }
 
 /// The disk under a unit's buffer, as of its last heartbeat.
@@ -115,6 +125,9 @@ impl Unit {
             passages,
             bytes: row.backlog_bytes,
             oldest: utc(standing.backlog_oldest_ms),
+            newest: utc(row.backlog_newest_ms),
+            drain_per_min: row.backlog_drain_per_min,
+            done_at: utc(row.backlog_done_ms),
         });
         let disk = standing.heartbeat_ms.map(|_| Disk {
             used_bytes: row.disk_used_bytes,

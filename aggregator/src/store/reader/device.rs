@@ -20,6 +20,12 @@ pub struct DeviceRow {
     pub camera_last_post_ms: Option<i64>,
     /// Logical bytes of the passages that waited for a receipt.
     pub backlog_bytes: Option<i64>,
+    /// The newest event time among them.
+    pub backlog_newest_ms: Option<i64>,
+    /// Passages by which they became fewer in a minute, below 0 while they became more.
+    pub backlog_drain_per_min: Option<i64>,
+    /// When none will wait any more if that goes on.
+    pub backlog_done_ms: Option<i64>,
     /// The unit's clock less true time.
     pub clock_offset_ms: Option<i64>,
     /// Version of its agent.
@@ -36,10 +42,11 @@ pub struct DeviceRow {
 
 const COLUMNS: &str = "device, shard, last_window_start, camera_last_post, backlog_bytes, \
                        clock_offset_ms, agent_version, disk_used_bytes, disk_quota_bytes, \
-                       disk_free_bytes";
+                       disk_free_bytes, backlog_newest, backlog_drain_per_min, \
+                       backlog_done_at";
 
 /// Where the columns of [`Standing`] begin.
-const STANDING: usize = 10;
+const STANDING: usize = 13;
 
 fn select() -> String {
     format!("SELECT {COLUMNS}, {} FROM v_device", standing::COLUMNS)
@@ -80,6 +87,9 @@ fn read(row: &Row) -> Result<DeviceRow, ReadError> {
         disk_used_bytes: column(row, 7)?,
         disk_quota_bytes: column(row, 8)?,
         disk_free_bytes: column(row, 9)?,
+        backlog_newest_ms: instant(10)?,
+        backlog_drain_per_min: column(row, 11)?,
+        backlog_done_ms: instant(12)?,
         standing: Standing::read(row, STANDING)?,
     })
 }

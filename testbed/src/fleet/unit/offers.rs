@@ -115,6 +115,8 @@ impl Unit {
                 passages,
                 bytes,
                 oldest,
+                newest: self.last_post_ms.map(EventTime::from_millis),
+                drain_per_min: None,
             },
             camera: self.last_post_ms.map_or(CameraLink::Unknown, |ms| {
                 CameraLink::LastPostAt(EventTime::from_millis(ms))
