@@ -15,6 +15,7 @@ use service::serve::Endpoint;
 
 use crate::buffer::QuotaPolicy;
 use crate::ingest::plates::Rotation;
+use crate::uplink::allowance::{Hours, UtcOffset};
 
 /// Prefix of the environment variables that override the file.
 pub const ENV_PREFIX: &str = "VERST_AGENT";
@@ -174,7 +175,8 @@ pub struct UplinkConfig {
     pub certificate: PathBuf,
     /// Its private key, PEM, mode 600.
     pub key: PathBuf,
-    /// Passages in one message, 1 to 4,096. Fewer cost bytes, more cost freshness after a loss.
+    /// Passages in one message, at most, 1 to 4,096. The agent makes messages smaller where the link
+    /// is slow.
     #[serde(default = "default_batch_passages")]
     pub batch_passages: u32,
     /// How long a passage waits for company before a message leaves with less, in ms, 0 to 60,000.
@@ -195,6 +197,28 @@ pub struct UplinkConfig {
     /// much later; a passage later still revises a final window.
     #[serde(default = "default_camera_delay_h")]
     pub camera_delay_h: u32,
+    /// Percent of the link that the backlog has even while live passages could fill it, 1 to 90.
+    /// Live goes first otherwise, and the backlog has what is left.
+    #[serde(default = "default_backlog_share")]
+    pub backlog_share: u32,
+    /// The most that is sent, in kbit/s with all headers, 8 to 10,000,000; no cap, without.
+    #[serde(default)]
+    pub rate_kbit_s_max: Option<u32>,
+    /// The most that the link carries in a day, both ways, headers estimated, in MB (1,000,000
+    /// bytes), 1 to 10,000,000; no cap, without. At the cap passages wait in the buffer for the
+    /// next day; only heartbeats, more rarely, and keep-alives go on, at most about 1 MB a day.
+    #[serde(default)]
+    pub daily_mb_max: Option<u32>,
+    /// Percent of `daily_mb_max` that is kept for live passages, summaries and losses, 0 to 100.
+    #[serde(default = "default_daily_reserve")]
+    pub daily_reserve: u32,
+    /// When the backlog may travel, as `HH:MM-HH:MM` at `utc_offset`; at any time, without.
+    #[serde(default)]
+    pub backlog_hours: Vec<Hours>,
+    /// Where the day of `daily_mb_max` and `backlog_hours` begins: `+HH:MM` or `-HH:MM` from UTC, the
+    /// same all year.
+    #[serde(default)]
+    pub utc_offset: UtcOffset,
 }
 
 /// `[status]`.
@@ -261,7 +285,15 @@ const fn default_open_timeout_s() -> u64 {
 }
 
 const fn default_batch_passages() -> u32 {
-    500
+    2_000
+}
+
+const fn default_backlog_share() -> u32 {
+    30
+}
+
+const fn default_daily_reserve() -> u32 {
+    20
 }
 
 const fn default_event_wait_ms() -> u64 {
@@ -396,6 +428,14 @@ impl Faults {
         self.within("uplink.reconnect_max_s", uplink.reconnect_max_s, 1, 3_600);
         self.within("uplink.resend_min_s", uplink.resend_min_s, 1, 600);
         self.within("uplink.camera_delay_h", uplink.camera_delay_h, 1, 720);
+        self.within("uplink.backlog_share", uplink.backlog_share, 1, 90);
+        if let Some(rate) = uplink.rate_kbit_s_max {
+            self.within("uplink.rate_kbit_s_max", rate, 8, 10_000_000);
+        }
+        if let Some(volume) = uplink.daily_mb_max {
+            self.within("uplink.daily_mb_max", volume, 1, 10_000_000);
+        }
+        self.within("uplink.daily_reserve", uplink.daily_reserve, 0, 100);
         if let Some(name) = &uplink.server_name {
             let known = rustls::pki_types::ServerName::try_from(name.as_str()).is_ok();
             self.unless(known, "uplink.server_name", || {
@@ -469,6 +509,9 @@ mod tests {
             config.plates = PlatesConfig::default();
             config.buffer.quota_bytes = None;
             config.uplink.server_name = None;
+            config.uplink.rate_kbit_s_max = None;
+            config.uplink.daily_mb_max = None;
+            config.uplink.backlog_hours = Vec::new();
             format!("{config:#?}")
         };
         assert_eq!(show(&shipped), show(&spelled_out));
@@ -496,6 +539,24 @@ mod tests {
             ),
             ("uplink", "event_wait_ms = 60001", "uplink.event_wait_ms"),
             ("uplink", "server_name = \"a b\"", "uplink.server_name"),
+            (
+                "uplink",
+                "backlog_hours = [\"22:00-06:00\", \"7-8\"]",
+                "a.toml:12: uplink.backlog_hours[1]: ",
+            ),
+            (
+                "uplink",
+                "utc_offset = \"MSK\"",
+                "\"MSK\" is not an offset from UTC",
+            ),
+            (
+                "uplink",
+                "daily_mb_max = 0",
+                "a.toml:12: uplink.daily_mb_max: 0 is outside 1 to 10000000",
+            ),
+            ("uplink", "backlog_share = 91", "uplink.backlog_share"),
+            ("uplink", "rate_kbit_s_max = 7", "uplink.rate_kbit_s_max"),
+            ("uplink", "daily_reserve = 101", "uplink.daily_reserve"),
             ("buffer", "quota_bytes = 1", "buffer.quota_bytes"),
             (
                 "plates",

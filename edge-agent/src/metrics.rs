@@ -18,6 +18,9 @@ use tokio::sync::watch;
 use crate::buffer::{Alarm, BufferState, Counters, StoreHealth};
 use crate::clock::wall;
 use crate::ingest::http::DoorCounters;
+use crate::status::backlog::BufferedReport;
+use crate::status::rates::Flow;
+use crate::uplink::allowance::Held;
 use crate::uplink::view::{LinkPhase, UplinkView};
 
 /// Seconds from sending to receipt: from a local test to four times the least resend time.
@@ -32,12 +35,7 @@ pub struct Metrics {
 
 /// A registry named `verst_agent`, and the metrics that others observe.
 #[must_use]
-pub fn register(
-    buffer: watch::Receiver<Arc<BufferState>>,
-    uplink: watch::Receiver<UplinkView>,
-    door: Arc<DoorCounters>,
-    commit_seconds: Histogram,
-) -> (Registry, Metrics) {
+pub fn register(published: Published, commit_seconds: Histogram) -> (Registry, Metrics) {
     let mut registry = Registry::with_prefix("verst_agent");
     let metrics = Metrics {
         receipt_seconds: Histogram::new(RECEIPT_SECONDS),
@@ -54,19 +52,21 @@ pub fn register(
         Unit::Seconds,
         commit_seconds,
     );
-    registry.register_collector(Box::new(Published {
-        buffer,
-        uplink,
-        door,
-    }));
+    registry.register_collector(Box::new(published));
     (registry, metrics)
 }
 
+/// What others publish, read at the time of the scrape.
 #[derive(Debug)]
-struct Published {
-    buffer: watch::Receiver<Arc<BufferState>>,
-    uplink: watch::Receiver<UplinkView>,
-    door: Arc<DoorCounters>,
+pub struct Published {
+    /// The buffer.
+    pub buffer: watch::Receiver<Arc<BufferState>>,
+    /// The uplink.
+    pub uplink: watch::Receiver<UplinkView>,
+    /// How fast passages come and go.
+    pub flow: watch::Receiver<Flow>,
+    /// What went through the door.
+    pub door: Arc<DoorCounters>,
 }
 
 impl Collector for Published {
@@ -77,6 +77,13 @@ impl Collector for Published {
         page.door(&self.door)?;
         page.passages(&buffer, &uplink)?;
         page.buffer(&buffer)?;
+        page.backlog(&BufferedReport::new(
+            wall(),
+            &buffer,
+            &uplink,
+            *self.flow.borrow(),
+        ))?;
+        page.link(&uplink)?;
         page.uplink(&uplink)
     }
 }
@@ -169,17 +176,6 @@ impl Page<'_, '_> {
             "Logical bytes that wait for a receipt",
             bytes,
         )?;
-        let now = wall().as_millis();
-        let age_ms = state
-            .unsent
-            .oldest
-            .map_or(0, |oldest| now.saturating_sub(oldest.as_millis()));
-        let age_s = u64::try_from(age_ms / 1_000).unwrap_or(0);
-        self.gauge(
-            "buffered_oldest_age_seconds",
-            "Age of the oldest passage that waits",
-            age_s,
-        )?;
         let summarised = state.summarised;
         self.gauge(
             "summarised_passages",
@@ -225,6 +221,74 @@ impl Page<'_, '_> {
             "Things that an operator should see to",
             length(state.alarms.len()),
         )
+    }
+
+    /// What is not known has no line.
+    fn backlog(&mut self, backlog: &BufferedReport) -> std::fmt::Result {
+        let now_ms = wall().as_millis();
+        let seconds = |ms: i64| u64::try_from(ms / 1_000).unwrap_or(0);
+        let age_s = |at: Option<i64>| at.map_or(0, |at| seconds(now_ms - at));
+        self.gauge(
+            "buffered_oldest_age_seconds",
+            "Age of the oldest passage that waits",
+            age_s(backlog.oldest_ms),
+        )?;
+        self.gauge(
+            "buffered_newest_age_seconds",
+            "Age of the newest passage that waits",
+            age_s(backlog.newest_ms),
+        )?;
+        if let Some(drain) = backlog.drain_per_min {
+            self.signed(
+                "buffered_drain_per_minute",
+                "Passages by which those that wait became fewer in the last minute",
+                drain,
+            )?;
+        }
+        if let Some(done_at) = backlog.done_at_ms {
+            self.gauge(
+                "buffered_done_in_seconds",
+                "Time until no passage of a backlog waits any more, at this rate",
+                seconds(done_at - now_ms),
+            )?;
+        }
+        if let Some(lasts_s) = backlog.buffer_lasts_s {
+            self.gauge(
+                "buffer_lasts_seconds",
+                "Time until the quota is full if nothing leaves, at the traffic of the last day",
+                lasts_s,
+            )?;
+        }
+        Ok(())
+    }
+
+    fn link(&mut self, view: &UplinkView) -> std::fmt::Result {
+        if let Some(rate) = view.bytes_per_s {
+            self.gauge(
+                "link_bytes_per_second",
+                "What the link carries, as far as it was tried",
+                rate,
+            )?;
+        }
+        if let Some(round_trip_ms) = view.round_trip_ms {
+            self.gauge(
+                "link_round_trip_milliseconds",
+                "From sending to the broker's acknowledgement while nothing queues",
+                round_trip_ms,
+            )?;
+        }
+        self.gauge(
+            "link_day_bytes",
+            "What the link carried in this day, both ways, headers estimated",
+            view.day_bytes,
+        )?;
+        let held = match view.held {
+            None => 0,
+            Some(Held::Hours | Held::Volume) => 1,
+            Some(Held::AllVolume) => 2,
+        };
+        let help = "What the owner's rules hold back: 0 nothing, 1 the backlog, 2 all passages";
+        self.gauge("link_held", help, held)
     }
 
     fn uplink(&mut self, view: &UplinkView) -> std::fmt::Result {
@@ -291,15 +355,8 @@ impl Page<'_, '_> {
             return Ok(());
         };
         let left_s = (end.as_millis() - wall().as_millis()) / 1_000;
-        let gauge = ConstGauge::new(left_s);
         let help = "Seconds until the unit's certificate expires";
-        let kind = gauge.metric_type();
-        gauge.encode(self.0.encode_descriptor(
-            "certificate_expires_in_seconds",
-            help,
-            None,
-            kind,
-        )?)
+        self.signed("certificate_expires_in_seconds", help, left_s)
     }
 
     fn counter(&mut self, name: &str, help: &str, value: u64) -> std::fmt::Result {
@@ -311,7 +368,11 @@ impl Page<'_, '_> {
     }
 
     fn gauge(&mut self, name: &str, help: &str, value: u64) -> std::fmt::Result {
-        let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+        self.signed(name, help, i64::try_from(value).unwrap_or(i64::MAX))
+    }
+
+    fn signed(&mut self, name: &str, help: &str, value: i64) -> std::fmt::Result {
+        let gauge = ConstGauge::new(value);
         gauge.encode(
             self.0
                 .encode_descriptor(name, help, None, gauge.metric_type())?,
@@ -352,9 +413,23 @@ mod tests {
         state.counters.lost[Counters::place(LossReason::Quota)] = 7;
         let mut view = UplinkView::new(EventTime::default(), Some(EventTime::default()));
         view.tally.refused_later = 3;
+        view.held = Some(Held::Hours);
         let (_buffer, buffer) = watch::channel(Arc::new(state));
         let (_uplink, uplink) = watch::channel(view);
-        let (registry, metrics) = register(buffer, uplink, Arc::default(), Histogram::new([0.1]));
+        let (_flow, flow) = watch::channel(Flow {
+            in_per_s: 2.0,
+            out_per_s: 1.0,
+            known: true,
+            ..Flow::default()
+        });
+        let door = Arc::default();
+        let published = Published {
+            buffer,
+            uplink,
+            flow,
+            door,
+        };
+        let (registry, metrics) = register(published, Histogram::new([0.1]));
         metrics.receipt_seconds.observe(0.3);
         let mut page = String::new();
         prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
@@ -365,6 +440,8 @@ mod tests {
             "verst_agent_refusals_total{class=\"later\"} 3",
             "verst_agent_commit_seconds_bucket{le=\"0.1\"} 0",
             "verst_agent_link_up 0",
+            "verst_agent_buffered_drain_per_minute -60",
+            "verst_agent_link_held 1",
             "verst_agent_store_healthy 1",
             "verst_agent_receipt_seconds_bucket{le=\"0.5\"} 1",
         ] {

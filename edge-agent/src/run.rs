@@ -7,7 +7,7 @@
 //! commit → end, all within [`GRACE`]. SIGKILL at any moment is as correct, only less polite.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use proto::EventTime;
@@ -27,10 +27,11 @@ use crate::ingest::admit::Rules;
 use crate::ingest::http::{Door, IngestSettings};
 use crate::ingest::plates;
 use crate::metrics;
-use crate::status::rates::Rates;
+use crate::status::rates::Flow;
 use crate::status::report::Subject;
 use crate::status::server::{self, Sources};
 use crate::uplink::driver::{self, Parts};
+use crate::uplink::meter::Meter;
 use crate::uplink::mqtt::Address;
 use crate::uplink::tls::{Credentials, CredentialsError};
 use crate::uplink::view::UplinkView;
@@ -190,9 +191,15 @@ async fn serve(config: Config, opened: Opened) -> Result<(), RunError> {
     tasks.spawn_blocking_thread("buffer", move || owner.run());
 
     let (to_view, view) = watch::channel(UplinkView::new(wall(), Some(not_after)));
+    let (to_flow, flow) = watch::channel(Flow::default());
     let counters = door.counters();
-    let (registry, metrics) =
-        metrics::register(buffer.state(), view.clone(), Arc::clone(&counters), commits);
+    let published = metrics::Published {
+        buffer: buffer.state(),
+        uplink: view.clone(),
+        flow: flow.clone(),
+        door: Arc::clone(&counters),
+    };
+    let (registry, metrics) = metrics::register(published, commits);
     let sources = Sources {
         subject: Arc::new(Subject {
             device: config.device.id.to_string(),
@@ -200,19 +207,19 @@ async fn serve(config: Config, opened: Opened) -> Result<(), RunError> {
             started_at: wall(),
         }),
         buffer: buffer.state(),
-        uplink: view,
+        uplink: view.clone(),
         door: Arc::clone(&counters),
-        rates: Arc::new(Mutex::new(Rates::default())),
+        flow: flow.clone(),
     };
 
     let status = server::bind(&config.status.socket).await?;
     let ops = HttpListener::bind(&config.ops.listen).await?;
     let entrance = HttpListener::bind(&config.ingest.listen).await?;
+    tasks.spawn("status", server::serve(status, sources, stop.clone()));
     tasks.spawn(
-        "status",
-        server::serve(status, sources.clone(), stop.clone()),
+        "rates",
+        server::sample(buffer.state(), view, to_flow, clock, stop.clone()),
     );
-    tasks.spawn("rates", server::sample(sources, clock, stop.clone()));
     let pages = service::ops::router(Arc::new(registry), health.clone());
     let few = Limits {
         connections_max: OPS_CONNECTIONS_MAX,
@@ -254,6 +261,8 @@ async fn serve(config: Config, opened: Opened) -> Result<(), RunError> {
             view: to_view,
             receipt_seconds,
             door: counters,
+            flow,
+            meter: Meter::open(driver::rules(&config.uplink), &config.buffer.directory),
         };
         let seed = getrandom::u64()?;
         tasks.spawn(

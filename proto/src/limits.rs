@@ -33,8 +33,9 @@ pub const STREAMS_MAX: usize = 64;
 /// New streams that one device may begin in a day.
 pub const NEW_STREAMS_PER_DAY_MAX: usize = 1_000;
 
-/// Batches of one lane on their way without a receipt.
-pub const IN_FLIGHT_BATCHES_MAX: usize = 8;
+/// Batches of one lane on their way without a receipt: on a slow link as many as a flush of the
+/// centre and the way there and back last.
+pub const IN_FLIGHT_BATCHES_MAX: usize = 14;
 
 /// Bytes of one device on their way without a receipt. With the devices of a shard this stays
 /// under half of the broker's ring for that shard.

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::backlog::BufferedReport;
+use super::rates::Flow;
 use crate::buffer::{Alarm, BufferState, Counters, StoreHealth};
 use crate::metrics::REASONS;
 use crate::uplink::view::{LinkPhase, UplinkView};
@@ -71,21 +73,18 @@ pub struct LinkReport {
     pub last_receipt_ms: Option<i64>,
     /// The usual time from sending to receipt.
     pub receipt_time_ms: Option<u64>,
-}
-
-/// What waits for a receipt.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BufferedReport {
-    /// Passages.
-    pub passages: u64,
-    /// Logical bytes.
-    pub bytes: u64,
-    /// The least event time among them.
-    pub oldest_ms: Option<i64>,
-    /// How old that is.
-    pub oldest_age_ms: Option<i64>,
-    /// Dropped passages whose sums wait.
-    pub summarised: u64,
+    /// What it carries, in bits a second, as far as that was measured.
+    pub bits_per_s: Option<u64>,
+    /// From sending to the broker's acknowledgement while nothing queues.
+    pub round_trip_ms: Option<u64>,
+    /// Why the owner's rules hold passages back.
+    pub held: Option<String>,
+    /// Until when.
+    pub held_until_ms: Option<i64>,
+    /// Bytes that it carried in this day, both ways, headers estimated.
+    pub day_bytes: u64,
+    /// How many it may, by the owner's rules.
+    pub day_bytes_max: Option<u64>,
 }
 
 /// What is on its way.
@@ -106,6 +105,8 @@ pub struct RatesReport {
     pub in_per_s: f64,
     /// Receipted.
     pub out_per_s: f64,
+    /// Made durable, over the last day or since the start.
+    pub usual_in_per_s: f64,
 }
 
 /// Passages since the start.
@@ -119,6 +120,8 @@ pub struct PassagesReport {
     pub rejected: u64,
     /// Receipted.
     pub receipted: u64,
+    /// Lost by refusal and offered again to another build of the centre.
+    pub offered_again: u64,
     /// Lost, raw or altogether, by reason.
     pub lost: BTreeMap<String, u64>,
 }
@@ -156,17 +159,6 @@ pub struct Subject {
     pub started_at: EventTime,
 }
 
-/// What passes through the agent.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Flow {
-    /// Passages refused at the door.
-    pub rejected: u64,
-    /// Passages made durable per second.
-    pub in_per_s: f64,
-    /// Passages receipted per second.
-    pub out_per_s: f64,
-}
-
 impl Report {
     /// Makes the report.
     #[must_use]
@@ -176,9 +168,9 @@ impl Report {
         buffer: &BufferState,
         uplink: &UplinkView,
         flow: Flow,
+        rejected: u64,
     ) -> Self {
         let now_ms = now.as_millis();
-        let oldest_ms = buffer.unsent.oldest.map(EventTime::as_millis);
         let expires_at_ms = uplink.certificate_not_after.map(EventTime::as_millis);
         let lost = REASONS.map(|reason| {
             (
@@ -200,14 +192,14 @@ impl Report {
                 reason: uplink.reason.clone(),
                 last_receipt_ms: uplink.last_receipt.map(EventTime::as_millis),
                 receipt_time_ms: uplink.receipt_time_ms,
+                bits_per_s: uplink.bytes_per_s.map(|rate| rate.saturating_mul(8)),
+                round_trip_ms: uplink.round_trip_ms,
+                held: uplink.held.map(|held| held.words().to_owned()),
+                held_until_ms: uplink.held_until.map(EventTime::as_millis),
+                day_bytes: uplink.day_bytes,
+                day_bytes_max: uplink.day_bytes_max,
             },
-            buffered: BufferedReport {
-                passages: buffer.unsent.passages,
-                bytes: buffer.unsent.bytes,
-                oldest_ms,
-                oldest_age_ms: oldest_ms.map(|oldest| now_ms.saturating_sub(oldest)),
-                summarised: buffer.summarised,
-            },
+            buffered: BufferedReport::new(now, buffer, uplink, flow),
             in_flight: InFlightReport {
                 messages: uplink.in_flight_messages,
                 passages: uplink.in_flight_passages,
@@ -216,12 +208,14 @@ impl Report {
             rates: RatesReport {
                 in_per_s: flow.in_per_s,
                 out_per_s: flow.out_per_s,
+                usual_in_per_s: flow.usual_in_per_s,
             },
             passages: PassagesReport {
                 accepted: buffer.counters.accepted,
                 duplicates: buffer.counters.duplicates,
-                rejected: flow.rejected,
+                rejected,
                 receipted: uplink.tally.passages_answered,
+                offered_again: buffer.counters.offered_again,
                 lost: lost.into_iter().collect(),
             },
             disk: DiskReport {
@@ -262,6 +256,10 @@ impl Report {
                 "no receipt for {silence_s} s although passages wait"
             ));
         }
+        if uplink_is_used_up(&self.link) {
+            faults
+                .push("uplink.daily_mb_max is used up: passages wait for the next day".to_owned());
+        }
         if self.store != "ok" {
             faults.push(format!("store does not take passages: {}", self.store));
         }
@@ -287,6 +285,12 @@ impl Report {
         faults.extend(self.alarms.iter().cloned());
         faults
     }
+}
+
+/// Whether live passages wait because of the owner's rules.
+fn uplink_is_used_up(link: &LinkReport) -> bool {
+    link.day_bytes_max
+        .is_some_and(|most| link.day_bytes >= most)
 }
 
 fn words(alarm: &Alarm) -> String {
@@ -335,11 +339,11 @@ mod tests {
             started_at,
         };
         let flow = Flow {
-            rejected: 0,
             in_per_s: 12.0,
             out_per_s: 11.5,
+            ..Flow::default()
         };
-        Report::new(&subject, NOW, buffer, view, flow)
+        Report::new(&subject, NOW, buffer, view, flow, 0)
     }
 
     #[test]
@@ -356,7 +360,11 @@ mod tests {
     #[test]
     fn each_trouble_degrades_and_is_named() {
         type Spoil = fn(&mut BufferState, &mut UplinkView);
-        let table: [(Spoil, &str); 9] = [
+        let table: [(Spoil, &str); 10] = [
+            (
+                |_, v| (v.day_bytes, v.day_bytes_max) = (10, Some(10)),
+                "uplink.daily_mb_max is used up: passages wait for the next day",
+            ),
             (
                 |_, v| v.phase = LinkPhase::Down,
                 "link is down: not connected yet",

@@ -1,8 +1,8 @@
 //! The socket behind `edge-agent status`: HTTP with one page, `GET /v1/status`.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::extract::State;
@@ -12,8 +12,8 @@ use service::serve::{Endpoint, HttpListener, Limits, ListenError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::rates::{Rates, SAMPLE_MS};
-use super::report::{Flow, Report, Subject};
+use super::rates::{Flow, Rates, SAMPLE_MS};
+use super::report::{Report, Subject};
 use crate::buffer::BufferState;
 use crate::clock::{Monotonic, wall};
 use crate::ingest::http::DoorCounters;
@@ -25,7 +25,7 @@ pub const PATH: &str = "/v1/status";
 /// Connections at a time; further ones wait.
 const CONNECTIONS_MAX: usize = 8;
 
-/// Where a report's parts come from. Clones share the rates.
+/// Where a report's parts come from.
 #[derive(Debug, Clone)]
 pub struct Sources {
     /// What does not change.
@@ -36,32 +36,18 @@ pub struct Sources {
     pub uplink: watch::Receiver<UplinkView>,
     /// The door.
     pub door: Arc<DoorCounters>,
-    /// The counters of the last minute, written by [`sample`] alone.
-    pub rates: Arc<Mutex<Rates>>,
+    /// How fast passages come and go, by [`sample`].
+    pub flow: watch::Receiver<Flow>,
 }
 
 impl Sources {
     /// The report as of now.
     #[must_use]
     pub fn report(&self) -> Report {
-        let (in_per_s, out_per_s) = self
-            .rates
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .per_second();
         let (buffer, uplink) = (self.buffer.borrow().clone(), self.uplink.borrow().clone());
         let rejected = self.door.rejected.load(Ordering::Relaxed);
-        Report::new(
-            &self.subject,
-            wall(),
-            &buffer,
-            &uplink,
-            Flow {
-                rejected,
-                in_per_s,
-                out_per_s,
-            },
-        )
+        let flow = *self.flow.borrow();
+        Report::new(&self.subject, wall(), &buffer, &uplink, flow, rejected)
     }
 }
 
@@ -92,18 +78,25 @@ pub async fn serve(listener: HttpListener, sources: Sources, stop: CancellationT
     service::serve::http(listener, router, stop, limits).await;
 }
 
-/// Feeds the rates until the stop.
-pub async fn sample(sources: Sources, clock: Monotonic, stop: CancellationToken) {
+/// Takes samples and shows the rates until the stop.
+pub async fn sample(
+    buffer: watch::Receiver<Arc<BufferState>>,
+    uplink: watch::Receiver<UplinkView>,
+    flow: watch::Sender<Flow>,
+    clock: Monotonic,
+    stop: CancellationToken,
+) {
+    let mut rates = Rates::default();
     let mut ticks = tokio::time::interval(Duration::from_millis(SAMPLE_MS));
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        let accepted = sources.buffer.borrow().counters.accepted;
-        let receipted = sources.uplink.borrow().tally.passages_answered;
-        let mut rates = sources.rates.lock().unwrap_or_else(PoisonError::into_inner);
+        let accepted = buffer.borrow().counters.accepted;
+        let receipted = uplink.borrow().tally.passages_answered;
         rates.sample(clock.now(), accepted, receipted);
+        flow.send_replace(rates.flow());
     }
 }
 

@@ -1,6 +1,6 @@
 //! The report for people: one line a subject, columns aligned. Pure.
 
-use super::report::Report;
+use super::report::{LinkReport, Report};
 
 const KIB: f64 = 1_024.0;
 
@@ -30,14 +30,16 @@ fn lines(report: &Report) -> Vec<(&'static str, String)> {
     let ago = |at_ms: i64| span(report.now_ms.saturating_sub(at_ms));
     let link = &report.link;
     let buffered = &report.buffered;
-    let waiting = match buffered.oldest_age_ms {
-        Some(age) => format!(
-            "{} passages, {}, the oldest {} old",
+    let waiting = match (buffered.oldest_ms, buffered.newest_ms) {
+        (Some(oldest), Some(newest)) => format!(
+            "{} passages, {}, from {} to {} ({})",
             grouped(buffered.passages),
             bytes(buffered.bytes),
-            span(age)
+            utc(oldest),
+            utc(newest),
+            span(newest - oldest)
         ),
-        None => "nothing".to_owned(),
+        _ => "nothing".to_owned(),
     };
     let receipt = match (link.last_receipt_ms, link.receipt_time_ms) {
         (None, _) => "none since the start".to_owned(),
@@ -87,8 +89,11 @@ fn lines(report: &Report) -> Vec<(&'static str, String)> {
                 link.broker
             ),
         ),
+        ("link carries", carries(link)),
         ("receipt", receipt),
         ("waiting", waiting),
+        ("draining", draining(report)),
+        ("buffer", lasts(report)),
         (
             "on its way",
             format!(
@@ -108,11 +113,12 @@ fn lines(report: &Report) -> Vec<(&'static str, String)> {
         (
             "passages",
             format!(
-                "{} accepted, {} receipted, {} duplicates, {} rejected",
+                "{} accepted, {} receipted, {} duplicates, {} rejected, {} offered again",
                 grouped(passages.accepted),
                 grouped(passages.receipted),
                 grouped(passages.duplicates),
-                grouped(passages.rejected)
+                grouped(passages.rejected),
+                grouped(passages.offered_again)
             ),
         ),
         ("lost", or_none(lost)),
@@ -130,6 +136,74 @@ fn lines(report: &Report) -> Vec<(&'static str, String)> {
         ("certificate", certificate),
         ("alarms", or_none(report.alarms.clone())),
     ]
+}
+
+fn draining(report: &Report) -> String {
+    let buffered = &report.buffered;
+    let rate = buffered
+        .drain_per_min
+        .map_or_else(String::new, |rate| format!("{}/min", signed(rate)));
+    match (buffered.done_at_ms, &buffered.reason) {
+        (Some(at), _) => format!(
+            "{rate}, done in {} ({})",
+            span(at.saturating_sub(report.now_ms)),
+            utc(at)
+        ),
+        (None, Some(why)) if rate.is_empty() => format!("no: {why}"),
+        (None, Some(why)) => format!("no: {why} ({rate})"),
+        (None, None) if buffered.state == "keeping_up" => "keeping up".to_owned(),
+        (None, None) if buffered.passages == 0 => "nothing to drain".to_owned(),
+        (None, None) => rate,
+    }
+}
+
+fn lasts(report: &Report) -> String {
+    let usual = report.rates.usual_in_per_s;
+    report.buffered.buffer_lasts_s.map_or_else(
+        || "lasts for longer than can be told".to_owned(),
+        |lasts_s| {
+            let lasts_ms = i64::try_from(lasts_s.saturating_mul(1_000)).unwrap_or(i64::MAX);
+            format!(
+                "lasts {} at the usual {usual:.1}/s if nothing leaves",
+                span(lasts_ms)
+            )
+        },
+    )
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shown with one digit")]
+fn carries(link: &LinkReport) -> String {
+    let rate = link.bits_per_s.map_or_else(
+        || "rate not known yet".to_owned(),
+        |bits| format!("{:.1} kbit/s", bits as f64 / 1_000.0),
+    );
+    let mut text = match link.round_trip_ms {
+        Some(ms) => format!("{rate}, round trip {ms} ms"),
+        None => rate,
+    };
+    if let Some(most) = link.day_bytes_max {
+        let megabytes = |bytes: u64| bytes as f64 / 1e6;
+        let (day, most) = (megabytes(link.day_bytes), megabytes(most));
+        text.push_str(&format!(", {day:.1} of {most:.0} MB used today"));
+    }
+    if let Some(held) = &link.held {
+        text.push_str(&format!("; held: {held}"));
+    }
+    if let Some(until) = link.held_until_ms {
+        text.push_str(&format!(" until {}", utc(until)));
+    }
+    text
+}
+
+/// A time in whole seconds.
+fn utc(at_ms: i64) -> String {
+    jiff::Timestamp::from_second(at_ms.div_euclid(1_000))
+        .map_or_else(|_| format!("{at_ms} ms since 1970"), |at| at.to_string())
+}
+
+fn signed(count: i64) -> String {
+    let sign = if count < 0 { "-" } else { "" };
+    format!("{sign}{}", grouped(count.unsigned_abs()))
 }
 
 /// A length of time in its two largest units.

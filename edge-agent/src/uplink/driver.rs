@@ -26,6 +26,7 @@ use tokio::sync::watch;
 use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
+use super::allowance::{Held, Judgement, Rules};
 use super::backoff::{Backoff, Jitter, Millis};
 use super::exchange::{Command, Input, LinkState, Pace};
 use super::flight::MessageId;
@@ -33,6 +34,7 @@ use super::frames::Framer;
 use super::frontier::Statements;
 use super::inbox::Inbox;
 use super::machine::Machine;
+use super::meter::{Meter, Page};
 use super::mqtt::{Address, Link, LinkEvent};
 use super::tls::{Credentials, CredentialsError, Stamp};
 use super::view::{LinkPhase, UplinkView};
@@ -43,10 +45,11 @@ use crate::buffer::{
 use crate::clock::{Monotonic, wall};
 use crate::config::UplinkConfig;
 use crate::ingest::http::DoorCounters;
+use crate::status::rates::Flow;
 
 /// Stored bytes read for one message: a full window of such frames stays near the bytes that may
 /// be on their way.
-const READ_BYTES_MAX: usize = 24 * 1024;
+const READ_BYTES_MAX: usize = 20 * 1024;
 
 /// The least wait between two attempts to connect, and between two probes.
 const FIRST_WAIT_MS: Millis = 1_000;
@@ -80,6 +83,10 @@ pub struct Parts {
     pub receipt_seconds: Histogram,
     /// What went through the door, for the heartbeat.
     pub door: Arc<DoorCounters>,
+    /// How fast passages come and go, for the heartbeat.
+    pub flow: watch::Receiver<Flow>,
+    /// What the link carries, by the owner's rules.
+    pub meter: Meter,
 }
 
 /// The pace that the configuration asks for.
@@ -104,6 +111,19 @@ pub fn pace(config: &UplinkConfig) -> Pace {
             cap_ms: longest(resend_ms),
         },
         open_jitter_ms: OPEN_JITTER_MS,
+        backlog_share_percent: u64::from(config.backlog_share),
+        rate_bytes_per_s_max: config.rate_kbit_s_max.map(|kbit| u64::from(kbit) * 125),
+    }
+}
+
+/// The owner's rules for the link.
+#[must_use]
+pub fn rules(config: &UplinkConfig) -> Rules {
+    Rules {
+        backlog_hours: config.backlog_hours.clone(),
+        offset: config.utc_offset,
+        daily_bytes_max: config.daily_mb_max.map(|mb| u64::from(mb) * 1_000_000),
+        reserve_percent: u64::from(config.daily_reserve),
     }
 }
 
@@ -147,6 +167,7 @@ enum Done {
         loaded: Box<Loaded>,
         stamp: Stamp,
     },
+    Metered(std::io::Result<()>),
 }
 
 /// What woke the driver.
@@ -173,11 +194,15 @@ struct Driver {
     /// Frames of messages that wait for room on the link: at most one per message.
     frames: BTreeMap<MessageId, Vec<u8>>,
     /// What the buffer and the disk were asked: at most one question per message and beacon, and
-    /// four more.
+    /// five more.
     replies: FuturesUnordered<Reply>,
     inbox: Inbox,
     telling: bool,
     door: Arc<DoorCounters>,
+    flow: watch::Receiver<Flow>,
+    meter: Meter,
+    /// What the owner's rules said last.
+    judged: Judgement,
     trouble: Option<String>,
     last_receipt: Option<(Millis, EventTime)>,
     clock: Monotonic,
@@ -205,6 +230,9 @@ impl Driver {
             inbox: Inbox::default(),
             telling: false,
             door: parts.door,
+            flow: parts.flow,
+            judged: parts.meter.judge(wall()),
+            meter: parts.meter,
             trouble: None,
             last_receipt: None,
             clock: parts.clock,
@@ -212,6 +240,7 @@ impl Driver {
             receipt_seconds: parts.receipt_seconds,
         };
         driver.feed(Input::Buffer(now));
+        driver.feed(Input::Allowed(driver.judged.allowed));
         driver
     }
 
@@ -220,12 +249,14 @@ impl Driver {
         files.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             self.obey();
+            self.judge();
             self.show();
             let now = self.clock.now();
             let wait = self
                 .machine
                 .timeout(now)
                 .map_or(SLEEP_MS_MAX, |at| at.saturating_sub(now));
+            let wait = wait.min(self.rules_change_in_ms());
             let sleep = tokio::time::sleep(Duration::from_millis(wait.min(SLEEP_MS_MAX)));
             let wake = tokio::select! {
                 () = stop.cancelled() => Wake::Stop,
@@ -246,6 +277,14 @@ impl Driver {
         }
         if let Some(link) = self.link.take() {
             link.close().await;
+        }
+        if let Some(page) = self.meter.last_page() {
+            self.write(page);
+            while let Some(done) = self.replies.next().await {
+                if let Done::Metered(_) = done {
+                    break;
+                }
+            }
         }
         tracing::info!("uplink closed; what has no receipt stays in the buffer");
     }
@@ -268,28 +307,38 @@ impl Driver {
                     "link up"
                 );
                 self.trouble = None;
+                self.meter.connection(wall());
                 self.feed(Input::Subscribed);
             }
-            LinkEvent::Room => self.feed(Input::Room),
-            LinkEvent::Down(down) => match *down {
-                proto::frame::Down::Receipt(receipt) => self.feed(Input::Receipt(receipt)),
-                proto::frame::Down::Refusal(refusal) => {
-                    tracing::warn!(
-                        stream = %refusal.stream,
-                        range = ?refusal.range,
-                        class = ?refusal.class,
-                        reason = refusal.reason.word(),
-                        detail = refusal.detail,
-                        "the centre refused a message"
-                    );
-                    self.feed(Input::Refusal(refusal));
-                }
-                proto::frame::Down::Beacon(beacon) => self.feed(Input::Beacon(beacon)),
-            },
+            LinkEvent::Acknowledged => {
+                let bytes = self.link.as_mut().map_or(0, Link::acknowledged);
+                self.feed(Input::Acknowledged { bytes });
+            }
+            LinkEvent::KeptAlive => self.meter.keep_alive(wall()),
+            LinkEvent::Down(down, bytes) => self.hear_centre(*down, bytes),
             LinkEvent::Unreadable(problem) => {
                 tracing::warn!(problem, "a message from the centre cannot be read; ignored");
             }
             LinkEvent::Lost(reason) => self.lose(reason),
+        }
+    }
+
+    fn hear_centre(&mut self, down: proto::frame::Down, bytes: usize) {
+        self.meter.frame(wall(), bytes);
+        match down {
+            proto::frame::Down::Receipt(receipt) => self.feed(Input::Receipt(receipt)),
+            proto::frame::Down::Refusal(refusal) => {
+                tracing::warn!(
+                    stream = %refusal.stream,
+                    range = ?refusal.range,
+                    class = ?refusal.class,
+                    reason = refusal.reason.word(),
+                    detail = refusal.detail,
+                    "the centre refused a message"
+                );
+                self.feed(Input::Refusal(refusal));
+            }
+            proto::frame::Down::Beacon(beacon) => self.feed(Input::Beacon(beacon)),
         }
     }
 
@@ -352,6 +401,10 @@ impl Driver {
                 self.stamp = Some(stamp);
                 self.connect(*loaded);
             }
+            Done::Metered(Ok(())) => {}
+            Done::Metered(Err(error)) => {
+                tracing::warn!(%error, "the day's bytes cannot be written down");
+            }
         }
     }
 
@@ -371,8 +424,9 @@ impl Driver {
                     }
                 }
                 Command::Heartbeat => {
+                    let drain = self.flow.borrow().drain_per_min();
                     let state = self.state.borrow().clone();
-                    let frame = self.framer.heartbeat(&state, wall(), self.camera());
+                    let frame = self.framer.heartbeat(&state, wall(), self.camera(), drain);
                     self.say(frame, "a heartbeat");
                 }
                 Command::Receipt(centre, streams) => {
@@ -501,14 +555,57 @@ impl Driver {
         let Some(frame) = self.frames.remove(&id) else {
             return;
         };
-        let sent = self
-            .link
-            .as_ref()
-            .is_some_and(|link| link.publish(frame.clone()));
-        if !sent {
+        if !self.hand(frame.clone()) {
             self.frames.insert(id, frame);
             self.feed(Input::NotPublished { id });
         }
+    }
+
+    /// Hands a frame to the link; false when there is no room or no link.
+    fn hand(&mut self, frame: Vec<u8>) -> bool {
+        let bytes = frame.len();
+        let handed = self.link.as_mut().is_some_and(|link| link.publish(frame));
+        if handed {
+            self.meter.frame(wall(), bytes);
+        }
+        handed
+    }
+
+    /// The time by which the owner's rules are read: no earlier than what the centre told last, so
+    /// that a unit that boots in 1970 does not begin a new day.
+    fn rules_time(&self) -> EventTime {
+        let told = self.state.borrow().centre_time;
+        told.map_or_else(wall, |told| wall().max(told))
+    }
+
+    /// Applies the owner's rules, and has the count of the day written down when it is time.
+    fn judge(&mut self) {
+        let judged = self.meter.judge(self.rules_time());
+        if judged.allowed != self.judged.allowed {
+            let why = judged
+                .why
+                .map_or("nothing holds passages back", Held::words);
+            tracing::info!(allowed = ?judged.allowed, why, "the owner's rules for the link");
+            self.feed(Input::Allowed(judged.allowed));
+            self.obey();
+        }
+        self.judged = judged;
+        if let Some(page) = self.meter.page(self.clock.now()) {
+            self.write(page);
+        }
+    }
+
+    fn rules_change_in_ms(&self) -> Millis {
+        let now_ms = self.rules_time().as_millis();
+        let until = self.judged.until.map(|until| until.as_millis() - now_ms);
+        until.map_or(Millis::MAX, |ms| Millis::try_from(ms).unwrap_or(0))
+    }
+
+    fn write(&self, page: Page) {
+        self.ask(async move {
+            let written = tokio::task::spawn_blocking(move || page.write()).await;
+            Done::Metered(written.unwrap_or_else(|stopped| Err(std::io::Error::other(stopped))))
+        });
     }
 
     fn camera(&self) -> CameraLink {
@@ -519,9 +616,11 @@ impl Driver {
     }
 
     /// Publishes something that is said again anyway.
-    fn say(&self, frame: Vec<u8>, what: &'static str) {
-        let sent = self.link.as_ref().is_some_and(|link| link.publish(frame));
-        if !sent {
+    fn say(&mut self, frame: Vec<u8>, what: &'static str) {
+        let bytes = frame.len();
+        if self.hand(frame) {
+            self.feed(Input::Said { bytes });
+        } else {
             tracing::debug!(what, "not sent for want of room; it is said again");
         }
     }
@@ -546,10 +645,11 @@ impl Driver {
         let Some(framed) = self.framer.summary(&state, wall(), stream, entries) else {
             return self.feed(Input::SummaryAbsent(stream));
         };
-        let sent = self
-            .link
-            .as_ref()
-            .is_some_and(|link| link.publish(framed.frame));
+        let bytes = framed.frame.len();
+        let sent = self.hand(framed.frame);
+        if sent {
+            self.feed(Input::Said { bytes });
+        }
         let (claimed, seqs, entries) = (framed.claimed, framed.seqs, framed.entries);
         self.feed(if sent {
             Input::SummarySent {
@@ -663,6 +763,12 @@ impl Driver {
             .sum();
         view.in_flight_bytes = flight.bytes_sent(None);
         view.receipt_time_ms = flight.receipt_time_ms();
+        let rate = self.machine.rate();
+        view.bytes_per_s = rate.bytes_per_s();
+        view.round_trip_ms = rate.round_trip_ms();
+        view.held = self.judged.why;
+        view.held_until = self.judged.why.and(self.judged.until);
+        (view.day_bytes, view.day_bytes_max) = self.meter.day();
         view.tally = self.machine.tally();
         self.view.send_if_modified(|shown| {
             let changed = *shown != view;

@@ -7,6 +7,7 @@ use proto::loss::Loss;
 use proto::receipt::{Beacon, Centre, Receipt, Refusal, RefusalReason, StreamReceipt};
 use proto::{SeqRange, SeqSet, StreamId};
 
+use super::allowance::Allowed;
 use super::backoff::{Backoff, Millis};
 use super::flight::MessageId;
 use crate::buffer::BufferState;
@@ -14,7 +15,7 @@ use crate::buffer::BufferState;
 /// How the machine paces itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
-    /// Passages in one message.
+    /// Passages in one message, at most.
     pub batch_passages: u64,
     /// How long a passage waits for company before a message leaves with less.
     pub event_wait_ms: Millis,
@@ -28,6 +29,10 @@ pub struct Pace {
     pub resend: Backoff,
     /// Within which a reopened intake is entered.
     pub open_jitter_ms: Millis,
+    /// Percent of the link that the backlog has even while live passages could fill it, 1 to 90.
+    pub backlog_share_percent: u64,
+    /// Bytes a second that may be sent, headers included; any, without.
+    pub rate_bytes_per_s_max: Option<u64>,
 }
 
 /// What happened.
@@ -41,8 +46,18 @@ pub enum Input {
     Subscribed,
     /// The link is gone, or did not come about.
     Lost,
-    /// The link takes frames again.
-    Room,
+    /// The broker acknowledged a frame: the link takes more. It means nothing else.
+    Acknowledged {
+        /// Bytes of the frame.
+        bytes: usize,
+    },
+    /// A heartbeat, a summary or losses went to the link.
+    Said {
+        /// Bytes of the frame.
+        bytes: usize,
+    },
+    /// What the owner's rules let travel from now on.
+    Allowed(Allowed),
     /// A run was read and framed.
     Loaded {
         /// Which message.

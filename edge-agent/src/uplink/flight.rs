@@ -17,9 +17,6 @@ use super::lanes::Lane;
 /// Messages on their way, all lanes together; the centre holds as many per device.
 pub const MESSAGES_MAX: usize = 2 * IN_FLIGHT_BATCHES_MAX;
 
-/// Bytes that one lane may have on its way while the other has something to send.
-const LANE_BYTES_MAX: usize = IN_FLIGHT_BYTES_MAX / 4 * 3;
-
 /// Unanswered sendings, while others were answered, that make a message suspect.
 pub const STRIKES_MAX: u32 = 5;
 
@@ -171,11 +168,11 @@ impl Flight {
         sent == 0 || sent + bytes <= IN_FLIGHT_BYTES_MAX
     }
 
-    /// Whether it may join those of its lane, while other lanes have something to send or not.
+    /// Whether it may join those of its lane when they may be so many bytes together. One may always.
     #[must_use]
-    pub fn lane_has_room(&self, lane: Lane, bytes: usize, others_wait: bool) -> bool {
+    pub fn lane_has_room(&self, lane: Lane, bytes: usize, bytes_max: usize) -> bool {
         let sent = self.bytes_sent(Some(lane));
-        sent == 0 || !others_wait || sent + bytes <= LANE_BYTES_MAX
+        sent == 0 || sent + bytes <= bytes_max
     }
 
     /// Bytes on their way, of one lane or of all.
@@ -397,24 +394,20 @@ mod tests {
     }
 
     #[test]
-    fn bytes_on_their_way_are_bounded_and_shared() {
+    fn bytes_on_their_way_are_bounded_in_all_and_by_lane() {
         let mut flight = Flight::new(RESEND);
         assert!(
             flight.has_room(2 * IN_FLIGHT_BYTES_MAX),
             "alone, anything goes"
         );
-        send(&mut flight, range(1, 5), 0, LANE_BYTES_MAX);
-        let rest = IN_FLIGHT_BYTES_MAX - LANE_BYTES_MAX;
-        assert!(flight.has_room(rest) && !flight.has_room(rest + 1));
+        send(&mut flight, range(1, 5), 0, IN_FLIGHT_BYTES_MAX - 1_000);
+        assert!(flight.has_room(1_000) && !flight.has_room(1_001));
+        let most = IN_FLIGHT_BYTES_MAX / 2;
+        assert!(!flight.lane_has_room(Lane::Live, 1, most));
         assert!(
-            flight.lane_has_room(Lane::Live, rest, false),
-            "nobody else wants the link"
+            flight.lane_has_room(Lane::Backlog, most + 1, most),
+            "the first of a lane is never held back"
         );
-        assert!(
-            !flight.lane_has_room(Lane::Live, 1, true),
-            "the others' share is theirs"
-        );
-        assert!(flight.lane_has_room(Lane::Backlog, rest, true));
     }
 
     #[test]

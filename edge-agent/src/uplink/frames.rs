@@ -4,7 +4,7 @@
 
 use proto::frame::Up;
 use proto::header::UpHeader;
-use proto::heartbeat::{CameraLink, Heartbeat, HeldStream};
+use proto::heartbeat::{Backlog, CameraLink, Heartbeat, HeldStream};
 use proto::limits::{IN_FLIGHT_BYTES_MAX, RANGES_MAX, STREAMS_MAX, SUMMARY_DELTAS_MAX};
 use proto::loss::{Loss, Losses};
 use proto::summary::{Summary, SummaryEntry};
@@ -116,6 +116,7 @@ impl Framer {
         state: &BufferState,
         wall: EventTime,
         camera: CameraLink,
+        drain_per_min: Option<i64>,
     ) -> Vec<u8> {
         let held = state
             .streams
@@ -129,7 +130,10 @@ impl Framer {
             });
         let heartbeat = Heartbeat {
             held: held.collect(),
-            backlog: state.unsent,
+            backlog: Backlog {
+                drain_per_min,
+                ..state.unsent
+            },
             camera,
             clock_offset_ms: None,
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -318,7 +322,7 @@ mod tests {
         let ragged: SeqSet = (0..200)
             .map(|hole| range(1 + hole * 4, 2 + hole * 4))
             .collect();
-        let frame = framer().heartbeat(&state(ragged), WALL, CameraLink::Unknown);
+        let frame = framer().heartbeat(&state(ragged), WALL, CameraLink::Unknown, Some(5));
         let open = UpFrame::open(&frame).unwrap();
         assert_eq!((open.header.count, open.header.range()), (0, None));
         let Ok(Up::Heartbeat(heartbeat)) = open.message() else {

@@ -188,22 +188,28 @@ impl Queue {
         }
     }
 
-    /// The next run of a lane that may leave now.
+    /// The next run of a lane that may leave now, cut to what the link asks for.
     #[must_use]
-    pub fn next(&self, now: Millis, lane: Lane, event_wait_ms: Millis) -> Option<SeqRange> {
+    pub fn next(
+        &self,
+        now: Millis,
+        lane: Lane,
+        event_wait_ms: Millis,
+        passages_max: u64,
+    ) -> Option<SeqRange> {
         if now < self.paused_until {
             return None;
         }
         match lane {
             Lane::Live if !self.current => None,
             Lane::Live => {
-                let run = self.run_from(self.live_from)?;
-                let full = run.count() >= self.batch_passages;
+                let run = self.run_from(self.live_from, passages_max)?;
+                let full = run.count() >= self.batch_passages.min(passages_max);
                 let due = self.arrivals.due_to(now, event_wait_ms) >= run.first().get();
                 (full || due).then_some(run)
             }
             Lane::Backlog => {
-                let run = self.run_from(1)?;
+                let run = self.run_from(1, passages_max)?;
                 if !self.current {
                     return Some(run);
                 }
@@ -215,12 +221,13 @@ impl Queue {
     }
 
     /// The first pending run at or after a number, cut to one batch.
-    fn run_from(&self, from: u64) -> Option<SeqRange> {
+    fn run_from(&self, from: u64, passages_max: u64) -> Option<SeqRange> {
         let ranges = self.pending.ranges();
         let place = ranges.partition_point(|range| range.last().get() < from);
         let run = ranges.get(place)?;
         let first = run.first().max(Seq::new(from).ok()?);
-        let count = self.batch_passages.min(run.last().get() - first.get() + 1);
+        let most = self.batch_passages.min(passages_max);
+        let count = most.min(run.last().get() - first.get() + 1);
         SeqRange::from_count(first, count).ok()
     }
 
@@ -277,7 +284,7 @@ impl Queue {
         }
         let run = self
             .current
-            .then(|| self.run_from(self.live_from))
+            .then(|| self.run_from(self.live_from, u64::MAX))
             .flatten()?;
         self.arrivals
             .due_at(run.first().get(), event_wait_ms)
@@ -367,12 +374,18 @@ mod tests {
     #[test]
     fn a_full_batch_leaves_at_once_and_a_part_after_its_wait() {
         let queue = queue(1_000, 507);
-        assert_eq!(queue.next(1_000, Lane::Live, WAIT_MS), Some(range(1, 500)));
+        assert_eq!(
+            queue.next(1_000, Lane::Live, WAIT_MS, u64::MAX),
+            Some(range(1, 500))
+        );
         let mut rest = queue;
         rest.take(Lane::Live, range(1, 500));
-        assert_eq!(rest.next(1_000, Lane::Live, WAIT_MS), None);
+        assert_eq!(rest.next(1_000, Lane::Live, WAIT_MS, u64::MAX), None);
         assert_eq!(rest.timeout(1_000, WAIT_MS), Some(1_250));
-        assert_eq!(rest.next(1_250, Lane::Live, WAIT_MS), Some(range(501, 507)));
+        assert_eq!(
+            rest.next(1_250, Lane::Live, WAIT_MS, u64::MAX),
+            Some(range(501, 507))
+        );
     }
 
     #[test]
@@ -395,13 +408,16 @@ mod tests {
         queue.connected();
         queue.observe(10, &state(2_100, true), WAIT_MS, std::iter::empty());
         assert_eq!(
-            queue.next(300, Lane::Live, WAIT_MS),
+            queue.next(300, Lane::Live, WAIT_MS, u64::MAX),
             Some(range(2_001, 2_100))
         );
-        assert_eq!(queue.next(300, Lane::Backlog, WAIT_MS), Some(range(1, 500)));
+        assert_eq!(
+            queue.next(300, Lane::Backlog, WAIT_MS, u64::MAX),
+            Some(range(1, 500))
+        );
         queue.take(Lane::Backlog, range(1, 1_700));
         assert_eq!(
-            queue.next(300, Lane::Backlog, WAIT_MS),
+            queue.next(300, Lane::Backlog, WAIT_MS, u64::MAX),
             Some(range(1_701, 2_000))
         );
     }
@@ -414,8 +430,11 @@ mod tests {
             .collect();
         queue.settle(&receipt(holes));
         queue.connected();
-        assert_eq!(queue.next(300, Lane::Live, WAIT_MS), Some(range(6, 10)));
-        assert_eq!(queue.next(300, Lane::Backlog, WAIT_MS), None);
+        assert_eq!(
+            queue.next(300, Lane::Live, WAIT_MS, u64::MAX),
+            Some(range(6, 10))
+        );
+        assert_eq!(queue.next(300, Lane::Backlog, WAIT_MS, u64::MAX), None);
     }
 
     #[test]
@@ -429,33 +448,42 @@ mod tests {
             WAIT_MS,
             [range(202, 400)].into_iter(),
         );
-        assert_eq!(queue.next(500, Lane::Live, WAIT_MS), Some(range(401, 900)));
         assert_eq!(
-            queue.next(500, Lane::Suspect, WAIT_MS),
+            queue.next(500, Lane::Live, WAIT_MS, u64::MAX),
+            Some(range(401, 900))
+        );
+        assert_eq!(
+            queue.next(500, Lane::Suspect, WAIT_MS, u64::MAX),
             Some(range(101, 150))
         );
         queue.take(Lane::Suspect, range(101, 150));
         assert_eq!(
-            queue.next(500, Lane::Suspect, WAIT_MS),
+            queue.next(500, Lane::Suspect, WAIT_MS, u64::MAX),
             Some(range(151, 201))
         );
         queue.settle(&receipt(range(1, 300).into()));
-        assert_eq!(queue.next(500, Lane::Suspect, WAIT_MS), None);
+        assert_eq!(queue.next(500, Lane::Suspect, WAIT_MS, u64::MAX), None);
     }
 
     #[test]
     fn a_suspect_of_one_passage_is_not_split_away() {
         let mut queue = queue(0, 10);
         queue.suspect(range(7, 7));
-        assert_eq!(queue.next(500, Lane::Suspect, WAIT_MS), Some(range(7, 7)));
+        assert_eq!(
+            queue.next(500, Lane::Suspect, WAIT_MS, u64::MAX),
+            Some(range(7, 7))
+        );
     }
 
     #[test]
     fn a_pause_holds_every_lane_and_then_ends() {
         let mut queue = queue(0, 10);
         queue.paused_until = 5_000;
-        assert_eq!(queue.next(4_999, Lane::Live, WAIT_MS), None);
+        assert_eq!(queue.next(4_999, Lane::Live, WAIT_MS, u64::MAX), None);
         assert_eq!(queue.timeout(4_999, WAIT_MS), Some(5_000));
-        assert_eq!(queue.next(5_000, Lane::Live, WAIT_MS), Some(range(1, 10)));
+        assert_eq!(
+            queue.next(5_000, Lane::Live, WAIT_MS, u64::MAX),
+            Some(range(1, 10))
+        );
     }
 }

@@ -18,22 +18,30 @@
 //! 4. Everything unanswered is sent again: after a deadline, on a new link, for a new owner.
 
 mod refusals;
+mod sending;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use proto::limits::{FRAME_BYTES_MAX, IN_FLIGHT_BATCHES_MAX};
+use proto::limits::FRAME_BYTES_MAX;
 use proto::receipt::{Beacon, Centre, Receipt};
 use proto::{SeqRange, StreamId};
 
+use super::allowance::{Allowed, SPARING};
 use super::backoff::{Jitter, Millis};
+use super::cap::Cap;
 use super::centre::{Allegiance, Voice};
 use super::exchange::{Command, Input, LinkState, Pace, Tally};
 use super::flight::{Flight, MESSAGES_MAX, MessageId, Phase};
 use super::gate::{Change, Gate, Shut};
-use super::lanes::{Lane, Queue};
+use super::lanes::Queue;
 use super::notes::{Note, Notes};
+use super::rate::{Kind, Rate};
+use super::share::Share;
 use crate::buffer::BufferState;
+
+/// What a passage weighs in a frame before the first was made.
+const BYTES_PER_PASSAGE_FIRST: u64 = 12;
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -50,6 +58,14 @@ pub struct Machine {
     queues: Vec<Queue>,
     flight: Flight,
     notes: Notes,
+    /// What the link takes.
+    rate: Rate,
+    share: Share,
+    /// What the owner's rules allow: a rate, and what may travel at all.
+    allowed_rate: Cap,
+    allowed: Allowed,
+    /// Smoothed bytes of a passage in a frame, in sixteenths.
+    bytes_per_passage_16ths: u64,
     heartbeat_at: Millis,
     last_receipt: Option<Millis>,
     tally: Tally,
@@ -72,6 +88,11 @@ impl Machine {
             queues: Vec::new(),
             flight: Flight::new(pace.resend),
             notes: Notes::default(),
+            rate: Rate::default(),
+            share: Share::new(pace.backlog_share_percent),
+            allowed_rate: Cap::new(pace.rate_bytes_per_s_max),
+            allowed: Allowed::Everything,
+            bytes_per_passage_16ths: 16 * BYTES_PER_PASSAGE_FIRST,
             heartbeat_at: 0,
             last_receipt: None,
             tally: Tally::default(),
@@ -86,7 +107,15 @@ impl Machine {
             Input::Buffer(state) => self.observe(now, &state),
             Input::Subscribed => self.subscribed(now),
             Input::Lost => self.lost(now),
-            Input::Room => self.room = true,
+            Input::Acknowledged { bytes } => {
+                self.room = true;
+                self.rate.acknowledge(now, bytes);
+            }
+            Input::Said { bytes } => {
+                self.rate.hand(now, Kind::Note, bytes);
+                self.allowed_rate.spend(now, bytes);
+            }
+            Input::Allowed(allowed) => self.allowed = allowed,
             Input::Loaded { id, range, bytes } => self.loaded(id, range, bytes),
             Input::Absent { id } => self.absent(id),
             Input::NotPublished { id } => self.not_published(id),
@@ -132,6 +161,7 @@ impl Machine {
                     .chain(self.flight.timeout());
                 events
                     .chain(self.notes.timeout(now))
+                    .chain(self.allowed_rate.timeout(now))
                     .chain([self.heartbeat_at])
                     .min()
             }
@@ -160,6 +190,12 @@ impl Machine {
     #[must_use]
     pub const fn flight(&self) -> &Flight {
         &self.flight
+    }
+
+    /// What the link takes, as far as it is known.
+    #[must_use]
+    pub const fn rate(&self) -> &Rate {
+        &self.rate
     }
 
     /// How long the answers took that came since the last call.
@@ -198,6 +234,7 @@ impl Machine {
         self.room = true;
         self.tally.links += 1;
         self.gate.subscribed(now);
+        self.rate.connected(now);
         self.flight.age();
         self.queues.iter_mut().for_each(Queue::connected);
         self.heartbeat_at = now;
@@ -230,6 +267,8 @@ impl Machine {
             return self.commands.push_back(Command::Forget(id));
         };
         let stream = message.stream;
+        let seen = 16 * bytes as u64 / range.count();
+        self.bytes_per_passage_16ths = (7 * self.bytes_per_passage_16ths + seen).div_ceil(8).max(1);
         if bytes > FRAME_BYTES_MAX && range.count() > 1 {
             let half = SeqRange::from_count(range.first(), range.count() / 2);
             message.range = half.unwrap_or(range);
@@ -261,6 +300,8 @@ impl Machine {
         {
             message.phase = Phase::Ready { bytes };
             message.sendings -= 1;
+            self.rate.take_back(bytes);
+            self.allowed_rate.take_back(bytes);
             self.tally.messages_sent -= 1;
             self.tally.messages_resent -= u64::from(message.sendings > 0);
             self.tally.passages_sent -= message.range.count();
@@ -373,6 +414,7 @@ impl Machine {
             }
             LinkState::Down { .. } | LinkState::Connecting => {}
             LinkState::Up => {
+                self.rate.tick(now);
                 self.expire(now);
                 self.start(now);
                 self.probe(now);
@@ -404,114 +446,22 @@ impl Machine {
         cut.into_iter().for_each(|id| self.drop_message(id));
     }
 
-    /// Reads what the window has room for: what was sent before, then live, backlog, suspects.
-    fn start(&mut self, now: Millis) {
-        while self.flight.active(None) < self.gate.window(now) {
-            let Some(id) = self.due(now).or_else(|| self.take_next(now)) else {
-                return;
-            };
-            self.read(id);
-        }
-    }
-
-    /// Through a shut gate: one message, the oldest; without one, a note.
-    fn probe(&mut self, now: Millis) {
-        if !self.gate.may_probe(now) {
-            return;
-        }
-        if let Some(id) = self.due(now).or_else(|| self.take_next(now)) {
-            if let Some(message) = self.flight.get_mut(id) {
-                message.probe = true;
-            }
-            self.read(id);
-        } else if self.room
-            && let Some(note) = self.notes.next(now)
-        {
-            self.note(now, note);
-        } else {
-            return;
-        }
-        self.gate.probed(now, &mut self.jitter);
-    }
-
-    fn due(&self, now: Millis) -> Option<MessageId> {
-        let paused = |stream| {
-            let queue = self.queues.iter().find(|queue| queue.stream == stream);
-            queue.is_none_or(|queue| now < queue.paused_until)
-        };
-        let mut due = self
-            .flight
-            .iter()
-            .filter(|(_, message)| message.phase == Phase::Due);
-        due.find(|(_, message)| !paused(message.stream))
-            .map(|(id, _)| id)
-    }
-
-    fn take_next(&mut self, now: Millis) -> Option<MessageId> {
-        if self.flight.len() >= MESSAGES_MAX {
-            return None;
-        }
-        let places = [
-            (Lane::Live, IN_FLIGHT_BATCHES_MAX),
-            (Lane::Backlog, IN_FLIGHT_BATCHES_MAX - 1),
-            (Lane::Suspect, 1),
-        ];
-        let wait = self.pace.event_wait_ms;
-        for (lane, places) in places {
-            let taken = self
-                .flight
-                .iter()
-                .filter(|(_, message)| message.lane == lane)
-                .count();
-            if taken >= places || !self.flight.lane_has_room(lane, 0, self.rivals(now, lane)) {
-                continue;
-            }
-            let found = self.queues.iter_mut().find_map(|queue| {
-                let range = queue.next(now, lane, wait)?;
-                Some((queue, range))
-            });
-            if let Some((queue, range)) = found {
-                queue.take(lane, range);
-                return Some(self.flight.add(queue.stream, range, lane));
-            }
-        }
-        None
-    }
-
-    /// Whether the other lanes have something to send or on its way.
-    fn rivals(&self, now: Millis, lane: Lane) -> bool {
-        let wait = self.pace.event_wait_ms;
-        let other = if lane == Lane::Live {
-            Lane::Backlog
-        } else {
-            Lane::Live
-        };
-        self.flight.active(Some(other)) > 0
-            || self
-                .queues
-                .iter()
-                .any(|queue| queue.next(now, other, wait).is_some())
-    }
-
-    fn read(&mut self, id: MessageId) {
-        if let Some(message) = self.flight.get_mut(id) {
-            message.phase = Phase::Reading;
-            let (stream, range) = (message.stream, message.range);
-            self.commands.push_back(Command::Read { id, stream, range });
-        }
-    }
-
     /// Summaries, losses and heartbeats.
     fn say(&mut self, now: Millis) {
-        let may_speak = self.gate.window(now) > 0;
+        let may_speak = self.gate.window(now) > 0 && self.allowed != Allowed::Nothing;
         while may_speak
             && self.room
             && let Some(note) = self.notes.next(now)
         {
             self.note(now, note);
         }
-        if self.heartbeat_at <= now {
-            self.heartbeat_at = now + self.pace.heartbeat_ms;
+        if self.heartbeat_at <= now || self.rate.wants_small_frame() {
+            let rarer = if self.allowed == Allowed::Nothing {
+                SPARING
+            } else {
+                1
+            };
+            self.heartbeat_at = now + self.pace.heartbeat_ms * rarer;
             self.commands.push_back(Command::Heartbeat);
         }
     }
@@ -523,51 +473,9 @@ impl Machine {
             Note::Losses(stream, losses) => Command::Losses(stream, losses),
         });
     }
-
-    /// Hands framed messages to the link, oldest first. One for which there is no room holds back
-    /// those behind it, so that none starves.
-    fn publish(&mut self, now: Millis) {
-        let open = self.gate.window(now) > 0;
-        let ready: Vec<_> = self
-            .flight
-            .iter()
-            .filter_map(|(id, message)| match message.phase {
-                Phase::Ready { bytes } => Some((id, message.lane, bytes, message.probe)),
-                Phase::Due | Phase::Reading | Phase::Sent { .. } => None,
-            })
-            .collect();
-        for (id, lane, bytes, probe) in ready {
-            if !open && !probe {
-                self.put_off(id);
-                continue;
-            }
-            if !self.room || !self.flight.has_room(bytes) {
-                return;
-            }
-            if !self
-                .flight
-                .lane_has_room(lane, bytes, self.rivals(now, lane))
-            {
-                continue;
-            }
-            self.flight.sent(id, now, &mut self.jitter);
-            if let Some(message) = self.flight.get_mut(id) {
-                self.tally.messages_sent += 1;
-                self.tally.messages_resent += u64::from(message.sendings > 1);
-                self.tally.passages_sent += message.range.count();
-            }
-            self.commands.push_back(Command::Publish(id));
-        }
-    }
-
-    /// The gate shut while this was being framed: it is framed anew when it may leave.
-    fn put_off(&mut self, id: MessageId) {
-        if let Some(message) = self.flight.get_mut(id) {
-            message.phase = Phase::Due;
-            self.commands.push_back(Command::Forget(id));
-        }
-    }
 }
 
+#[cfg(test)]
+mod pace_tests;
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,9 @@
 //! Invariant of the whole: nothing here is a queue of passages. Whatever is on its way still lies
 //! in the buffer, and only a receipt frees it.
 
+pub mod allowance;
 pub mod backoff;
+pub mod cap;
 pub mod centre;
 pub mod driver;
 pub mod exchange;
@@ -20,7 +22,12 @@ pub mod gate;
 pub mod inbox;
 pub mod lanes;
 pub mod machine;
+pub mod meter;
+#[cfg(test)]
+pub(crate) mod model_link;
 pub mod mqtt;
 pub mod notes;
+pub mod rate;
+pub mod share;
 pub mod tls;
 pub mod view;

@@ -9,6 +9,7 @@
 //! "no room", and the frame stays with the machine) and events (`EVENTS_MAX`; full holds the event
 //! loop, and with it the connection's reading, back).
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,7 +35,8 @@ const REQUESTS_MAX: usize = MESSAGES_MAX;
 const EVENTS_MAX: usize = 64;
 
 /// Unacknowledged publishes: all messages, and as much again for notes and heartbeats.
-const UNACKNOWLEDGED_MAX: u16 = 2 * 16;
+#[expect(clippy::cast_possible_truncation, reason = "a few dozen")]
+const UNACKNOWLEDGED_MAX: u16 = 2 * MESSAGES_MAX as u16;
 
 /// Room for the MQTT header and topic around a frame.
 const PACKET_BYTES_MAX: usize = FRAME_BYTES_MAX + 1_024;
@@ -53,10 +55,13 @@ const FAREWELL: Duration = Duration::from_secs(2);
 pub enum LinkEvent {
     /// Connected and subscribed: what is published now can be answered.
     Subscribed,
-    /// A publish was acknowledged: there is room again. It means nothing else.
-    Room,
-    /// A word of the centre.
-    Down(Box<Down>),
+    /// The oldest publish was acknowledged: it has crossed the link, and there is room again. It
+    /// means nothing else. [`Link::acknowledged`] says how large it was.
+    Acknowledged,
+    /// A word of the centre, and the bytes of its frame.
+    Down(Box<Down>, usize),
+    /// A keep-alive was answered.
+    KeptAlive,
     /// Something that claims to be one. Nothing was done about it.
     Unreadable(String),
     /// The end.
@@ -80,6 +85,9 @@ pub struct Link {
     client: AsyncClient,
     topic: String,
     events: mpsc::Receiver<LinkEvent>,
+    /// Bytes of the publishes without an acknowledgement, oldest first: the broker acknowledges in
+    /// order. As many as requests wait and publishes are unacknowledged.
+    unacknowledged: VecDeque<usize>,
     farewell: CancellationToken,
     _end: DropGuard,
 }
@@ -116,6 +124,7 @@ impl Link {
             client,
             topic,
             events,
+            unacknowledged: VecDeque::new(),
             farewell,
             _end: end.drop_guard(),
         }
@@ -123,10 +132,21 @@ impl Link {
 
     /// Hands a frame over; false when there is no room for it. Never waits.
     #[must_use]
-    pub fn publish(&self, frame: Vec<u8>) -> bool {
-        self.client
+    pub fn publish(&mut self, frame: Vec<u8>) -> bool {
+        let bytes = frame.len();
+        let handed = self
+            .client
             .try_publish(&self.topic, QoS::AtLeastOnce, false, frame)
-            .is_ok()
+            .is_ok();
+        if handed {
+            self.unacknowledged.push_back(bytes);
+        }
+        handed
+    }
+
+    /// Takes note of [`LinkEvent::Acknowledged`]; the bytes of that frame.
+    pub fn acknowledged(&mut self) -> usize {
+        self.unacknowledged.pop_front().unwrap_or(0)
     }
 
     /// The next event; [`LinkEvent::Lost`] is the last. Cancel safe.
@@ -208,9 +228,10 @@ impl Poller {
                     LinkEvent::Subscribed
                 })
             }
-            Packet::PubAck(_) => Some(LinkEvent::Room),
+            Packet::PubAck(_) => Some(LinkEvent::Acknowledged),
+            Packet::PingResp => Some(LinkEvent::KeptAlive),
             Packet::Publish(publish) => Some(match Down::decode(&publish.payload) {
-                Ok(down) => LinkEvent::Down(Box::new(down)),
+                Ok(down) => LinkEvent::Down(Box::new(down), publish.payload.len()),
                 Err(error) => LinkEvent::Unreadable(format!("{}: {error}", publish.topic)),
             }),
             _ => None,

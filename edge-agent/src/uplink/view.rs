@@ -2,6 +2,7 @@
 
 use proto::EventTime;
 
+use super::allowance::Held;
 use super::exchange::Tally;
 
 /// Whether the centre can be reached, for people.
@@ -61,6 +62,18 @@ pub struct UplinkView {
     pub in_flight_bytes: usize,
     /// Smoothed time from sending to receipt.
     pub receipt_time_ms: Option<u64>,
+    /// What the link carries, as far as it was measured.
+    pub bytes_per_s: Option<u64>,
+    /// From sending to the broker's acknowledgement while nothing queues.
+    pub round_trip_ms: Option<u64>,
+    /// Why the owner's rules hold something back.
+    pub held: Option<Held>,
+    /// Until when they do.
+    pub held_until: Option<EventTime>,
+    /// Bytes that the link carried in this day, both ways, headers estimated.
+    pub day_bytes: u64,
+    /// How many it may, by the owner's rules.
+    pub day_bytes_max: Option<u64>,
     /// When the unit's certificate expires; none while it cannot be read.
     pub certificate_not_after: Option<EventTime>,
     /// What happened since the start.
@@ -80,6 +93,12 @@ impl UplinkView {
             in_flight_passages: 0,
             in_flight_bytes: 0,
             receipt_time_ms: None,
+            bytes_per_s: None,
+            round_trip_ms: None,
+            held: None,
+            held_until: None,
+            day_bytes: 0,
+            day_bytes_max: None,
             certificate_not_after,
             tally: Tally {
                 links: 0,
