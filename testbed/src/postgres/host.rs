@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::LazyLock;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::ClusterError;
 
@@ -15,6 +15,9 @@ pub(super) const DEBIAN_SERVERS: &str = "/usr/lib/postgresql";
 pub(super) const ACCOUNTS: [&str; 2] = ["postgres", "nobody"];
 /// Linux gives outgoing connections ports from 32,768 on.
 const PORTS: Range<u16> = 15_000..32_000;
+/// From one draw to the next, so that a large system of another process, with ports side by side, is
+/// left at once. Without a factor in common with the number of ports, so all of them come up.
+const PORT_STEP: u32 = 7_919;
 /// So many taken ports in a row mean that something else is wrong.
 const PORT_DRAWS: usize = 100;
 
@@ -68,11 +71,14 @@ pub(super) fn account() -> Result<Option<(&'static str, u32, u32)>, ClusterError
 /// # Errors
 /// No port can be bound.
 pub fn free_port() -> io::Result<u16> {
-    static DRAWN: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(rand::random()));
+    static DRAWN: LazyLock<AtomicU32> =
+        LazyLock::new(|| AtomicU32::new(rand::random::<u16>().into()));
+    let count = u32::from(PORTS.end - PORTS.start);
     let mut last = io::Error::from(io::ErrorKind::AddrInUse);
     for _ in 0..PORT_DRAWS {
-        let drawn = DRAWN.fetch_add(1, Ordering::Relaxed);
-        let port = PORTS.start + drawn % (PORTS.end - PORTS.start);
+        let drawn = DRAWN.fetch_add(1, Ordering::Relaxed) % count;
+        let place = u16::try_from(drawn * PORT_STEP % count).unwrap_or(0);
+        let port = PORTS.start + place;
         match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
             Ok(_) => return Ok(port),
             Err(error) => last = error,
