@@ -23,6 +23,8 @@ SELECT
     t.disk_quota_bytes,
     t.disk_free_bytes,
     t.cloned_at,
+    t.past_to,
+    coalesce(t.past_changes, 0) AS past_changes,
     t.backlog_newest,
     t.backlog_drain_per_min,
     -- Within a year: a unit may claim any numbers, and none may make the view fail.
