@@ -320,7 +320,7 @@ async fn a_partial_window_says_why_and_a_final_one_does_not() {
     let said = Said {
         heartbeat_ms: hour - 2 * HOUR_MS,
         final_to_ms: Some(hour - 4 * HOUR_MS),
-        backlog: Some((500, Some(hour - 3 * HOUR_MS))),
+        backlog: Some((500, hour - 3 * HOUR_MS, hour - 2 * HOUR_MS - 1)),
         ..Said::default()
     };
     say(&centre.database, "KV1", &said).await;
@@ -338,14 +338,15 @@ async fn a_partial_window_says_why_and_a_final_one_does_not() {
         &Value::Null,
         &json!(["unit_offline"]),
         &json!(["unit_offline", "backlog"]),
-        &json!(["open", "unit_offline", "backlog"]),
+        &json!(["open", "unit_offline"]),
         &json!(["open", "unit_offline"]),
     ];
     assert_eq!(reasons, expected);
     let expected = json!([
         {"kind": "open"},
         {"kind": "unit_offline", "since": utc(hour - 2 * HOUR_MS)},
-        {"kind": "backlog", "passages": 500, "oldest": utc(hour - 3 * HOUR_MS)},
+        {"kind": "backlog", "passages": 500, "oldest": utc(hour - 3 * HOUR_MS),
+         "newest": utc(hour - 2 * HOUR_MS - 1)},
     ]);
     assert_eq!(answer["reasons"], expected);
     assert_eq!(answer["final_to"], utc(hour - 4 * HOUR_MS));

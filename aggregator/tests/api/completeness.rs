@@ -21,7 +21,7 @@ async fn fleet(centre: &Centre, now: i64) {
             Said {
                 heartbeat_ms: now - 20_000,
                 final_to_ms: ago(HOUR_MS),
-                backlog: Some((12, ago(30_000))),
+                backlog: Some((12, now - 30_000, now - 20_000)),
                 ..Said::default()
             },
         ),
@@ -55,7 +55,7 @@ async fn fleet(centre: &Centre, now: i64) {
             Said {
                 heartbeat_ms: now - 20_000,
                 final_to_ms: ago(5 * HOUR_MS),
-                backlog: Some((40_000, ago(5 * HOUR_MS - MINUTE_MS))),
+                backlog: Some((40_000, now - 5 * HOUR_MS + MINUTE_MS, now - 3 * HOUR_MS)),
                 ..Said::default()
             },
         ),
@@ -79,7 +79,7 @@ async fn fleet(centre: &Centre, now: i64) {
     let said = Said {
         heartbeat_ms: now,
         final_to_ms: ago(4 * HOUR_MS),
-        backlog: Some((70, ago(4 * HOUR_MS - MINUTE_MS))),
+        backlog: Some((70, now - 4 * HOUR_MS, now - HOUR_MS)),
         ..Said::default()
     };
     say(&centre.database, "new", &said).await;

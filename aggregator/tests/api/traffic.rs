@@ -87,15 +87,18 @@ pub(crate) struct Said {
     pub(crate) heartbeat_ms: i64,
     /// Its windows that end by then are final, and its statement stands there.
     pub(crate) final_to_ms: Option<i64>,
-    /// Passages that wait, and the oldest of them.
-    pub(crate) backlog: Option<(i64, Option<i64>)>,
+    /// Passages that wait, the oldest and the newest of them.
+    pub(crate) backlog: Option<(i64, i64, i64)>,
     /// When another spoke under its name.
     pub(crate) cloned_ms: Option<i64>,
 }
 
 /// Writes down what the unit says.
 pub(crate) async fn say(database: &Client, name: &str, said: &Said) {
-    let (passages, oldest) = said.backlog.unwrap_or_default();
+    let (passages, oldest, newest) = match said.backlog {
+        Some((passages, oldest, newest)) => (passages, Some(oldest), Some(newest)),
+        None => (0, None, None),
+    };
     let time = |ms: Option<i64>| match ms {
         Some(ms) => format!("to_timestamp({ms} / 1000.0)"),
         None => "NULL".to_owned(),
@@ -103,14 +106,15 @@ pub(crate) async fn say(database: &Client, name: &str, said: &Said) {
     let final_to_ms = said.final_to_ms.map(|ms| Interval::FiveMinutes.floor(ms));
     let sql = format!(
         "INSERT INTO device_status (device_key, heartbeat_at, frontier, final_to, cloned_at, \
-             backlog_passages, backlog_bytes, backlog_oldest) \
-         SELECT device_key, {}, {}, {}, {}, {passages}, {passages} * 40, {} \
+             backlog_passages, backlog_bytes, backlog_oldest, backlog_newest) \
+         SELECT device_key, {}, {}, {}, {}, {passages}, {passages} * 40, {}, {} \
          FROM device WHERE device = '{name}'",
         time(Some(said.heartbeat_ms)),
         time(said.final_to_ms),
         time(final_to_ms),
         time(said.cloned_ms),
         time(oldest),
+        time(newest),
     );
     database.batch_execute(&sql).await.unwrap();
 }

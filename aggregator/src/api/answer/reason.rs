@@ -45,6 +45,9 @@ pub enum Reason {
         /// The oldest event time among them; null when the unit did not say.
         #[schema(value_type = Option<String>, format = DateTime, example = "2025-04-05T04:15:29Z")]
         oldest: Option<Utc>,
+        /// The newest event time among them; null when the unit did not say.
+        #[schema(value_type = Option<String>, format = DateTime, example = "2025-04-05T10:15:29Z")]
+        newest: Option<Utc>,
     },
 }
 
@@ -225,13 +228,14 @@ fn open_from_ms(standing: &Standing, now_ms: i64) -> i64 {
 fn backlog(standing: &Standing) -> Option<(Reason, i64, i64)> {
     let heard = standing.heartbeat_ms?;
     let passages = standing.backlog_passages.filter(|passages| *passages > 0)?;
-    let oldest = standing.backlog_oldest_ms;
+    let (oldest, newest) = (standing.backlog_oldest_ms, standing.backlog_newest_ms);
     let reason = Reason::Backlog {
         passages,
         oldest: oldest.map(Utc::from_millis),
+        newest: newest.map(Utc::from_millis),
     };
-    let oldest = oldest.unwrap_or(i64::MIN);
-    (heard.saturating_sub(oldest) > BACKLOG_AFTER_MS).then_some((reason, oldest, heard))
+    let (oldest, newest) = (oldest.unwrap_or(i64::MIN), newest.unwrap_or(heard));
+    (heard.saturating_sub(oldest) > BACKLOG_AFTER_MS).then_some((reason, oldest, newest))
 }
 
 #[cfg(test)]
@@ -260,6 +264,7 @@ mod tests {
             cloned_ms: None,
             backlog_passages: Some(0),
             backlog_oldest_ms: None,
+            backlog_newest_ms: None,
         }
     }
 
@@ -280,6 +285,7 @@ mod tests {
             frontier_ms: Some(at(10, 3)),
             backlog_passages: Some(40_000),
             backlog_oldest_ms: Some(at(10, 3)),
+            backlog_newest_ms: Some(at(11, 0)),
             ..well()
         }
     }
@@ -322,10 +328,11 @@ mod tests {
         };
         let of_unknown_age = Standing {
             backlog_oldest_ms: None,
+            backlog_newest_ms: None,
             ..catching_up()
         };
         type Case = (&'static str, Standing, (i64, i64), &'static [ReasonKind]);
-        let table: [Case; 22] = [
+        let table: [Case; 24] = [
             ("settled", well(), (13, 55), &[]),
             ("the camera may be late", well(), (14, 0), &[Open]),
             ("ended just now", well(), (14, 55), &[Open]),
@@ -352,10 +359,22 @@ mod tests {
                 (10, 0),
                 &[Backlog],
             ),
-            ("in the backlog", catching_up(), (14, 0), &[Backlog]),
+            (
+                "the newest of the backlog",
+                catching_up(),
+                (11, 0),
+                &[Backlog],
+            ),
+            ("after the backlog", catching_up(), (14, 0), &[Open]),
             ("after the heartbeat", catching_up(), (15, 5), &[Open]),
             ("on its way is no backlog", on_its_way, (15, 0), &[Open]),
             ("of unknown age", of_unknown_age, (10, 0), &[Backlog]),
+            (
+                "up to the heartbeat",
+                of_unknown_age,
+                (15, 0),
+                &[Open, Backlog],
+            ),
             (
                 "offline with a backlog",
                 offline_with_a_backlog,
@@ -409,7 +428,7 @@ mod tests {
         let expected = serde_json::json!([
             {"kind": "open"},
             {"kind": "unit_offline", "since": Utc::from_millis(at(9, 0)).to_string()},
-            {"kind": "backlog", "passages": 500, "oldest": Utc::from_millis(at(8, 30)).to_string()},
+            {"kind": "backlog", "passages": 500, "oldest": Utc::from_millis(at(8, 30)).to_string(), "newest": null},
         ]);
         assert_eq!(told, expected);
         let named = serde_json::to_value(all).unwrap();
@@ -427,11 +446,11 @@ mod tests {
     proptest! {
         #[test]
         fn a_window_has_a_reason_just_when_it_is_partial(
-            times in prop::array::uniform5(instant()),
+            times in prop::array::uniform6(instant()),
             passages in prop::option::of(0i64..3),
             start in -600i64..10,
         ) {
-            let [final_to_ms, frontier_ms, heartbeat_ms, cloned_ms, backlog_oldest_ms] = times;
+            let [final_to_ms, frontier_ms, heartbeat_ms, cloned_ms, oldest, newest] = times;
             let standing = Standing {
                 first_seen_ms: 0,
                 final_to_ms,
@@ -439,7 +458,8 @@ mod tests {
                 heartbeat_ms,
                 cloned_ms,
                 backlog_passages: passages,
-                backlog_oldest_ms,
+                backlog_oldest_ms: oldest,
+                backlog_newest_ms: newest,
             };
             let start = NOW - NOW.rem_euclid(BUCKET_MS) + start * BUCKET_MS;
             let window = start..start + BUCKET_MS;

@@ -125,7 +125,7 @@ impl Unit {
             passages,
             bytes: row.backlog_bytes,
             oldest: utc(standing.backlog_oldest_ms),
-            newest: utc(row.backlog_newest_ms),
+            newest: utc(standing.backlog_newest_ms),
             drain_per_min: row.backlog_drain_per_min,
             done_at: utc(row.backlog_done_ms),
         });

@@ -18,6 +18,9 @@ SELECT
     r.backlog_passages,
     r.backlog_bytes,
     r.backlog_oldest,
+    r.backlog_newest,
+    r.backlog_drain_per_min,
+    r.backlog_done_at,
     r.heartbeat_at,
     r.first_seen,
     r.final_to,
@@ -32,6 +35,9 @@ FROM (
         d.backlog_passages,
         d.backlog_bytes,
         d.backlog_oldest,
+        d.backlog_newest,
+        d.backlog_drain_per_min,
+        d.backlog_done_at,
         coalesce(d.cloned_at > now() - interval '24 hours', false) AS cloned,
         d.heartbeat_at IS NULL AND d.frontier IS NULL AND d.final_to IS NULL AS unheard,
         CASE WHEN d.heartbeat_at <= now() - interval '5 minutes' THEN d.heartbeat_at END
@@ -59,6 +65,9 @@ COMMENT ON COLUMN v_backlog.waits IS 'Whether passages waited that were older th
 COMMENT ON COLUMN v_backlog.backlog_passages IS 'Passages that waited at the unit for a receipt.';
 COMMENT ON COLUMN v_backlog.backlog_bytes IS 'Their size in logical bytes.';
 COMMENT ON COLUMN v_backlog.backlog_oldest IS 'The oldest event time among them.';
+COMMENT ON COLUMN v_backlog.backlog_newest IS 'The newest event time among them.';
+COMMENT ON COLUMN v_backlog.backlog_drain_per_min IS 'Passages by which they became fewer in a minute: receipted less accepted, below 0 while they became more.';
+COMMENT ON COLUMN v_backlog.backlog_done_at IS 'When none will wait any more if that goes on; NULL while they do not become fewer.';
 COMMENT ON COLUMN v_backlog.heartbeat_at IS 'When that heartbeat arrived, by the clock of the centre.';
 COMMENT ON COLUMN v_backlog.first_seen IS 'When the centre first heard of the unit.';
 COMMENT ON COLUMN v_backlog.final_to IS 'Windows that end by then are final.';
@@ -78,7 +87,9 @@ CREATE FUNCTION verst_completeness(
     reason           text,
     silent_since     timestamptz,
     backlog_passages int8,
-    backlog_oldest   timestamptz
+    backlog_oldest   timestamptz,
+    backlog_newest   timestamptz,
+    backlog_done_at  timestamptz
 ) LANGUAGE sql STABLE
 BEGIN ATOMIC
     SELECT
@@ -100,12 +111,14 @@ BEGIN ATOMIC
                 OR (b.silent_since IS NOT NULL
                     AND w.partial_start + interval '5 minutes' <= b.open_from) THEN 'unit_offline'
             WHEN b.waits AND (w.last_end > b.backlog_oldest OR b.backlog_oldest IS NULL)
-                AND w.partial_start <= b.heartbeat_at THEN 'backlog'
+                AND w.partial_start <= coalesce(b.backlog_newest, b.heartbeat_at) THEN 'backlog'
             ELSE 'open'
         END,
         b.silent_since,
         b.backlog_passages,
-        b.backlog_oldest
+        b.backlog_oldest,
+        b.backlog_newest,
+        b.backlog_done_at
     FROM v_backlog b
     CROSS JOIN LATERAL (
         SELECT

@@ -20,9 +20,7 @@ pub struct DeviceRow {
     pub camera_last_post_ms: Option<i64>,
     /// Logical bytes of the passages that waited for a receipt.
     pub backlog_bytes: Option<i64>,
-    /// The newest event time among them.
-    pub backlog_newest_ms: Option<i64>,
-    /// Passages by which they became fewer in a minute, below 0 while they became more.
+    /// Passages by which those that wait became fewer in a minute, below 0 while they became more.
     pub backlog_drain_per_min: Option<i64>,
     /// When none will wait any more if that goes on.
     pub backlog_done_ms: Option<i64>,
@@ -42,11 +40,10 @@ pub struct DeviceRow {
 
 const COLUMNS: &str = "device, shard, last_window_start, camera_last_post, backlog_bytes, \
                        clock_offset_ms, agent_version, disk_used_bytes, disk_quota_bytes, \
-                       disk_free_bytes, backlog_newest, backlog_drain_per_min, \
-                       backlog_done_at";
+                       disk_free_bytes, backlog_drain_per_min, backlog_done_at";
 
 /// Where the columns of [`Standing`] begin.
-const STANDING: usize = 13;
+const STANDING: usize = 12;
 
 fn select() -> String {
     format!("SELECT {COLUMNS}, {} FROM v_device", standing::COLUMNS)
@@ -87,9 +84,8 @@ fn read(row: &Row) -> Result<DeviceRow, ReadError> {
         disk_used_bytes: column(row, 7)?,
         disk_quota_bytes: column(row, 8)?,
         disk_free_bytes: column(row, 9)?,
-        backlog_newest_ms: instant(10)?,
-        backlog_drain_per_min: column(row, 11)?,
-        backlog_done_ms: instant(12)?,
+        backlog_drain_per_min: column(row, 10)?,
+        backlog_done_ms: instant(11)?,
         standing: Standing::read(row, STANDING)?,
     })
 }

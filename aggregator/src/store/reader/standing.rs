@@ -27,12 +27,14 @@ pub struct Standing {
     pub backlog_passages: Option<i64>,
     /// The oldest event time among them.
     pub backlog_oldest_ms: Option<i64>,
+    /// The newest event time among them.
+    pub backlog_newest_ms: Option<i64>,
 }
 
 /// Columns of `v_device`, in the order in which [`Standing::read`] takes them. Of the types
 /// `timestamptz, timestamptz, int8, timestamptz[]`: few, since in a union each row has them.
 pub(super) const COLUMNS: &str = "first_seen, final_to, backlog_passages, \
-                                  ARRAY[frontier, heartbeat_at, cloned_at, backlog_oldest]";
+     ARRAY[frontier, heartbeat_at, cloned_at, backlog_oldest, backlog_newest]";
 
 /// How many columns they are.
 pub(super) const COLUMN_COUNT: usize = 4;
@@ -51,6 +53,7 @@ impl Standing {
             cloned_ms: said(2),
             backlog_passages: column(row, place + 2)?,
             backlog_oldest_ms: said(3),
+            backlog_newest_ms: said(4),
         })
     }
 
