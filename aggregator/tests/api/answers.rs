@@ -151,6 +151,34 @@ async fn the_past_is_kept_until_it_changes_and_the_present_is_read_each_time() {
 }
 
 #[tokio::test]
+async fn a_loss_that_is_booked_later_makes_the_past_incomplete() {
+    let centre = Centre::start().await;
+    unit(&centre.database, "KV1").await;
+    let from = MIDNIGHT_MS;
+    store(&centre.database, "KV1", &[passage(from, Some(6_000))]).await;
+    past(&centre.database, "KV1", from + 50 * MINUTE_MS, 0).await;
+    let path = path("KV1", from, from + HOUR_MS, Interval::FiveMinutes);
+    let incomplete = async || {
+        let answer = centre.get(&path).await.json();
+        let windows = answer["windows"].as_array().unwrap();
+        let lost: Vec<usize> = (0..windows.len())
+            .filter(|place| windows[*place]["complete"] == false)
+            .collect();
+        assert_eq!(answer["complete"], lost.is_empty());
+        lost
+    };
+    assert_eq!(incomplete().await, Vec::<usize>::new());
+    let loss = "INSERT INTO loss_ledger (device_key, stream_key, first_seq, last_seq, scope, reason, \
+                event_min, event_max) SELECT device_key, 1, 1, 10, 'all', 'quota', \
+                '2025-04-05T00:06:00Z', '2025-04-05T00:11:00Z' FROM device";
+    centre.database.batch_execute(loss).await.unwrap();
+    assert_eq!(incomplete().await, [1, 2]);
+    let found = "UPDATE loss_ledger SET recovered = 10";
+    centre.database.batch_execute(found).await.unwrap();
+    assert_eq!(incomplete().await, Vec::<usize>::new());
+}
+
+#[tokio::test]
 async fn an_answer_has_this_form() {
     let centre = Centre::start().await;
     unit(&centre.database, "KV12345").await;

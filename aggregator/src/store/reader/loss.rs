@@ -34,22 +34,22 @@ impl Losses {
     }
 }
 
-/// Selects begin and end of these stretches for `units` (a condition on `device`), within the
-/// parameters `$2` and `$3`, which must be whole windows. A loss whose time is not known is of every
+/// Selects begin and end of these stretches for `units` (a condition on `device`), between the
+/// parameters `from` and `to`, which must be whole windows. A loss whose time is not known is of every
 /// time; one whose unit says that it ends before it begins reaches over both.
-pub(super) fn stretches(units: &str) -> String {
+pub(super) fn stretches(units: &str, from: &str, to: &str) -> String {
     format!(
         "SELECT lower(stretch) AS begins, upper(stretch) AS ends \
          FROM (SELECT unnest(range_agg(tstzrange( \
-                 greatest(least(begins, ends), $2), \
-                 least(greatest(begins, ends), $3)))) AS stretch \
-             FROM (SELECT date_bin('5 minutes', coalesce(event_min, $2), 'epoch') AS begins, \
-                     date_bin('5 minutes', coalesce(event_max, $3), 'epoch') \
+                 greatest(least(begins, ends), {from}), \
+                 least(greatest(begins, ends), {to})))) AS stretch \
+             FROM (SELECT date_bin('5 minutes', coalesce(event_min, {from}), 'epoch') AS begins, \
+                     date_bin('5 minutes', coalesce(event_max, {to}), 'epoch') \
                          + interval '5 minutes' AS ends \
                  FROM v_loss \
                  WHERE {units} AND scope = 'all' AND passages > 0 \
-                     AND (event_max >= $2 OR event_max IS NULL) \
-                     AND (event_min < $3 OR event_min IS NULL)) AS losses) AS stretches"
+                     AND (event_max >= {from} OR event_max IS NULL) \
+                     AND (event_min < {to} OR event_min IS NULL)) AS losses) AS stretches"
     )
 }
 

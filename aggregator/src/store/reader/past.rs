@@ -62,7 +62,10 @@ impl Reader {
             return Ok(None);
         };
         let past_ms = covered_ms.start..to_ms;
-        let rows = self.read_speed(device, interval, past_ms).await?;
+        // Losses are booked at any time: they are asked for with what is younger.
+        let rows = self
+            .read_speed(device, interval, past_ms, to_ms..to_ms)
+            .await?;
         Ok(rows.map(|rows| {
             let past = Arc::new(Past { to_ms, rows });
             self.past.0.insert(key, Arc::clone(&past));

@@ -61,7 +61,8 @@ impl SpeedRows {
         }
     }
 
-    /// Puts the past in front. None when it has changed since it was read.
+    /// Puts the past in front. None when it has changed since it was read. How the unit stands and
+    /// what it lost changes without the past: that is taken from the younger reading alone.
     fn after(self, past: &Self) -> Option<Self> {
         if past.past_changes != self.past_changes {
             return None;
@@ -114,8 +115,8 @@ const FEW: i64 = 12;
 
 /// The statements for windows of one length. Columns that a kind of row lacks are NULL.
 ///
-/// Parameters: the unit; begin and end of the windows; for many windows, begins and ends of the
-/// cover's five parts.
+/// Parameters: the unit; begin and end of the windows; begin and end of the time whose losses are
+/// asked for; for many windows, begins and ends of the cover's five parts.
 pub(super) struct Statements {
     few: String,
     many: String,
@@ -125,7 +126,7 @@ impl Statements {
     pub(super) fn new(interval: Interval) -> Self {
         let suffix = interval.word();
         let standing = standing::COLUMNS;
-        let losses = loss::stretches("device = $1");
+        let losses = loss::stretches("device = $1", "$4", "$5");
         let no_window = "NULL::int4, NULL::int4, NULL::boolean, NULL::int4";
         let no_cover = "NULL::int2, NULL::int4[]";
         let windows = |kind: i16, histogram: &str| {
@@ -144,7 +145,7 @@ impl Statements {
         };
         let mut many = windows(WINDOW, no_cover);
         for (part, suffix) in ["24h", "1h", "1h", "5m", "5m"].into_iter().enumerate() {
-            let (begin, end) = (4 + 2 * part, 5 + 2 * part);
+            let (begin, end) = (6 + 2 * part, 7 + 2 * part);
             many.push_str(&format!(
                 " UNION ALL SELECT {COVER}::int2, NULL, NULL, NULL, NULL, {SUMS}, \
                  {no_window}, hist_from_kmh, hist_counts \
@@ -174,32 +175,35 @@ impl Reader {
         let past = self.past(device, interval, covered_ms.clone()).await?;
         if let Some(past) = past {
             let young = past.to_ms..covered_ms.end;
-            let Some(young) = self.read_speed(device, interval, young).await? else {
+            let asked = covered_ms.clone();
+            let Some(young) = self.read_speed(device, interval, young, asked).await? else {
                 return Ok(None);
             };
             if let Some(rows) = young.after(&past.rows) {
                 return Ok(Some(rows));
             }
         }
-        self.read_speed(device, interval, covered_ms).await
+        let asked = covered_ms.clone();
+        self.read_speed(device, interval, covered_ms, asked).await
     }
 
-    /// The same without what is in memory.
+    /// The same without what is in memory, with the losses of `lost_in_ms`.
     pub(super) async fn read_speed(
         &self,
         device: &DeviceId,
         interval: Interval,
         covered_ms: Range<i64>,
+        lost_in_ms: Range<i64>,
     ) -> Result<Option<SpeedRows>, ReadError> {
         let few = covered_ms.end - covered_ms.start <= FEW * interval.length_ms();
         let cover = Cover::of(covered_ms.clone());
         let [hour_head, hour_tail] = cover.hours;
         let [five_head, five_rest] = cover.fives;
         let parts = [
-            covered_ms, cover.days, hour_head, hour_tail, five_head, five_rest,
+            covered_ms, lost_in_ms, cover.days, hour_head, hour_tail, five_head, five_rest,
         ];
         let bounds = parts.map(|part| [Instant(part.start), Instant(part.end)]);
-        let bounds = if few { &bounds[..1] } else { &bounds[..] };
+        let bounds = if few { &bounds[..2] } else { &bounds[..] };
         let device = device.as_str();
         let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&device];
         parameters.extend(
