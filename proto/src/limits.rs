@@ -47,6 +47,9 @@ pub const SUMMARY_ENTRIES_MAX: usize = 64;
 /// Window deltas in one summary.
 pub const SUMMARY_DELTAS_MAX: usize = 1_024;
 
+/// Windows of one entry: what one device may change in one flush of the centre.
+pub const SUMMARY_ENTRY_WINDOWS_MAX: usize = 64;
+
 /// Losses in one message.
 pub const LOSSES_MAX: usize = 256;
 

@@ -8,6 +8,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use proto::device::DeviceId;
+use proto::limits::SUMMARY_ENTRY_WINDOWS_MAX;
 use proto::window::Bucket;
 
 use crate::intake::decode::{Body, Message, Passages};
@@ -17,7 +18,7 @@ use crate::window::rollup::{Length, WindowId};
 use crate::window::state::Memory;
 
 /// 5-minute windows that one device may change in one flush.
-pub const FLUSH_WINDOWS_MAX: usize = 64;
+pub const FLUSH_WINDOWS_MAX: usize = SUMMARY_ENTRY_WINDOWS_MAX;
 
 /// A message that the flush takes, from where earlier flushes have left it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,7 +120,9 @@ impl Budget {
                 let cursor = memory
                     .device(&message.sender().device)
                     .and_then(|state| state.cursors.get(&message.header.stream));
-                if cursor.is_some_and(|c| c.novelty(passages.range) == Novelty::Settled) {
+                let novelty = cursor.map(|cursor| cursor.novelty(passages.range));
+                // Neither changes a window.
+                if matches!(novelty, Some(Novelty::Settled | Novelty::Counted)) {
                     return all;
                 }
                 self.take_passages(passages, decided, horizon)

@@ -29,6 +29,8 @@ pub struct Cursor {
 pub enum Novelty {
     /// No number of it is counted.
     New,
+    /// All its numbers are counted and none is stored: a summary went ahead of it.
+    Counted,
     /// All its numbers are counted and stored.
     Settled,
     /// Some are counted or stored and some are not: decide number by number.
@@ -48,6 +50,8 @@ impl Cursor {
             Novelty::New
         } else if self.stored.contains_range(range) {
             Novelty::Settled
+        } else if self.counted.contains_range(range) && !self.stored.overlaps_range(range) {
+            Novelty::Counted
         } else {
             Novelty::Mixed
         }
@@ -163,7 +167,7 @@ mod tests {
             (1, 10, Novelty::Settled),
             (5, 6, Novelty::Settled),
             (10, 11, Novelty::Mixed),
-            (20, 30, Novelty::Mixed),
+            (20, 30, Novelty::Counted),
             (25, 35, Novelty::Mixed),
         ] {
             assert_eq!(

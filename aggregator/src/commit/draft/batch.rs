@@ -1,4 +1,5 @@
-//! Batches: merged whole when all of it is new and in time, otherwise decided number by number.
+//! Batches: taken whole when all of it is new, or counted by a summary before, and in time; otherwise
+//! decided number by number.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -42,19 +43,24 @@ impl Draft<'_> {
             self.touch(header.stream, cursor);
             return Ok(());
         }
+        let mut deltas = passages.deltas.iter();
         let simple = range == passages.range
-            && novelty == Novelty::New
             && context.horizon.covers(passages.span)
-            && passages
-                .deltas
-                .iter()
-                .all(|delta| delta.stats.n <= self.room(delta.bucket));
+            && match novelty {
+                Novelty::New => deltas.all(|delta| delta.stats.n <= self.room(delta.bucket)),
+                Novelty::Counted => true,
+                Novelty::Settled | Novelty::Mixed => false,
+            };
         let next = cursor.count(&range.into(), true).map_err(too_many_ranges)?;
         self.recover(&cursor, range.into(), planner);
         planner.tally.passages += range.count();
         if simple {
-            planner.tally.counted += range.count();
-            self.add(&passages.deltas);
+            if novelty == Novelty::New {
+                planner.tally.counted += range.count();
+                self.add(&passages.deltas);
+            } else {
+                planner.tally.stored += range.count();
+            }
             if context.raw {
                 let days = passages.deltas.iter().map(|delta| day_of(delta.bucket));
                 planner.rows.raw_days.extend(days);
