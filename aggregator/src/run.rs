@@ -29,6 +29,7 @@ use crate::store::connect::{Target, TargetError};
 use crate::store::reader::Reader;
 use crate::store::retention;
 use crate::store::schema::{self, Migrated, SchemaError};
+use crate::window::lateness::summaries_age_max_ms;
 
 /// From the stop until tasks that still run are given up.
 const GRACE: Duration = Duration::from_secs(30);
@@ -263,6 +264,7 @@ async fn centre(program: Program<'_>, instance: Instance) {
         holdings: holdings.clone(),
         gate,
         link: link.clone(),
+        summaries_age_max_ms: summaries_age_max_ms(config.windows.horizon_ms()),
     };
     tasks.spawn("presence", presence.run(stop.clone()));
     let gauges = gauges(

@@ -219,6 +219,10 @@ pub struct UplinkConfig {
     /// same all year.
     #[serde(default)]
     pub utc_offset: UtcOffset,
+    /// After an outage a backlog whose oldest passage is older than this goes ahead as window deltas,
+    /// which make the centre's windows exact at once; in seconds, 0 to 86,400; 0: never.
+    #[serde(default = "default_summary_after_s")]
+    pub summary_after_s: u64,
 }
 
 /// `[status]`.
@@ -314,6 +318,10 @@ const fn default_resend_min_s() -> u64 {
 
 const fn default_camera_delay_h() -> u32 {
     24
+}
+
+const fn default_summary_after_s() -> u64 {
+    60
 }
 
 /// Reads the file, overridden by the environment, and checks everything.
@@ -436,6 +444,7 @@ impl Faults {
             self.within("uplink.daily_mb_max", volume, 1, 10_000_000);
         }
         self.within("uplink.daily_reserve", uplink.daily_reserve, 0, 100);
+        self.within("uplink.summary_after_s", uplink.summary_after_s, 0, 86_400);
         if let Some(name) = &uplink.server_name {
             let known = rustls::pki_types::ServerName::try_from(name.as_str()).is_ok();
             self.unless(known, "uplink.server_name", || {

@@ -179,7 +179,7 @@ impl Page<'_, '_> {
         let summarised = state.summarised;
         self.gauge(
             "summarised_passages",
-            "Dropped passages whose sums wait for a receipt",
+            "Passages whose sums wait for a receipt; their raw form was dropped or follows",
             summarised,
         )?;
         self.gauge(

@@ -123,6 +123,8 @@ pub struct Beacon {
     pub intake: Intake,
     /// The centre's clock when it said so: a unit whose clock was lost knows that it is not earlier.
     pub sent_at: EventTime,
+    /// Windows that began longer ago than this take no summaries, only passages: so many ms.
+    pub summaries_age_max_ms: u64,
 }
 
 /// Whether passages are welcome.

@@ -25,6 +25,8 @@ pub struct Presence {
     pub gate: watch::Receiver<Gate>,
     /// The state of the connection.
     pub link: watch::Receiver<Link>,
+    /// How long ago a window may have begun that takes summaries.
+    pub summaries_age_max_ms: u64,
 }
 
 impl Presence {
@@ -45,7 +47,8 @@ impl Presence {
                 }
                 Link::Subscribed(client) => {
                     subscribe(&client, &holdings, &mut subscribed).await;
-                    publish_beacons(&client, &holdings, gate.intake()).await;
+                    self.publish_beacons(&client, &holdings, gate.intake())
+                        .await;
                 }
             }
             let changed = async {
@@ -66,7 +69,31 @@ impl Presence {
         let link = self.link.borrow().clone();
         let holdings = self.holdings.borrow().clone();
         if let Link::Subscribed(client) = link {
-            publish_beacons(&client, &holdings, Intake::Closed).await;
+            self.publish_beacons(&client, &holdings, Intake::Closed)
+                .await;
+        }
+    }
+
+    async fn publish_beacons(&self, client: &AsyncClient, holdings: &Holdings, intake: Intake) {
+        let Some(centre) = holdings.centre else {
+            return;
+        };
+        for (shard, token) in &holdings.tokens {
+            let message = Beacon {
+                centre,
+                token: token.unsigned_abs(),
+                build: env!("CARGO_PKG_VERSION").to_owned(),
+                wire_min: WIRE_VERSION_MIN,
+                wire_max: WIRE_VERSION,
+                intake,
+                sent_at: EventTime::from_millis(wall_millis()),
+                summaries_age_max_ms: self.summaries_age_max_ms,
+            };
+            let frame = Down::Beacon(message).encode();
+            client
+                .publish(beacon(*shard), QoS::AtLeastOnce, true, frame)
+                .await
+                .ok();
         }
     }
 }
@@ -92,26 +119,4 @@ async fn subscribe(
         client.subscribe_many(filters).await.ok();
     }
     asked
-}
-
-async fn publish_beacons(client: &AsyncClient, holdings: &Holdings, intake: Intake) {
-    let Some(centre) = holdings.centre else {
-        return;
-    };
-    for (shard, token) in &holdings.tokens {
-        let message = Beacon {
-            centre,
-            token: token.unsigned_abs(),
-            build: env!("CARGO_PKG_VERSION").to_owned(),
-            wire_min: WIRE_VERSION_MIN,
-            wire_max: WIRE_VERSION,
-            intake,
-            sent_at: EventTime::from_millis(wall_millis()),
-        };
-        let frame = Down::Beacon(message).encode();
-        client
-            .publish(beacon(*shard), QoS::AtLeastOnce, true, frame)
-            .await
-            .ok();
-    }
 }

@@ -13,6 +13,12 @@ const SUMMARY_MARGIN_MS: i64 = 2 * 86_400_000;
 /// A summary's windows end at most this long after the centre's clock.
 const SUMMARY_AHEAD_MS: i64 = 10 * 60_000;
 
+/// How long ago a window may have begun that takes summaries, with a horizon of so many ms.
+#[must_use]
+pub fn summaries_age_max_ms(horizon_ms: i64) -> u64 {
+    u64::try_from(horizon_ms - SUMMARY_MARGIN_MS).unwrap_or(0)
+}
+
 /// Event times that windows take now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Horizon {
@@ -89,6 +95,8 @@ impl Horizon {
 
 #[cfg(test)]
 mod tests {
+    use proto::window::BUCKET_MS;
+
     use super::*;
 
     const DAY: i64 = 86_400_000;
@@ -121,6 +129,9 @@ mod tests {
         assert!(!horizon.takes_summary(bucket(NOW + 600_000)));
         assert!(!horizon.takes_summary(bucket(NOW - 59 * DAY)));
         assert!(horizon.takes_summary(bucket(NOW - 57 * DAY)));
+        let age_max_ms = i64::try_from(summaries_age_max_ms(60 * DAY)).unwrap();
+        let oldest = Bucket::of(EventTime::from_millis(NOW - age_max_ms + BUCKET_MS));
+        assert!(horizon.takes_summary(oldest), "units are told the same");
     }
 
     #[test]

@@ -6,13 +6,14 @@
 //! engine is not used any more.
 //!
 //! [`commit`] stages passages and commits, [`compact`] merges small chunks; [`read`] and
-//! [`entries`] hand out what is sent; [`receipts`] frees what the centre has; [`aside`] takes out what it will never have;
+//! [`entries`] hand out what is sent, [`fold`] makes summaries of a backlog; [`receipts`] frees what the centre has; [`aside`] takes out what it will never have;
 //! [`room`] keeps the quota; [`rebuild`] makes the file small again.
 
 mod aside;
 mod commit;
 mod compact;
 mod entries;
+mod fold;
 mod read;
 mod rebuild;
 mod receipts;
@@ -57,6 +58,8 @@ pub(super) struct Engine {
     has_current: bool,
     /// See [`OFFERED_AHEAD_MAX`].
     pub(super) offered_ahead_max: u64,
+    /// Whether passages leave as they come, so that the commit that accepts them marks them as offered.
+    pub(super) offers_ahead: bool,
     /// See [`REBUILD_FILE_BYTES_MIN`].
     pub(super) rebuild_file_bytes_min: u64,
     /// The last number of the current stream whose chunk can be read.
@@ -204,6 +207,7 @@ impl Engine {
             streams,
             has_current: false,
             offered_ahead_max: OFFERED_AHEAD_MAX,
+            offers_ahead: false,
             rebuild_file_bytes_min: REBUILD_FILE_BYTES_MIN,
             durable_to: 0,
             open_entry: None,

@@ -35,10 +35,13 @@ mod store;
 mod stream;
 mod summaries;
 #[cfg(test)]
+mod summary_tests;
+#[cfg(test)]
 mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use prometheus_client::metrics::histogram::Histogram;
@@ -158,7 +161,29 @@ pub enum CentreVerdict {
     Foreign(Centre),
 }
 
-/// A sealed entry of a summary that waits for a receipt: what is left of dropped raw passages.
+/// What of a stream [`Buffer::fold`] may fold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FoldScope {
+    /// Up to this number.
+    pub to: u64,
+    /// Nothing, unless some of it happened before this time.
+    pub if_before: Option<EventTime>,
+    /// Windows that begin earlier take no summaries.
+    pub windows_from: EventTime,
+    /// Nor do windows that end later.
+    pub windows_to: EventTime,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Folded {
+    /// Passages that were folded.
+    pub passages: u64,
+    /// Whether there is more to fold.
+    pub more: bool,
+}
+
+/// A sealed entry of a summary that waits for a receipt. Its raw passages were dropped, or follow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PendingSummary {
     /// Its stream.
@@ -184,6 +209,7 @@ pub struct HandedOver {
 pub struct Buffer {
     commands: flume::Sender<Command>,
     state: watch::Receiver<Arc<BufferState>>,
+    offers_ahead: Arc<AtomicBool>,
 }
 
 /// The thread's part: hand it to `TaskSet::spawn_blocking_thread("buffer", move || owner.run())`.
@@ -193,6 +219,7 @@ pub struct OwnerThread {
     engine: Box<Engine>,
     commands: flume::Receiver<Command>,
     state: watch::Sender<Arc<BufferState>>,
+    offers_ahead: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -230,6 +257,11 @@ enum Command {
         answer: oneshot::Sender<u64>,
     },
     CentreTime(EventTime),
+    Fold {
+        stream: StreamId,
+        scope: FoldScope,
+        answer: oneshot::Sender<Folded>,
+    },
     Summaries {
         stream: StreamId,
         entries_max: usize,
@@ -265,13 +297,20 @@ impl Buffer {
         let mut engine = Box::new(engine);
         let (commands, queue) = flume::bounded(QUEUE_COMMANDS_MAX);
         let (publisher, state) = watch::channel(Arc::new(engine.state(StoreHealth::Ok)));
+        let offers_ahead = Arc::<AtomicBool>::default();
         let thread = OwnerThread {
+            offers_ahead: Arc::clone(&offers_ahead),
             commit_seconds: Histogram::new(COMMIT_SECONDS),
             engine,
             commands: queue,
             state: publisher,
         };
-        (Self { commands, state }, thread)
+        let buffer = Self {
+            commands,
+            state,
+            offers_ahead,
+        };
+        (buffer, thread)
     }
 
     /// Makes passages durable. Resolves after the fsync that covers them. Dropping the future does
@@ -298,8 +337,15 @@ impl Buffer {
         self.state.clone()
     }
 
+    /// Says whether passages leave as they come. Then the group commit that accepts them marks them as
+    /// offered, which spares a commit for each message. While they do not it must not: what is offered
+    /// cannot be folded. False at the start; a word that comes late costs only that.
+    pub fn offer_ahead(&self, on: bool) {
+        self.offers_ahead.store(on, Ordering::Relaxed);
+    }
+
     /// Consecutive passages of a stream from the first held number at or after `first`, none where
-    /// nothing is held there. What it hands out is durably marked as offered before; usually the
+    /// nothing is held there or a summary that waits for its receipt stands for it. What it hands out is durably marked as offered before; usually the
     /// group commit that accepted the passages reserved that ahead, otherwise this waits for an
     /// fsync that reserves the next [`OFFERED_AHEAD_MAX`] / 2 numbers as well.
     ///
@@ -373,9 +419,10 @@ impl Buffer {
         .await
     }
 
-    /// Drops the pending summaries that stand for no other numbers than these, for the centre takes
-    /// them in no form, and books as lost altogether what it has not `counted`. Resolves, with how
-    /// many passages that were, once it is durable. What is dropped already is passed over.
+    /// Drops the pending summaries that stand for no other numbers than these, for the centre does not
+    /// take them: what is held of them is sent raw, and of the rest what it has not `counted` is booked
+    /// as lost altogether. Resolves, with how many passages that were, once it is durable. What is
+    /// dropped already is passed over.
     ///
     /// # Errors
     /// When the buffer has stopped.
@@ -416,8 +463,24 @@ impl Buffer {
         self.commands.try_send(Command::CentreTime(at)).ok();
     }
 
-    /// The oldest entries of a stream that stand for dropped raw passages and have no receipt. They
-    /// are sealed durably before this resolves.
+    /// Folds passages that no message may have contained into window deltas, the oldest first and
+    /// some at a time: ask again while there is more. Their raw form is handed out once the deltas have
+    /// a receipt, or were refused. Resolves once it is durable.
+    ///
+    /// # Errors
+    /// When the buffer has stopped.
+    pub async fn fold(&self, stream: StreamId, scope: FoldScope) -> Result<Folded, StoreStopped> {
+        let (answer, answered) = oneshot::channel();
+        let command = Command::Fold {
+            stream,
+            scope,
+            answer,
+        };
+        self.ask(command, answered).await
+    }
+
+    /// The oldest entries of a stream that have no receipt. They are sealed durably before this
+    /// resolves.
     ///
     /// # Errors
     /// When the buffer has stopped.

@@ -1,5 +1,5 @@
-//! The engine against a naive model: any order of appends, reads, receipts, refusals, full quotas
-//! and restarts leaves every number exactly where the ledger says it is.
+//! The engine against a naive model: any order of appends, reads, receipts, refusals, summaries, full
+//! quotas and restarts leaves every number exactly where the ledger says it is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -16,8 +16,8 @@ use proto::{PassageBatch, StreamId};
 
 use super::engine::Engine;
 use super::{
-    Admitted, AppendError, BufferSettings, BufferState, CentreVerdict, EventKey, PendingSummary,
-    QuotaPolicy, ReadLimit, StoreHealth,
+    Admitted, AppendError, BufferSettings, BufferState, CentreVerdict, EventKey, FoldScope,
+    PendingSummary, QuotaPolicy, ReadLimit, StoreHealth,
 };
 
 const NOW_MS: i64 = 1_743_848_130_000;
@@ -48,6 +48,7 @@ fn centre(timeline: u32) -> Centre {
 fn open(settings: &BufferSettings) -> Engine {
     let mut engine = Engine::open(settings, NOW_MS).unwrap();
     engine.offered_ahead_max = 200;
+    engine.offers_ahead = true;
     engine
 }
 
@@ -73,6 +74,15 @@ enum Operation {
     },
     /// A build of the centre shows itself, perhaps a new one.
     Build(u8),
+    /// Whether passages leave as they come.
+    Flow(bool),
+    /// What was never offered is folded, up to so many from the last; with strict limits to their
+    /// windows perhaps.
+    Fold {
+        stream: usize,
+        young: u64,
+        strict: bool,
+    },
     /// Summaries are offered.
     Summaries {
         stream: usize,
@@ -113,7 +123,10 @@ fn operation() -> impl Strategy<Value = Operation> {
             Operation::Refuse { stream, passages, build }
         }),
         1 => (1..4_u8).prop_map(Operation::Build),
-        2 => (0..4_usize, fate()).prop_map(|(stream, fate)| Operation::Summaries { stream, fate }),
+        2 => any::<bool>().prop_map(Operation::Flow),
+        4 => (0..4_usize, 0..200_u64, prop::bool::weighted(0.2))
+            .prop_map(|(stream, young, strict)| Operation::Fold { stream, young, strict }),
+        4 => (0..4_usize, fate()).prop_map(|(stream, fate)| Operation::Summaries { stream, fate }),
         1 => Just(Operation::Promote),
         2 => Just(Operation::Reopen),
     ]
@@ -212,6 +225,12 @@ impl World {
                 build,
             } => self.refuse(*stream, *passages, *build),
             Operation::Build(build) => self.show_build(*build),
+            Operation::Flow(on) => self.engine().offers_ahead = *on,
+            Operation::Fold {
+                stream,
+                young,
+                strict,
+            } => self.fold(*stream, *young, *strict),
             Operation::Summaries { stream, fate } => self.summaries(*stream, *fate),
             Operation::Promote => {
                 self.timeline += 1;
@@ -281,8 +300,8 @@ impl World {
         };
         let state = self.state();
         let known = state.streams.iter().find(|known| known.id == id).unwrap();
-        let first = known
-            .unsent
+        let offerable = known.unsent.difference(&known.summed);
+        let first = offerable
             .ranges()
             .first()
             .map_or(Seq::FIRST, |range| range.first());
@@ -300,6 +319,10 @@ impl World {
                 "handed out without being offered"
             );
             assert!(range.last().get() <= stream.accepted_to);
+            assert!(
+                stream.summed.is_disjoint(&range.into()),
+                "handed out before the receipt of its summary"
+            );
             for (place, passage) in run.batch.iter().enumerate() {
                 let number = usize::try_from(run.first.get()).unwrap() + place;
                 assert_eq!(
@@ -388,6 +411,56 @@ impl World {
         }
     }
 
+    fn view(&mut self, id: StreamId) -> std::sync::Arc<super::StreamState> {
+        let mut streams = self.state().streams.into_iter();
+        streams.find(|known| known.id == id).unwrap()
+    }
+
+    fn fold(&mut self, stream: usize, young: u64, strict: bool) {
+        let Some(id) = self.stream(stream) else {
+            return;
+        };
+        let before = self.view(id);
+        let hour_ms = if strict { 3_600_000 } else { NOW_MS };
+        let scope = FoldScope {
+            to: before.accepted_to.saturating_sub(young),
+            if_before: None,
+            windows_from: EventTime::from_millis(NOW_MS - hour_ms),
+            windows_to: EventTime::from_millis(NOW_MS * 2),
+        };
+        let mut passages = 0;
+        loop {
+            let folded = self.engine().fold(id, &scope).unwrap();
+            passages += folded.passages;
+            if !folded.more {
+                break;
+            }
+        }
+        let after = self.view(id);
+        let news = after.summed.difference(&before.summed);
+        assert_eq!(news.count(), passages);
+        assert!(news.last().is_none_or(|last| last.get() <= scope.to));
+        assert!(
+            news.is_disjoint(&before.offered),
+            "it may be counted already"
+        );
+        assert!(news.is_disjoint(&before.counted), "it is counted already");
+        if !strict {
+            let open = before.unsent.difference(&before.again);
+            let open = open.difference(&before.offered).difference(&before.counted);
+            let left = open.difference(&after.summed);
+            let is_young = left
+                .ranges()
+                .first()
+                .is_none_or(|run| run.first().get() > scope.to);
+            assert!(
+                is_young || after.summed.range_count() > 8,
+                "{left:?} was left out"
+            );
+        }
+        self.engine().commit(NOW_MS).unwrap();
+    }
+
     fn summaries(&mut self, stream: usize, fate: Fate) {
         let Some(id) = self.stream(stream) else {
             return;
@@ -422,6 +495,8 @@ impl World {
                 let view = self.state();
                 let view = view.streams.iter().find(|known| known.id == id).unwrap();
                 let news = open.difference(&view.lost).difference(&view.counted);
+                // What is held is sent raw.
+                let news = news.difference(&view.held);
                 let lost = self.engine().refuse_summary(id, &entry.seqs, &counted);
                 assert_eq!(lost, news.count());
                 let twice = self.engine().refuse_summary(id, &entry.seqs, &counted);
@@ -487,7 +562,6 @@ impl World {
                 bytes += u64::from(meta.bytes);
                 let entry = engine.entry(view.id, meta.number).unwrap().unwrap().entry;
                 assert_eq!(entry.seqs, meta.seqs);
-                assert!(entry.seqs.is_disjoint(&view.held), "summed and held");
                 assert!(entry.seqs.is_disjoint(&summarised), "summed twice");
                 summarised = summarised.union(&entry.seqs);
                 let batch: PassageBatch = entry
@@ -499,6 +573,7 @@ impl World {
                 deltas.sort_by_key(|delta| delta.bucket);
                 assert_eq!(entry.deltas, deltas, "windows stay exact");
             }
+            assert_eq!(stream.summed(), &summarised);
             for loss in stream.losses.iter() {
                 if loss.scope == LossScope::All {
                     let is_summed = summarised.overlaps_range(loss.range);

@@ -6,6 +6,7 @@
 //! passages have come.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::histogram::Histogram;
@@ -19,7 +20,7 @@ use super::keys::CHUNK_PASSAGES_MAX;
 use super::medium::StoreError;
 use super::{
     APPEND_PASSAGES_MAX, Admitted, AppendError, Appended, BufferSettings, BufferState, Command,
-    OwnerThread, PendingSummary, ReadError, ReadLimit, StoreHealth, StoredRun,
+    Folded, OwnerThread, PendingSummary, ReadError, ReadLimit, StoreHealth, StoredRun,
 };
 
 /// Passages at which a group is closed although more wait.
@@ -56,6 +57,10 @@ enum Waiting {
         error: ReadError,
         answer: oneshot::Sender<Result<Option<StoredRun>, ReadError>>,
     },
+    Folded {
+        folded: Folded,
+        answer: oneshot::Sender<Folded>,
+    },
     Moved {
         passages: u64,
         answer: oneshot::Sender<u64>,
@@ -75,6 +80,7 @@ pub struct Owner {
     health: StoreHealth,
     commands: flume::Receiver<Command>,
     state: watch::Sender<Arc<BufferState>>,
+    offers_ahead: Arc<AtomicBool>,
     commit_seconds: Histogram,
     group: Vec<(Vec<Admitted>, AppendAnswer)>,
     group_passages: usize,
@@ -122,6 +128,7 @@ impl OwnerThread {
             engine,
             commands,
             state,
+            offers_ahead,
         } = self;
         Owner {
             settings: engine.settings.clone(),
@@ -129,6 +136,7 @@ impl OwnerThread {
             health: StoreHealth::Ok,
             commands,
             state,
+            offers_ahead,
             commit_seconds,
             group: Vec::new(),
             group_passages: 0,
@@ -284,6 +292,14 @@ impl Owner {
                 engine.centre_time(at);
                 self.since.get_or_insert(now);
             }
+            Command::Fold {
+                stream,
+                scope,
+                answer,
+            } => match engine.fold(stream, &scope) {
+                Ok(folded) => self.waiting.push(Waiting::Folded { folded, answer }),
+                Err(error) => self.fail(&error),
+            },
             Command::Summaries {
                 stream,
                 entries_max,
@@ -374,6 +390,7 @@ impl Owner {
                 self.quiet_groups.saturating_add(1)
             };
         }
+        engine.offers_ahead = self.offers_ahead.load(Ordering::Relaxed);
         let mut answers = Vec::with_capacity(self.group.len());
         let mut outcome = Ok(());
         for (passages, answer) in self.group.drain(..) {
@@ -424,6 +441,9 @@ impl Owner {
                 }
                 Waiting::Damaged { error, answer } => {
                     answer.send(Err(error)).ok();
+                }
+                Waiting::Folded { folded, answer } => {
+                    answer.send(folded).ok();
                 }
                 Waiting::Moved { passages, answer } => {
                     answer.send(passages).ok();

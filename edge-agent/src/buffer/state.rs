@@ -22,7 +22,7 @@ pub struct BufferState {
     pub oldest_uncounted: Option<EventTime>,
     /// Losses that no receipt has listed yet, at most [`proto::limits::LOSSES_MAX`] are shown.
     pub losses: Vec<(StreamId, Loss)>,
-    /// Passages whose raw form was dropped and whose window deltas wait for a receipt.
+    /// Passages whose window deltas wait for a receipt, whether their raw form was dropped or follows.
     pub summarised: u64,
     /// The disk under it.
     pub disk: Disk,
@@ -57,6 +57,8 @@ pub struct StreamState {
     pub held: SeqSet,
     /// Numbers on the disk that neither a `stored` nor a `lost` of a receipt covers: to be sent.
     pub unsent: SeqSet,
+    /// Those of the unsent whose window deltas wait for a receipt: they are not to be sent before it.
+    pub summed: SeqSet,
     /// What receipts said is in the windows.
     pub counted: SeqSet,
     /// What receipts said is in the database.

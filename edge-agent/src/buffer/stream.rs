@@ -68,6 +68,8 @@ pub(super) struct Stream {
     again_changed: bool,
     held: SeqSet,
     unsent: SeqSet,
+    /// Numbers whose window deltas wait for a receipt.
+    summed: SeqSet,
     /// Logical bytes of all chunks.
     pub(super) bytes: u64,
     /// Logical bytes of the chunks that are not settled.
@@ -92,6 +94,7 @@ impl Stream {
             again_changed: false,
             held: SeqSet::new(),
             unsent: SeqSet::new(),
+            summed: SeqSet::new(),
             bytes: 0,
             unsent_bytes: 0,
             oldest_unsent: None,
@@ -117,6 +120,47 @@ impl Stream {
 
     pub(super) fn unsent(&self) -> &SeqSet {
         &self.unsent
+    }
+
+    /// Numbers whose window deltas wait for a receipt, whether their raw form is here or not.
+    pub(super) fn summed(&self) -> &SeqSet {
+        &self.summed
+    }
+
+    /// The last number up to which raw passages may be handed out from a number on: where a summary
+    /// that waits for its receipt stands for the next one. None where it stands for this one.
+    pub(super) fn offerable_to(&self, first: Seq) -> Option<u64> {
+        let ranges = self.summed.ranges();
+        let next = ranges.get(ranges.partition_point(|range| range.last() < first));
+        match next {
+            Some(next) if next.first() <= first => None,
+            Some(next) => Some(next.first().get() - 1),
+            None => Some(u64::MAX),
+        }
+    }
+
+    /// Numbers of the backlog, up to one of them, whose window deltas may go ahead of them: none that
+    /// a message may have contained, for it may be counted already.
+    pub(super) fn summable(&self, to: u64) -> SeqSet {
+        let Ok(to) = SeqRange::from_count(Seq::FIRST, to) else {
+            return SeqSet::new();
+        };
+        self.unsent
+            .intersection(&to.into())
+            .difference(&self.marks.offered)
+            .difference(&self.marks.counted)
+            .difference(&self.summed)
+            .difference(&self.again)
+    }
+
+    /// Adds an entry, in the place of the last one if that was extended.
+    pub(super) fn put_entry(&mut self, entry: EntryMeta, extends: bool) -> Option<EntryMeta> {
+        let before = extends.then(|| self.entries.pop_back()).flatten();
+        self.summed = self.summed.union(&entry.seqs);
+        lower(&mut self.oldest_uncounted, entry.event_min);
+        self.entries.push_back(entry);
+        self.view = None;
+        before
     }
 
     pub(super) fn oldest_unsent(&self) -> Option<EventTime> {
@@ -233,6 +277,8 @@ impl Stream {
             .union(&self.marks.lost)
             .union(&self.again);
         self.unsent = self.held.difference(&settled);
+        let summed = self.entries.iter().flat_map(|entry| entry.seqs.ranges());
+        self.summed = summed.copied().collect();
         self.unsent_bytes = 0;
         self.oldest_unsent = None;
         self.newest_unsent = None;
@@ -297,7 +343,7 @@ impl Stream {
     }
 
     /// Books numbers as lost that leave the disk without being settled: raw only where the windows
-    /// have them or will have them by `summarised`.
+    /// have them or will have them by `summarised`, or by an entry that waits for its receipt.
     pub(super) fn declare(
         &mut self,
         chunk: &ChunkMeta,
@@ -317,7 +363,7 @@ impl Stream {
         let raw_only = if summarised {
             gone.clone()
         } else {
-            gone.intersection(&self.marks.counted)
+            gone.intersection(&self.marks.counted.union(&self.summed))
         };
         let all = gone.difference(&raw_only);
         for (set, scope) in [(&raw_only, LossScope::RawOnly), (&all, LossScope::All)] {
@@ -339,7 +385,7 @@ impl Stream {
     }
 
     /// Books numbers as lost altogether of which only the raw rows were: their summary is gone. The
-    /// windows have what the centre `counted`. Returns the numbers.
+    /// windows have what the centre `counted`, and will have what is held still. Returns the numbers.
     pub(super) fn lose_summary(
         &mut self,
         entry: &EntryMeta,
@@ -347,7 +393,7 @@ impl Stream {
         reason: LossReason,
     ) -> SeqSet {
         let known = self.marks.counted.union(&self.marks.lost).union(counted);
-        let gone = entry.seqs.difference(&known);
+        let gone = entry.seqs.difference(&known).difference(&self.held);
         let span = (entry.event_min, entry.event_max);
         let (marks, held) = (&self.marks, &self.held);
         let mute = || marks.settled().difference(held).difference(&gone);
@@ -368,6 +414,7 @@ impl Stream {
             offered: self.marks.offered.clone(),
             held: self.held.clone(),
             unsent: self.unsent.clone(),
+            summed: self.summed.intersection(&self.unsent),
             counted: self.marks.counted.clone(),
             stored: self.marks.stored.clone(),
             lost: self.marks.lost.clone(),

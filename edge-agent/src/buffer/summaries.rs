@@ -1,23 +1,25 @@
-//! Window deltas that take the place of dropped raw passages, grown entry by entry.
+//! Window deltas that take the place of dropped raw passages, or go ahead of held ones, grown entry by
+//! entry.
 //!
-//! An entry grows until it would no longer fit a value of the store or a window of it would hold
-//! more passages than the wire allows; then the next one begins. Once offered it is sealed.
+//! An entry grows until it would no longer fit a value of the store, would have more windows than the
+//! centre changes at once, or a window of it would hold more passages than the wire allows; then the
+//! next one begins. Once offered it is sealed.
 //!
 //! Pure.
 
 use std::collections::BTreeMap;
 
 use proto::PassageBatch;
-use proto::limits::{RANGES_MAX, WINDOW_PASSAGES_MAX};
+use proto::limits::{RANGES_MAX, SUMMARY_ENTRY_WINDOWS_MAX, WINDOW_PASSAGES_MAX};
 use proto::passage::EventTime;
 use proto::ranges::{Seq, SeqRange, SeqSet};
 use proto::summary::SummaryEntry;
 use proto::window::{WindowDelta, fold};
 
 use super::chunk::VALUE_BYTES_MAX;
-use super::records::{StoredEntry, to_bytes};
+use super::records::to_bytes;
 
-/// The sums of those passages of a chunk whose numbers `seqs` contains: one entry, or several where
+/// The sums of those passages of a batch whose numbers `seqs` contains: one entry, or several where
 /// wild event times and speeds make one too large.
 pub(super) fn entries_of(first: Seq, batch: &PassageBatch, seqs: SeqSet) -> Vec<SummaryEntry> {
     let Some(entry) = summarise(first, batch, seqs) else {
@@ -27,7 +29,7 @@ pub(super) fn entries_of(first: Seq, batch: &PassageBatch, seqs: SeqSet) -> Vec<
         return Vec::new();
     };
     let low = low.first();
-    if low == high || stored_bytes(&entry) <= VALUE_BYTES_MAX {
+    if low == high || fits(&entry) {
         return vec![entry];
     }
     let middle = low.get() + (high.get() - low.get()) / 2;
@@ -70,8 +72,11 @@ pub(super) fn joined(entry: &SummaryEntry, more: &SummaryEntry) -> Option<Summar
         .map(|(bucket, stats)| WindowDelta { bucket, stats })
         .collect();
     let joined = SummaryEntry { seqs, deltas };
-    (small && joined.seqs.range_count() <= RANGES_MAX && stored_bytes(&joined) <= VALUE_BYTES_MAX)
-        .then_some(joined)
+    (small && joined.seqs.range_count() <= RANGES_MAX && fits(&joined)).then_some(joined)
+}
+
+fn fits(entry: &SummaryEntry) -> bool {
+    entry.deltas.len() <= SUMMARY_ENTRY_WINDOWS_MAX && stored_bytes(entry) <= VALUE_BYTES_MAX
 }
 
 /// The least and the greatest event time that an entry may stand for: the ends of its windows.
@@ -88,11 +93,8 @@ pub(super) fn event_span(entry: &SummaryEntry) -> (EventTime, EventTime) {
 }
 
 fn stored_bytes(entry: &SummaryEntry) -> usize {
-    to_bytes(&StoredEntry {
-        sealed: true,
-        entry: entry.clone(),
-    })
-    .len()
+    // The layout of a `StoredEntry`, without a copy.
+    to_bytes(&(true, entry)).len()
 }
 
 #[cfg(test)]

@@ -444,6 +444,7 @@ fn a_full_quota_drops_the_oldest_raw_passages_and_keeps_their_windows() {
     let settings = settings(place.path(), 16 * 1024, QuotaPolicy::DropOldest);
     let mut engine = Engine::open(&settings, NOW_MS).unwrap();
     engine.offered_ahead_max = 128;
+    engine.offers_ahead = true;
     let all = many(0, 20_000);
     for part in all.chunks(500) {
         engine.stage(part, NOW_MS).unwrap().unwrap();

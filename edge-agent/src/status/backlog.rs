@@ -26,7 +26,7 @@ pub struct BufferedReport {
     pub newest_ms: Option<i64>,
     /// How old the oldest is.
     pub oldest_age_ms: Option<i64>,
-    /// Dropped passages whose sums wait.
+    /// Passages whose sums wait for a receipt: their raw form was dropped or follows.
     pub summarised: u64,
     /// Passages by which it shrinks in a minute, over the last one; below 0 while it grows.
     pub drain_per_min: Option<i64>,

@@ -2,11 +2,13 @@
 //!
 //! One task owns everything here. Its `select!` only receives; what follows from it happens after,
 //! without waiting: reads of the buffer run as futures of their own, publishes never wait, and
-//! whatever the link refuses stays with the machine.
+//! whatever the link refuses stays with the machine. [`asking`] holds the questions to the buffer and
+//! the disk, [`showing`] what is shown of it all.
+
+mod asking;
+mod showing;
 
 use std::collections::BTreeMap;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -16,19 +18,14 @@ use futures_util::stream::FuturesUnordered;
 use prometheus_client::metrics::histogram::Histogram;
 use proto::heartbeat::CameraLink;
 use proto::limits::IN_FLIGHT_BATCHES_MAX;
-use proto::receipt::RefusalReason;
-use proto::summary::SummaryEntry;
-use proto::{EventTime, SeqRange, StreamId};
-use rustls::ClientConfig;
+use proto::{EventTime, StreamId};
 use service::tasks::TaskSet;
-use service::tls::Identity;
 use tokio::sync::watch;
-use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
 use super::allowance::{Held, Judgement, Rules};
 use super::backoff::{Backoff, Jitter, Millis};
-use super::exchange::{Command, Input, LinkState, Pace};
+use super::exchange::{Command, Input, Pace};
 use super::flight::MessageId;
 use super::frames::Framer;
 use super::frontier::Statements;
@@ -36,16 +33,14 @@ use super::inbox::Inbox;
 use super::machine::Machine;
 use super::meter::{Meter, Page};
 use super::mqtt::{Address, Link, LinkEvent};
-use super::tls::{Credentials, CredentialsError, Stamp};
-use super::view::{LinkPhase, UplinkView};
-use crate::buffer::{
-    Buffer, BufferState, CentreVerdict, PendingSummary, ReadError, ReadLimit, StoreStopped,
-    StoredRun,
-};
+use super::tls::{Credentials, Stamp};
+use super::view::UplinkView;
+use crate::buffer::{Buffer, BufferState};
 use crate::clock::{Monotonic, wall};
 use crate::config::UplinkConfig;
 use crate::ingest::http::DoorCounters;
 use crate::status::rates::Flow;
+use asking::{Done, Reply};
 
 /// Stored bytes read for one message: a full window of such frames stays near the bytes that may
 /// be on their way.
@@ -111,6 +106,7 @@ pub fn pace(config: &UplinkConfig) -> Pace {
             cap_ms: longest(resend_ms),
         },
         open_jitter_ms: OPEN_JITTER_MS,
+        summary_after_ms: config.summary_after_s * 1_000,
         backlog_share_percent: u64::from(config.backlog_share),
         rate_bytes_per_s_max: config.rate_kbit_s_max.map(|kbit| u64::from(kbit) * 125),
     }
@@ -131,43 +127,6 @@ pub fn rules(config: &UplinkConfig) -> Rules {
 pub async fn run(parts: Parts, config: UplinkConfig, seed: u64, tasks: TaskSet) {
     let stop = tasks.token().clone();
     Driver::new(parts, &config, seed, tasks).run(stop).await;
-}
-
-type Reply = Pin<Box<dyn Future<Output = Done> + Send>>;
-type Loaded = Result<(Identity, ClientConfig), CredentialsError>;
-
-/// What came of something that was asked for.
-enum Done {
-    Read {
-        id: MessageId,
-        stream: StreamId,
-        range: SeqRange,
-        run: Box<Result<Option<StoredRun>, ReadError>>,
-    },
-    Summary {
-        stream: StreamId,
-        entries: Result<Vec<PendingSummary>, StoreStopped>,
-    },
-    Receipt(Result<CentreVerdict, StoreStopped>),
-    Refused {
-        stream: StreamId,
-        reason: RefusalReason,
-        moved: Result<u64, StoreStopped>,
-    },
-    SummaryRefused {
-        stream: StreamId,
-        reason: RefusalReason,
-        lost: Result<u64, StoreStopped>,
-    },
-    OfferedAgain {
-        build: Arc<str>,
-        passages: Result<u64, StoreStopped>,
-    },
-    Credentials {
-        loaded: Box<Loaded>,
-        stamp: Stamp,
-    },
-    Metered(std::io::Result<()>),
 }
 
 /// What woke the driver.
@@ -198,6 +157,8 @@ struct Driver {
     replies: FuturesUnordered<Reply>,
     inbox: Inbox,
     telling: bool,
+    /// Summaries that are to be read as soon as the buffer knows every receipt.
+    summary_wanted: Option<(StreamId, usize)>,
     door: Arc<DoorCounters>,
     flow: watch::Receiver<Flow>,
     meter: Meter,
@@ -229,6 +190,7 @@ impl Driver {
             replies: FuturesUnordered::new(),
             inbox: Inbox::default(),
             telling: false,
+            summary_wanted: None,
             door: parts.door,
             flow: parts.flow,
             judged: parts.meter.judge(wall()),
@@ -250,6 +212,7 @@ impl Driver {
         loop {
             self.obey();
             self.judge();
+            self.buffer.offer_ahead(self.machine.flows());
             self.show();
             let now = self.clock.now();
             let wait = self
@@ -349,65 +312,6 @@ impl Driver {
         self.feed(Input::Lost);
     }
 
-    fn done(&mut self, done: Done) {
-        match done {
-            Done::Read {
-                id,
-                stream,
-                range,
-                run,
-            } => self.loaded(id, stream, range, *run),
-            Done::Summary { stream, entries } => self.summary(stream, entries),
-            Done::Receipt(verdict) => self.told(verdict),
-            Done::Refused {
-                stream,
-                reason,
-                moved,
-            } => match moved {
-                Ok(passages) => tracing::error!(
-                    %stream,
-                    passages,
-                    reason = reason.word(),
-                    "passages that the centre will never take were moved aside; they are kept"
-                ),
-                Err(error) => tracing::error!(%error, "refused passages could not be moved aside"),
-            },
-            Done::SummaryRefused {
-                stream,
-                reason,
-                lost,
-            } => {
-                let reason = reason.word();
-                match lost {
-                    Ok(passages) => tracing::error!(
-                        %stream,
-                        passages,
-                        reason,
-                        "a summary that the centre will never take was dropped; its passages are lost"
-                    ),
-                    Err(error) => tracing::error!(%error, "a refused summary could not be dropped"),
-                }
-                self.feed(Input::SummaryGivenUp);
-            }
-            Done::OfferedAgain { build, passages } => match passages {
-                Ok(0) => {}
-                Ok(passages) => {
-                    tracing::warn!(%build, passages, "passages that were moved aside are offered again");
-                    self.offer_again(build);
-                }
-                Err(error) => tracing::error!(%error, "passages aside could not be offered again"),
-            },
-            Done::Credentials { loaded, stamp } => {
-                self.stamp = Some(stamp);
-                self.connect(*loaded);
-            }
-            Done::Metered(Ok(())) => {}
-            Done::Metered(Err(error)) => {
-                tracing::warn!(%error, "the day's bytes cannot be written down");
-            }
-        }
-    }
-
     /// Does what the machine wants, in order.
     fn obey(&mut self) {
         while let Some(command) = self.machine.poll() {
@@ -416,6 +320,11 @@ impl Driver {
                 Command::Read { id, stream, range } => self.read(id, stream, range),
                 Command::Publish(id) => self.publish(id),
                 Command::Forget(id) => drop(self.frames.remove(&id)),
+                Command::Fold {
+                    backlog,
+                    older_than_ms,
+                    age_max_ms,
+                } => self.fold(backlog, older_than_ms, age_max_ms),
                 Command::Summary(stream, entries_max) => self.read_summary(stream, entries_max),
                 Command::Losses(stream, losses) => {
                     let state = self.state.borrow().clone();
@@ -444,51 +353,10 @@ impl Driver {
                     seqs,
                     counted,
                     reason,
-                } => {
-                    let buffer = self.buffer.clone();
-                    self.ask(async move {
-                        let lost = buffer.summary_refused(stream, seqs, counted).await;
-                        Done::SummaryRefused {
-                            stream,
-                            reason,
-                            lost,
-                        }
-                    });
-                }
+                } => self.refuse_summary(stream, seqs, counted, reason),
                 Command::OfferAgain(build) => self.offer_again(build),
                 Command::CentreTime(at) => self.take_time(at),
             }
-        }
-    }
-
-    /// Reads the certificate files off the async threads.
-    fn read_credentials(&mut self) {
-        let credentials = self.credentials.clone();
-        self.ask(async move {
-            let stamp = credentials.stamp();
-            let read = tokio::task::spawn_blocking(move || credentials.load()).await;
-            let loaded = match read.map_err(JoinError::try_into_panic) {
-                Ok(loaded) => loaded,
-                Err(Ok(panic)) => std::panic::resume_unwind(panic),
-                // The runtime ends, and this with it.
-                Err(Err(_)) => std::future::pending().await,
-            };
-            Done::Credentials {
-                loaded: Box::new(loaded),
-                stamp,
-            }
-        });
-    }
-
-    fn connect(&mut self, loaded: Loaded) {
-        match loaded {
-            Ok((identity, config)) => {
-                let not_after = EventTime::from_millis(identity.not_after.as_millisecond());
-                self.view
-                    .send_modify(|view| view.certificate_not_after = Some(not_after));
-                self.link = Some(Link::connect(&self.tasks, &self.address, config));
-            }
-            Err(error) => self.lose(error.to_string()),
         }
     }
 
@@ -498,57 +366,6 @@ impl Driver {
             tracing::info!("certificate files changed; connecting anew");
             self.lose("certificate files changed".to_owned());
         }
-    }
-
-    fn read(&mut self, id: MessageId, stream: StreamId, range: SeqRange) {
-        let buffer = self.buffer.clone();
-        let passages = usize::try_from(range.count()).unwrap_or(usize::MAX);
-        let limit = ReadLimit {
-            passages,
-            bytes: READ_BYTES_MAX,
-        };
-        self.ask(async move {
-            let run = Box::new(buffer.read(stream, range.first(), limit).await);
-            Done::Read {
-                id,
-                stream,
-                range,
-                run,
-            }
-        });
-    }
-
-    fn loaded(
-        &mut self,
-        id: MessageId,
-        stream: StreamId,
-        range: SeqRange,
-        run: Result<Option<StoredRun>, ReadError>,
-    ) {
-        let run = run.unwrap_or_else(|error| {
-            tracing::error!(%stream, %range, %error, "passages cannot be read");
-            None
-        });
-        let run = run.filter(|run| run.first == range.first());
-        let read = run.and_then(|run| {
-            let count = u64::try_from(run.batch.len()).ok()?;
-            let read = SeqRange::from_count(run.first, count).ok()?;
-            (read.last() <= range.last()).then_some((read, run.batch))
-        });
-        let Some((read, batch)) = read else {
-            return self.feed(Input::Absent { id });
-        };
-        let state = self.state.borrow().clone();
-        let frame = self
-            .framer
-            .passages(&state, wall(), stream, read.first(), batch);
-        let bytes = frame.len();
-        self.frames.insert(id, frame);
-        self.feed(Input::Loaded {
-            id,
-            range: read,
-            bytes,
-        });
     }
 
     fn publish(&mut self, id: MessageId) {
@@ -625,156 +442,12 @@ impl Driver {
         }
     }
 
-    fn read_summary(&mut self, stream: StreamId, entries_max: usize) {
-        let buffer = self.buffer.clone();
-        self.ask(async move {
-            let entries = buffer.pending_summaries(stream, entries_max).await;
-            Done::Summary { stream, entries }
-        });
-    }
-
-    fn summary(&mut self, stream: StreamId, entries: Result<Vec<PendingSummary>, StoreStopped>) {
-        let entries: Vec<SummaryEntry> = entries.map_or_else(
-            |error| {
-                tracing::error!(%stream, %error, "summaries cannot be read");
-                Vec::new()
-            },
-            |pending| pending.into_iter().map(|pending| pending.entry).collect(),
-        );
-        let state = self.state.borrow().clone();
-        let Some(framed) = self.framer.summary(&state, wall(), stream, entries) else {
-            return self.feed(Input::SummaryAbsent(stream));
-        };
-        let bytes = framed.frame.len();
-        let sent = self.hand(framed.frame);
-        if sent {
-            self.feed(Input::Said { bytes });
-        }
-        let (claimed, seqs, entries) = (framed.claimed, framed.seqs, framed.entries);
-        self.feed(if sent {
-            Input::SummarySent {
-                stream,
-                claimed,
-                seqs,
-                entries,
-            }
-        } else {
-            Input::SummaryNotSent
-        });
-    }
-
-    fn offer_again(&mut self, build: Arc<str>) {
-        let buffer = self.buffer.clone();
-        self.ask(async move {
-            let passages = buffer.offer_again(Arc::clone(&build)).await;
-            Done::OfferedAgain { build, passages }
-        });
-    }
-
     /// Certificates are judged no earlier than at the centre's time, also after a restart.
     fn take_time(&mut self, at: EventTime) {
         let not_after = self.view.borrow().certificate_not_after;
         if not_after.is_some_and(|not_after| self.credentials.raise_floor(at, not_after)) {
             self.buffer.centre_time(at);
         }
-    }
-
-    fn refuse(
-        &mut self,
-        stream: StreamId,
-        range: SeqRange,
-        reason: RefusalReason,
-        build: Option<Arc<str>>,
-    ) {
-        let buffer = self.buffer.clone();
-        self.ask(async move {
-            let moved = buffer.refused(stream, range, reason, build).await;
-            Done::Refused {
-                stream,
-                reason,
-                moved,
-            }
-        });
-    }
-
-    /// Tells the buffer what the centre said, one word at a time so that the order is kept.
-    fn tell(&mut self) {
-        if self.telling {
-            return;
-        }
-        let Some((centre, streams)) = self.inbox.pop() else {
-            return;
-        };
-        self.telling = true;
-        let buffer = self.buffer.clone();
-        self.ask(async move { Done::Receipt(buffer.receipt(centre, streams).await) });
-    }
-
-    fn told(&mut self, verdict: Result<CentreVerdict, StoreStopped>) {
-        self.telling = false;
-        match verdict {
-            Ok(CentreVerdict::Known) => {}
-            Ok(CentreVerdict::Pinned) => tracing::info!("this unit now belongs to its centre"),
-            Ok(CentreVerdict::NewTimeline) => tracing::warn!(
-                "the centre's database was put back in time; what is still held is sent again"
-            ),
-            Ok(CentreVerdict::Foreign(centre)) => tracing::error!(
-                centre = %centre.id,
-                timeline = centre.timeline,
-                "a centre other than the pinned one answers; its words are ignored"
-            ),
-            Err(error) => tracing::error!(%error, "a receipt could not be taken over"),
-        }
-        self.tell();
-    }
-
-    fn ask(&self, question: impl Future<Output = Done> + Send + 'static) {
-        self.replies.push(Box::pin(question));
-    }
-
-    fn show(&mut self) {
-        for answer_ms in self.machine.take_answer_times() {
-            self.receipt_seconds
-                .observe(Duration::from_millis(answer_ms).as_secs_f64());
-        }
-        let heard = self.machine.last_receipt();
-        if self.last_receipt.map(|(at, _)| at) != heard {
-            self.last_receipt = heard.map(|at| (at, wall()));
-        }
-        let (phase, reason) = match (self.machine.link(), self.machine.why_shut()) {
-            (LinkState::Down { .. }, _) => (LinkPhase::Down, self.trouble.clone()),
-            (LinkState::Connecting, _) => (LinkPhase::Connecting, self.trouble.clone()),
-            (LinkState::Up, Some(why)) => (LinkPhase::Waiting, Some(why.words().to_owned())),
-            (LinkState::Up, None) => (LinkPhase::Up, None),
-        };
-        let flight = self.machine.flight();
-        let mut view = self.view.borrow().clone();
-        if phase.is_connected() != view.phase.is_connected() || phase.is_up() != view.phase.is_up()
-        {
-            view.since = wall();
-        }
-        view.phase = phase;
-        view.reason = reason;
-        view.last_receipt = self.last_receipt.map(|(_, at)| at);
-        view.in_flight_messages = flight.len();
-        view.in_flight_passages = flight
-            .iter()
-            .map(|(_, message)| message.range.count())
-            .sum();
-        view.in_flight_bytes = flight.bytes_sent(None);
-        view.receipt_time_ms = flight.receipt_time_ms();
-        let rate = self.machine.rate();
-        view.bytes_per_s = rate.bytes_per_s();
-        view.round_trip_ms = rate.round_trip_ms();
-        view.held = self.judged.why;
-        view.held_until = self.judged.why.and(self.judged.until);
-        (view.day_bytes, view.day_bytes_max) = self.meter.day();
-        view.tally = self.machine.tally();
-        self.view.send_if_modified(|shown| {
-            let changed = *shown != view;
-            *shown = view;
-            changed
-        });
     }
 }
 

@@ -10,7 +10,8 @@ use proto::{SeqRange, SeqSet, StreamId};
 use super::allowance::Allowed;
 use super::backoff::{Backoff, Millis};
 use super::flight::MessageId;
-use crate::buffer::BufferState;
+use super::folding::Backlog;
+use crate::buffer::{BufferState, Folded};
 
 /// How the machine paces itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +34,8 @@ pub struct Pace {
     pub backlog_share_percent: u64,
     /// Bytes a second that may be sent, headers included; any, without.
     pub rate_bytes_per_s_max: Option<u64>,
+    /// A backlog that is older goes ahead as summaries; 0: never.
+    pub summary_after_ms: Millis,
 }
 
 /// What happened.
@@ -88,6 +91,8 @@ pub enum Input {
         /// How many entries it has.
         entries: usize,
     },
+    /// The buffer folded what it was asked to, or some of it.
+    Folded(Folded),
     /// The buffer has done with the summary that the centre refused.
     SummaryGivenUp,
     /// There is no summary of this stream.
@@ -120,6 +125,15 @@ pub enum Command {
     Publish(MessageId),
     /// Forget the frame of this message.
     Forget(MessageId),
+    /// Fold a part of the backlog that no message may have contained. Ends in [`Input::Folded`].
+    Fold {
+        /// Which part.
+        backlog: Backlog,
+        /// Nothing, unless some of it is older than this.
+        older_than_ms: Option<Millis>,
+        /// Windows that began longer ago take no summaries, where that is known.
+        age_max_ms: Option<u64>,
+    },
     /// Read, frame and publish the oldest summaries of this stream, so many of its entries at most.
     Summary(StreamId, usize),
     /// Frame and publish these losses.

@@ -190,6 +190,7 @@ pub(crate) mod fixtures {
             offered: SeqSet::new(),
             held: SeqSet::new(),
             unsent: SeqSet::new(),
+            summed: SeqSet::new(),
             counted: SeqSet::new(),
             stored: SeqSet::new(),
             lost: SeqSet::new(),

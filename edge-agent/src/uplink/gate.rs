@@ -261,6 +261,7 @@ mod tests {
             wire_max: WIRE_VERSION,
             intake,
             sent_at: EventTime::from_millis(0),
+            summaries_age_max_ms: u64::MAX,
         }
     }
 

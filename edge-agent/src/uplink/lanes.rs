@@ -4,7 +4,7 @@
 //! - **live**: what the stream of this run accepted since the link came up. Goes first, so that
 //!   the centre sees the present while an outage is made up for.
 //! - **backlog**: everything older, oldest stream first, in the bandwidth that live leaves and in a
-//!   share that live cannot take.
+//!   share that live cannot take. What the windows lack goes before what summaries brought to them.
 //! - **suspect**: passages whose messages stayed unanswered again and again while others were
 //!   answered. They go last, alone, in ever smaller pieces.
 //!
@@ -52,6 +52,10 @@ pub struct Queue {
     pub pauses: u32,
     current: bool,
     unsent: SeqSet,
+    /// A summary stands for them that waits for its receipt.
+    summed: SeqSet,
+    /// The windows have them.
+    counted: SeqSet,
     /// What receipts said of their passages.
     stored: SeqSet,
     lost: SeqSet,
@@ -82,6 +86,8 @@ impl Queue {
             pauses: 0,
             current: false,
             unsent: SeqSet::new(),
+            summed: SeqSet::new(),
+            counted: SeqSet::new(),
             stored: SeqSet::new(),
             lost: SeqSet::new(),
             again: SeqSet::new(),
@@ -111,6 +117,8 @@ impl Queue {
         }
         self.current = state.current;
         self.unsent.clone_from(&state.unsent);
+        self.summed.clone_from(&state.summed);
+        self.counted = self.counted.union(&state.counted);
         self.again.clone_from(&state.again);
         self.resettle();
         // What came back into line may have been aside between two looks at the buffer.
@@ -124,6 +132,7 @@ impl Queue {
 
     /// Takes over a committed cursor.
     pub fn settle(&mut self, receipt: &StreamReceipt) {
+        self.counted = self.counted.union(&receipt.counted);
         self.stored = self.stored.union(&receipt.stored);
         self.lost = self.lost.union(&receipt.lost);
         self.resettle();
@@ -144,6 +153,7 @@ impl Queue {
 
     /// Forgets all receipts: the centre that gave them was put back in time.
     pub fn unsettle(&mut self) {
+        self.counted = SeqSet::new();
         (self.stored, self.lost) = (SeqSet::new(), SeqSet::new());
         self.resettle();
     }
@@ -162,9 +172,10 @@ impl Queue {
         self.pending = pending;
     }
 
-    /// What has to reach the centre, wherever it is now.
+    /// What has to reach the centre now, wherever it is.
     fn wanted(&self) -> SeqSet {
         self.unsent
+            .difference(&self.summed)
             .difference(&self.settled)
             .difference(&self.given_up)
     }
@@ -188,6 +199,19 @@ impl Queue {
         }
     }
 
+    /// Whether anything is to be sent, now or after its summary.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        !self.unsent.is_empty()
+    }
+
+    /// Everything up to this number is backlog.
+    pub fn aged(&mut self, to: u64) {
+        if self.settled.range_count() < LIVE_FIRST_RANGES_MAX {
+            self.live_from = self.live_from.max(to + 1);
+        }
+    }
+
     /// The next run of a lane that may leave now, cut to what the link asks for.
     #[must_use]
     pub fn next(
@@ -203,26 +227,40 @@ impl Queue {
         match lane {
             Lane::Live if !self.current => None,
             Lane::Live => {
-                let run = self.run_from(self.live_from, passages_max)?;
+                let run = self.run_from(&self.pending, self.live_from, passages_max)?;
                 let full = run.count() >= self.batch_passages.min(passages_max);
                 let due = self.arrivals.due_to(now, event_wait_ms) >= run.first().get();
                 (full || due).then_some(run)
             }
-            Lane::Backlog => {
-                let run = self.run_from(1, passages_max)?;
-                if !self.current {
-                    return Some(run);
-                }
-                let before_live = Seq::new(self.live_from.checked_sub(1)?).ok()?;
-                SeqRange::new(run.first(), run.last().min(before_live))
-            }
+            Lane::Backlog => self
+                .next_backlog(now, false, passages_max)
+                .or_else(|| self.next_backlog(now, true, passages_max)),
             Lane::Suspect => self.suspects.front().copied(),
         }
     }
 
-    /// The first pending run at or after a number, cut to one batch.
-    fn run_from(&self, from: u64, passages_max: u64) -> Option<SeqRange> {
-        let ranges = self.pending.ranges();
+    /// The next run of the backlog of those that are counted, or of those that are not.
+    #[must_use]
+    pub fn next_backlog(&self, now: Millis, counted: bool, passages_max: u64) -> Option<SeqRange> {
+        if now < self.paused_until {
+            return None;
+        }
+        let set = if counted {
+            self.pending.intersection(&self.counted)
+        } else {
+            self.pending.difference(&self.counted)
+        };
+        let run = self.run_from(&set, 1, passages_max)?;
+        if !self.current {
+            return Some(run);
+        }
+        let before_live = Seq::new(self.live_from.checked_sub(1)?).ok()?;
+        SeqRange::new(run.first(), run.last().min(before_live))
+    }
+
+    /// The first run of a set at or after a number, cut to one batch.
+    fn run_from(&self, set: &SeqSet, from: u64, passages_max: u64) -> Option<SeqRange> {
+        let ranges = set.ranges();
         let place = ranges.partition_point(|range| range.last().get() < from);
         let run = ranges.get(place)?;
         let first = run.first().max(Seq::new(from).ok()?);
@@ -284,7 +322,7 @@ impl Queue {
         }
         let run = self
             .current
-            .then(|| self.run_from(self.live_from, u64::MAX))
+            .then(|| self.run_from(&self.pending, self.live_from, u64::MAX))
             .flatten()?;
         self.arrivals
             .due_at(run.first().get(), event_wait_ms)
@@ -347,6 +385,7 @@ mod tests {
             offered: SeqSet::new(),
             held: unsent.clone(),
             unsent,
+            summed: SeqSet::new(),
             counted: SeqSet::new(),
             stored: SeqSet::new(),
             lost: SeqSet::new(),
@@ -420,6 +459,28 @@ mod tests {
             queue.next(300, Lane::Backlog, WAIT_MS, u64::MAX),
             Some(range(1_701, 2_000))
         );
+    }
+
+    #[test]
+    fn a_summary_holds_its_passages_back_and_what_the_windows_lack_goes_first() {
+        let mut queue = queue(0, 2_000);
+        queue.connected();
+        let mut state = state(2_000, true);
+        state.summed = range(1, 1_000).into();
+        queue.observe(0, &state, WAIT_MS, std::iter::empty());
+        assert_eq!(queue.next_backlog(0, false, 500), Some(range(1_001, 1_500)));
+        assert_eq!(queue.next_backlog(0, true, 500), None);
+        let mut counted = receipt(SeqSet::new());
+        counted.counted = range(1, 1_000).into();
+        queue.settle(&counted);
+        assert_eq!(queue.next_backlog(0, true, 500), None, "the buffer decides");
+        state.summed = SeqSet::new();
+        queue.observe(0, &state, WAIT_MS, std::iter::empty());
+        assert_eq!(
+            queue.next(0, Lane::Backlog, WAIT_MS, u64::MAX),
+            Some(range(1_001, 1_500))
+        );
+        assert_eq!(queue.next_backlog(0, true, 500), Some(range(1, 500)));
     }
 
     #[test]

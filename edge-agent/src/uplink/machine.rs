@@ -16,6 +16,8 @@
 //! 3. Nothing is freed here: a receipt of the unit's own centre in its present life is handed to the
 //!    buffer, every other word is dropped. No acknowledgement of the broker means anything.
 //! 4. Everything unanswered is sent again: after a deadline, on a new link, for a new owner.
+//! 5. A late backlog goes ahead as summaries ([`super::folding`]): none of it leaves raw before they
+//!    have left, and what they stand for not before they are answered. None of that lasts for ever.
 
 mod refusals;
 mod sending;
@@ -33,12 +35,13 @@ use super::cap::Cap;
 use super::centre::{Allegiance, Voice};
 use super::exchange::{Command, Input, LinkState, Pace, Tally};
 use super::flight::{Flight, MESSAGES_MAX, MessageId, Phase};
+use super::folding::{Backlog, Folding};
 use super::gate::{Change, Gate, Shut};
 use super::lanes::Queue;
-use super::notes::{Note, Notes};
+use super::notes::{Hold, Note, Notes};
 use super::rate::{Kind, Rate};
 use super::share::Share;
-use crate::buffer::BufferState;
+use crate::buffer::{BufferState, Folded};
 
 /// What a passage weighs in a frame before the first was made.
 const BYTES_PER_PASSAGE_FIRST: u64 = 12;
@@ -54,9 +57,14 @@ pub struct Machine {
     allegiance: Allegiance,
     /// The build of the centre that spoke last.
     build: Option<Arc<str>>,
+    /// How old a window may be that takes summaries, as the centre said last.
+    summaries_age_max_ms: Option<u64>,
     gate: Gate,
+    /// Whether messages could leave when the machine looked last.
+    flows: bool,
     queues: Vec<Queue>,
     flight: Flight,
+    folding: Folding,
     notes: Notes,
     /// What the link takes.
     rate: Rate,
@@ -84,9 +92,12 @@ impl Machine {
             room: true,
             allegiance: Allegiance::new(pinned),
             build: None,
+            summaries_age_max_ms: None,
+            flows: false,
             gate: Gate::new(MESSAGES_MAX, pace.probe, pace.open_jitter_ms),
             queues: Vec::new(),
             flight: Flight::new(pace.resend),
+            folding: Folding::default(),
             notes: Notes::default(),
             rate: Rate::default(),
             share: Share::new(pace.backlog_share_percent),
@@ -129,6 +140,7 @@ impl Machine {
                 self.notes
                     .summary_sent(stream, claimed, seqs, entries, overdue_at);
             }
+            Input::Folded(folded) => self.folded(folded),
             Input::SummaryGivenUp => self.notes.given_up(),
             Input::SummaryAbsent(stream) => self.notes.summary_absent(stream),
             Input::SummaryNotSent => {
@@ -178,6 +190,12 @@ impl Machine {
     #[must_use]
     pub const fn why_shut(&self) -> Option<Shut> {
         self.gate.why_shut()
+    }
+
+    /// Whether messages may leave as they come.
+    #[must_use]
+    pub const fn flows(&self) -> bool {
+        self.flows
     }
 
     /// When the last receipt came.
@@ -250,6 +268,8 @@ impl Machine {
         self.link = LinkState::Down {
             retry_at: now + wait,
         };
+        self.flows = false;
+        self.folding.stop();
         self.lose_all();
     }
 
@@ -378,6 +398,7 @@ impl Machine {
         }
         let build: Arc<str> = beacon.build.as_str().into();
         self.build = Some(Arc::clone(&build));
+        self.summaries_age_max_ms = Some(beacon.summaries_age_max_ms);
         self.commands.push_back(Command::CentreTime(beacon.sent_at));
         self.commands.push_back(Command::OfferAgain(build));
         if known != self.allegiance.known() {
@@ -416,6 +437,7 @@ impl Machine {
             LinkState::Up => {
                 self.rate.tick(now);
                 self.expire(now);
+                self.fold(now);
                 self.start(now);
                 self.probe(now);
                 self.say(now);
@@ -444,6 +466,46 @@ impl Machine {
             .map(|(id, _)| id)
             .collect();
         cut.into_iter().for_each(|id| self.drop_message(id));
+    }
+
+    /// When messages may flow again, the backlog is folded before anything of it leaves.
+    fn fold(&mut self, now: Millis) {
+        let flows = self.gate.window(now) > 0;
+        if flows && !self.flows && self.pace.summary_after_ms > 0 {
+            let waiting = self.queues.iter().filter(|queue| queue.waits());
+            self.folding.begin(waiting.map(|queue| Backlog {
+                stream: queue.stream,
+                to: queue.accepted_to,
+            }));
+        } else if !flows {
+            self.folding.stop();
+        }
+        self.flows = flows;
+        if let Some((backlog, is_late)) = self.folding.next() {
+            let older_than_ms = (!is_late).then_some(self.pace.summary_after_ms);
+            self.commands.push_back(Command::Fold {
+                backlog,
+                older_than_ms,
+                age_max_ms: self.summaries_age_max_ms,
+            });
+        }
+    }
+
+    fn folded(&mut self, folded: Folded) {
+        if let Some(backlog) = self.folding.answered(folded)
+            && let Some(queue) = self.queues.iter_mut().find(|q| q.stream == backlog.stream)
+        {
+            queue.aged(backlog.to);
+        }
+    }
+
+    /// What of the backlog has to wait for summaries.
+    fn hold(&self, now: Millis) -> Hold {
+        if self.folding.is_active() {
+            Hold::All
+        } else {
+            self.notes.hold(now)
+        }
     }
 
     /// Summaries, losses and heartbeats.

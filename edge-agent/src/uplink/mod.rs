@@ -1,8 +1,8 @@
 //! The way up: from the buffer to the centre and, by receipt, back.
 //!
 //! [`machine`] decides, with [`lanes`] (what next), [`flight`] (what is on its way), [`gate`]
-//! (whether the centre wants it), [`notes`] (what is said of passages no longer held), [`centre`]
-//! (whose word counts), [`frontier`] and [`backoff`]: all pure, told the time and the dice.
+//! (whether the centre wants it), [`folding`] (what goes ahead as summaries), [`notes`] (summaries and
+//! losses), [`centre`] (whose word counts), [`frontier`] and [`backoff`]: all pure, told the time and the dice.
 //! [`driver`] carries that out between the buffer and [`mqtt`], by way of [`frames`], [`tls`] and
 //! [`inbox`], and shows itself in [`view`].
 //!
@@ -16,6 +16,7 @@ pub mod centre;
 pub mod driver;
 pub mod exchange;
 pub mod flight;
+pub mod folding;
 pub mod frames;
 pub mod frontier;
 pub mod gate;

@@ -1,8 +1,11 @@
-//! What the unit says about passages that it no longer holds: summaries and losses. Pure.
+//! What the unit says instead of passages, or ahead of them: summaries and losses. Pure.
 //!
-//! Both are small, sealed and safe to repeat, so there is no window for them: one summary is on
-//! its way at a time, and the losses of a stream are stated, then stated again after the resend
-//! time for as long as the buffer lists them. A receipt ends that by way of the buffer.
+//! Both are small, sealed and safe to repeat, so there is no window for them: one summary, of many
+//! entries, is on its way at a time, and the losses of a stream are stated, then stated again after
+//! the resend time for as long as the buffer lists them. A receipt ends that by way of the buffer.
+//!
+//! Raw passages of the backlog make way for summaries ([`Notes::hold`]), but not for ones that are
+//! refused, or that again and again nobody answers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,6 +16,20 @@ use proto::{SeqRange, SeqSet, StreamId};
 
 use super::backoff::Millis;
 use crate::buffer::BufferState;
+
+/// Sendings of summaries in a row that stay unanswered before passages wait for them no longer.
+const UNANSWERED_MAX: u32 = 3;
+
+/// What of the backlog waits while summaries go ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// Nothing.
+    Nothing,
+    /// What the windows have already: a summary is on its way.
+    Counted,
+    /// All of it: a summary is about to leave.
+    All,
+}
 
 /// What is to be said next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +86,8 @@ pub struct Notes {
     /// A summary of several entries was refused: they go one by one until one is answered, so that
     /// a bad one costs itself only.
     one_by_one: bool,
+    /// Sendings in a row that stayed unanswered.
+    unanswered: u32,
     paused_until: Millis,
     /// Refusals since one was answered that changed nothing, and until when the next one waits.
     refusals: u32,
@@ -123,10 +142,29 @@ impl Notes {
         Some(Note::ReadSummary(*stream, entries_max))
     }
 
+    /// What of the backlog waits for summaries.
+    #[must_use]
+    pub fn hold(&self, now: Millis) -> Hold {
+        let is_paused = now < self.paused_until.max(self.summaries_paused_until);
+        if is_paused || self.unanswered >= UNANSWERED_MAX {
+            return Hold::Nothing;
+        }
+        let mut asked = self.streams.iter();
+        match self.summaries {
+            Summaries::Idle if self.summarised == 0 => Hold::Nothing,
+            Summaries::Idle if asked.all(|stream| self.without.contains(stream)) => Hold::Nothing,
+            Summaries::Idle | Summaries::Reading => Hold::All,
+            Summaries::Sent(_) | Summaries::Refused => Hold::Counted,
+        }
+    }
+
     /// The note leaves.
     pub fn left(&mut self, note: &Note, now: Millis, resend_ms: Millis) {
         match note {
-            Note::ReadSummary(..) => self.summaries = Summaries::Reading,
+            Note::ReadSummary(..) => {
+                self.unanswered += u32::from(matches!(self.summaries, Summaries::Sent(_)));
+                self.summaries = Summaries::Reading;
+            }
             Note::Losses(stream, losses) => {
                 let stated = Stated {
                     losses: losses.clone(),
@@ -174,7 +212,7 @@ impl Notes {
             if summary.stream == receipt.stream && summary.seqs.is_subset(&decided));
         if answered {
             self.summaries = Summaries::Idle;
-            self.refusals = 0;
+            (self.refusals, self.unanswered) = (0, 0);
             self.one_by_one = false;
         }
         answered
@@ -224,6 +262,7 @@ impl Notes {
         self.stated.clear();
         self.without.clear();
         if matches!(self.summaries, Summaries::Sent(_)) {
+            self.unanswered += 1;
             self.summaries = Summaries::Idle;
         }
     }
@@ -321,6 +360,25 @@ mod tests {
         assert!(notes.settle(&receipt(10)));
         sent(&mut notes, 1);
         assert!(notes.next(30_001).is_some(), "overdue");
+    }
+
+    #[test]
+    fn passages_make_way_for_summaries_that_are_answered() {
+        let mut notes = notes(&[], 10);
+        let mut now = 0;
+        for _ in 0..UNANSWERED_MAX {
+            assert_eq!(notes.hold(now), Hold::All);
+            sent(&mut notes, now);
+            assert_eq!(notes.hold(now), Hold::Counted);
+            notes.lose_all();
+            now += 1_000;
+        }
+        assert_eq!(notes.hold(now), Hold::Nothing);
+        sent(&mut notes, now);
+        assert!(notes.settle(&receipt(10)));
+        assert_eq!(notes.hold(now), Hold::All, "the next ones");
+        notes.summary_absent(STREAM);
+        assert_eq!(notes.hold(now), Hold::Nothing);
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //! seeded cuts the directory is then rebuilt as a disk may hold it after the power was lost at that
 //! point: what was synced is there; every later write is there, missing, or torn between sectors of
 //! 512 bytes; a name is certain only once its directory was synced. The real buffer opens it, twice,
-//! and every passage acknowledged before the cut and not yet receipted must be in it.
+//! and every passage acknowledged before the cut and not yet receipted must be in it, also behind its
+//! summary; and every summary handed out before the cut must be there with the same bytes.
 //!
 //! The test proves itself: with the syncs of sled's main file left out of the replay, passages must
 //! get lost.
@@ -24,7 +25,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use edge_agent::buffer::{Admitted, Buffer, BufferSettings, QuotaPolicy, ReadError, ReadLimit};
+use edge_agent::buffer::{
+    Admitted, Buffer, BufferSettings, FoldScope, QuotaPolicy, ReadError, ReadLimit,
+};
+use proto::StreamId;
 use proto::device::CentreId;
 use proto::passage::{EventTime, Passage, Speed};
 use proto::ranges::{Seq, SeqRange, SeqSet};
@@ -34,6 +38,11 @@ use rand_chacha::ChaCha8Rng;
 
 use disk::{Disk, Fate};
 use trace::{Event, Operation, SYSTEM_CALLS};
+
+const CENTRE: Centre = Centre {
+    id: CentreId::from_bytes([1; 16]),
+    timeline: 1,
+};
 
 const CUTS: u64 = 100;
 const COMMITS: u64 = 220;
@@ -71,7 +80,16 @@ fn with_buffer<T>(directory: &Path, work: impl AsyncFnOnce(&Buffer) -> T) -> T {
     result
 }
 
-/// The process that is recorded: bursts and single passages, and now and then a receipt.
+/// All windows take summaries, and all passages are old enough.
+const ANY: FoldScope = FoldScope {
+    to: u64::MAX,
+    if_before: None,
+    windows_from: EventTime::from_millis(0),
+    windows_to: EventTime::from_millis(2 * EPOCH_MS),
+};
+
+/// The process that is recorded: bursts and single passages, now and then summaries that leave, and
+/// now and then a receipt.
 fn write_and_tell(directory: &Path) {
     with_buffer(directory, async |buffer| {
         let mut sent = 0_u64;
@@ -81,6 +99,13 @@ fn write_and_tell(directory: &Path) {
             buffer.append(passages).await.unwrap();
             sent += count;
             println!("acknowledged {sent}");
+            if commit % 5 == 3 {
+                let stream = buffer.state().borrow().streams[0].id;
+                buffer.fold(stream, ANY).await.unwrap();
+                for sum in summaries(buffer, stream).await {
+                    println!("sealed {sum}");
+                }
+            }
             if commit % 7 == 6 {
                 // From here on a lost one is no loss: the centre has it.
                 println!("receipted {sent}");
@@ -94,11 +119,7 @@ fn write_and_tell(directory: &Path) {
                     stored,
                     lost: SeqSet::new(),
                 };
-                let centre = Centre {
-                    id: CentreId::from_bytes([1; 16]),
-                    timeline: 1,
-                };
-                buffer.receipt(centre, vec![receipt]).await.unwrap();
+                buffer.receipt(CENTRE, vec![receipt]).await.unwrap();
             }
         }
     });
@@ -117,12 +138,41 @@ fn passage(number: u64) -> Admitted {
     }
 }
 
-/// The numbers of all passages in the buffer, and whether a store had to be moved aside.
-fn found(directory: &Path) -> (BTreeSet<u64>, bool) {
+/// Checksums of the summaries as they leave.
+async fn summaries(buffer: &Buffer, stream: StreamId) -> Vec<u64> {
+    let pending = buffer.pending_summaries(stream, usize::MAX).await.unwrap();
+    let sum = |entry| crc32c::crc32c(&postcard::to_stdvec(entry).unwrap());
+    let sums = pending.iter().map(|pending| sum(&pending.entry).into());
+    sums.collect()
+}
+
+/// What is in a buffer.
+#[derive(Default)]
+struct Found {
+    passages: BTreeSet<u64>,
+    summaries: BTreeSet<u64>,
+    /// Whether a store had to be moved aside.
+    was_aside: bool,
+}
+
+/// The numbers of all passages in the buffer, those behind a summary included.
+fn found(directory: &Path) -> Found {
     with_buffer(directory, async |buffer| {
         let state = buffer.state().borrow().clone();
-        let mut found = BTreeSet::new();
+        let mut found = Found {
+            was_aside: !state.alarms.is_empty(),
+            ..Found::default()
+        };
         for stream in &state.streams {
+            found.summaries.extend(summaries(buffer, stream.id).await);
+            // Counted, so that the passages behind them can be read.
+            let receipt = StreamReceipt {
+                stream: stream.id,
+                counted: stream.summed.union(&stream.counted),
+                stored: SeqSet::new(),
+                lost: SeqSet::new(),
+            };
+            buffer.receipt(CENTRE, vec![receipt]).await.unwrap();
             let mut next = Seq::FIRST;
             loop {
                 let limit = ReadLimit {
@@ -135,7 +185,8 @@ fn found(directory: &Path) -> (BTreeSet<u64>, bool) {
                             .batch
                             .iter()
                             .map(|passage| passage.event_time.as_millis());
-                        found.extend(numbers.map(|ms| u64::try_from(ms - EPOCH_MS).unwrap()));
+                        let passages = &mut found.passages;
+                        passages.extend(numbers.map(|ms| u64::try_from(ms - EPOCH_MS).unwrap()));
                         next = Seq::new(run.first.get() + run.batch.len() as u64).unwrap();
                     }
                     Ok(None) => break,
@@ -144,7 +195,7 @@ fn found(directory: &Path) -> (BTreeSet<u64>, bool) {
                 }
             }
         }
-        (found, !state.alarms.is_empty())
+        found
     })
 }
 
@@ -175,6 +226,20 @@ fn record(directory: &Path) -> Vec<Event> {
         });
     assert!(status.success(), "the recorded writer failed: {status}");
     trace::read(&std::fs::read_to_string(log).unwrap(), &home)
+}
+
+/// The summaries that must be found after a cut: those handed out since the last receipt.
+fn promised_summaries(events: &[Event]) -> BTreeSet<u64> {
+    let said = events
+        .iter()
+        .rev()
+        .filter_map(|event| match &event.operation {
+            Operation::Say(text) => Some(text),
+            _ => None,
+        });
+    said.take_while(|text| !text.starts_with("receipted"))
+        .filter_map(|text| text.strip_prefix("sealed")?.trim().parse().ok())
+        .collect()
 }
 
 /// What must be found after a cut: the first number without a receipt, and the last acknowledged.
@@ -222,10 +287,16 @@ fn missing_after(events: &[Event], seed: u64, syncs: bool, opens: usize) -> (BTr
     });
     let mut missing = BTreeSet::new();
     let mut was_aside = false;
-    for _ in 0..opens {
-        let (found, aside) = found(place.path());
-        missing.extend(promised(before).filter(|number| !found.contains(number)));
-        was_aside |= aside;
+    for open in 0..opens {
+        let found = found(place.path());
+        let passages = promised(before).filter(|number| !found.passages.contains(number));
+        missing.extend(passages);
+        if open == 0 {
+            // The receipt that this gave has freed them before the next.
+            let summaries = promised_summaries(before);
+            missing.extend(summaries.difference(&found.summaries));
+        }
+        was_aside |= found.was_aside;
     }
     (missing, was_aside)
 }
@@ -241,6 +312,8 @@ fn acknowledged_passages_survive_a_hundred_power_cuts_and_not_without_the_syncs(
     let events = record(place.path());
     let all = promised(&events);
     assert!(all.end > 5_000, "the log ends at passage {}", all.end);
+    let cut = |at: usize| promised_summaries(&events[..at]).len();
+    assert!((0..events.len()).any(|at| cut(at) > 0), "no summary left");
     for seed in 0..CUTS {
         let (missing, was_aside) = missing_after(&events, seed, true, 2);
         assert!(missing.is_empty(), "cut {seed} lost {missing:?}");

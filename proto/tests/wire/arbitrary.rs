@@ -245,8 +245,9 @@ pub(crate) fn down() -> impl Strategy<Value = Down> {
         "[a-z0-9.]{0,20}",
         any::<bool>(),
         event_time(),
+        any::<u64>(),
     )
-        .prop_map(|(centre, token, build, open, sent_at)| {
+        .prop_map(|(centre, token, build, open, sent_at, age_max_ms)| {
             Down::Beacon(Beacon {
                 centre,
                 token,
@@ -255,6 +256,7 @@ pub(crate) fn down() -> impl Strategy<Value = Down> {
                 wire_max: 1,
                 intake: if open { Intake::Open } else { Intake::Closed },
                 sent_at,
+                summaries_age_max_ms: age_max_ms,
             })
         });
     prop_oneof![receipt, refusal, beacon]

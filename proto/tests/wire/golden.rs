@@ -175,6 +175,7 @@ fn downs() -> Vec<(&'static str, Down)> {
                 wire_max: 1,
                 intake: Intake::Open,
                 sent_at: EventTime::from_millis(NOON),
+                summaries_age_max_ms: 58 * 86_400_000,
             }),
         ),
     ]

@@ -7,3 +7,4 @@ mod hostile;
 mod merging;
 mod ranges;
 mod round_trip;
+mod summaries;

@@ -1,9 +1,10 @@
 //! Staging passages and making all that is staged durable: the group commit.
 //!
-//! **The offered mark** costs no fsync of its own: the group commit that accepts passages marks
-//! them as offered as well, as long as not more than [`OFFERED_AHEAD_MAX`] offered ones lack a
-//! receipt. That is always so while the link is up. Behind that bound (the backlog of an outage)
-//! `reserve` marks numbers 4,096 at a time, with one commit for all of them.
+//! **The offered mark** costs no fsync of its own: the group commit that accepts passages marks them
+//! as offered as well, as long as passages flow to the centre and not more than
+//! [`OFFERED_AHEAD_MAX`] offered ones lack a receipt. The backlog of an outage is not marked, so that
+//! it can be folded into summaries; what of it is sent raw `reserve` marks 4,096 at a time, with one
+//! commit for all of them.
 
 use proto::ranges::{Seq, SeqRange};
 
@@ -155,7 +156,7 @@ impl Engine {
         // 2⁶³ numbers last for longer than any disk.
         let range = first.and_then(|first| SeqRange::from_count(first, batch.len() as u64).ok());
         let Some(range) = range else { return };
-        if ahead + range.count() <= self.offered_ahead_max {
+        if self.offers_ahead && ahead + range.count() <= self.offered_ahead_max {
             stream.offer(range);
         }
         stream.marks.accepted_to = range.last().get();

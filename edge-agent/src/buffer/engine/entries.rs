@@ -1,6 +1,8 @@
-//! Window deltas in the place of dropped raw passages: grown, sealed, handed out, given up.
+//! Window deltas in the place of dropped raw passages, or ahead of held ones: grown, sealed, handed
+//! out, given up.
 //!
-//! Invariant: an entry never changes once it is sealed, and it is sealed durably before it leaves.
+//! Invariants: an entry never changes once it is sealed, and it is sealed durably before it leaves; a
+//! number is in at most one entry; raw passages of an entry are not handed out before it is gone.
 
 use proto::StreamId;
 use proto::loss::LossReason;
@@ -51,11 +53,10 @@ impl Engine {
             event_max,
             bytes,
         };
-        if extends && let Some(before) = self.streams[place].entries.pop_back() {
+        if let Some(before) = self.streams[place].put_entry(meta, extends) {
             self.held_bytes -= u64::from(before.bytes);
         }
         self.held_bytes += u64::from(bytes);
-        self.streams[place].entries.push_back(meta);
         self.open_entry = Some((id, number, entry));
         Ok(())
     }
@@ -114,7 +115,7 @@ impl Engine {
         Ok((pending, sealed_now))
     }
 
-    /// The last resort: deltas go, too, and their passages are lost altogether.
+    /// The last resort: deltas go, too, and those of their passages that are gone are lost altogether.
     pub(super) fn drop_entries(&mut self, goal: u64) {
         for place in 0..self.streams.len() {
             while self.held_bytes > goal
@@ -125,9 +126,10 @@ impl Engine {
         }
     }
 
-    /// Drops the entries that stand for no other numbers than these: the centre takes them in no
-    /// form, and what they were made of is gone. Those that are `counted` all the same wait for their
-    /// receipt. Returns how many passages are lost to the windows.
+    /// Drops the entries that stand for no other numbers than these: the centre does not take them.
+    /// What they were made of is sent as it is; where that is gone, it is lost. Those that are
+    /// `counted` all the same wait for their receipt. Returns how many passages are lost to the
+    /// windows.
     pub(in crate::buffer) fn refuse_summary(
         &mut self,
         id: StreamId,
@@ -158,6 +160,8 @@ impl Engine {
         let stream = &mut self.streams[place];
         // Its passages were counted as lost when their raw form went.
         let gone = stream.lose_summary(entry, counted, reason);
+        // The others are raw from here on: what a summary may have contained is not folded again.
+        entry.seqs.ranges().iter().for_each(|r| stream.offer(*r));
         stream.refresh();
         self.open_entry = None;
         self.held_bytes -= u64::from(entry.bytes);

@@ -38,8 +38,12 @@ impl Engine {
             return false;
         };
         let first = first.max(chunk.range.first());
+        let Some(end) = stream.offerable_to(first) else {
+            return false;
+        };
+        let end = end.min(stream.marks.accepted_to);
         let to = |count: u64| {
-            let last = (first.get() + count.max(1) - 1).min(stream.marks.accepted_to);
+            let last = (first.get() + count.max(1) - 1).min(end);
             Seq::new(last)
                 .ok()
                 .and_then(|last| SeqRange::new(first, last))
@@ -54,7 +58,7 @@ impl Engine {
         true
     }
 
-    /// Reads passages that are reserved.
+    /// Reads passages that are reserved; none for which a summary stands that waits for its receipt.
     pub(in crate::buffer) fn read(
         &mut self,
         id: StreamId,
@@ -67,6 +71,13 @@ impl Engine {
         let mut run: Option<StoredRun> = None;
         let mut bytes = 0;
         let start = self.streams[at].place_of(first);
+        let begins = self.streams[at].chunks.get(start);
+        let first = begins.map_or(first, |chunk| first.max(chunk.range.first()));
+        let Some(end) = self.streams[at].offerable_to(first) else {
+            return Ok(Ok(None));
+        };
+        let passages = usize::try_from(end - first.get()).unwrap_or(usize::MAX);
+        let passages_max = limit.passages.clamp(1, passages.saturating_add(1));
         for place in start..self.streams[at].chunks.len() {
             let chunk = self.streams[at].chunks[place];
             let taken = run.as_ref().map_or(0, |run| run.batch.len());
@@ -74,8 +85,8 @@ impl Engine {
                 .as_ref()
                 .map_or(first.get(), |run| run.first.get() + taken as u64);
             let is_gap = run.is_some() && chunk.range.first().get() != next;
-            let is_full = taken >= limit.passages
-                || (taken > 0 && bytes + chunk.bytes as usize > limit.bytes);
+            let is_full =
+                taken >= passages_max || (taken > 0 && bytes + chunk.bytes as usize > limit.bytes);
             if is_gap || is_full {
                 break;
             }
@@ -100,7 +111,7 @@ impl Engine {
                 first: first.max(chunk.range.first()),
                 batch: PassageBatch::new(),
             });
-            let room = limit.passages.max(1) - taken;
+            let room = passages_max - taken;
             if skip == 0 && batch.len() <= room {
                 run.batch.extend(&batch);
             } else {

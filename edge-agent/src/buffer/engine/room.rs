@@ -1,7 +1,8 @@
 //! Making room, and taking out what cannot stay: how passages leave the disk.
 //!
 //! In this order: copies of passages that the centre has stored, oldest first; under `drop_oldest`
-//! then the oldest raw passages that were never offered, whose window deltas stay in their place;
+//! then the oldest raw passages that were never offered, whose window deltas stay in their place,
+//! where they were not made before;
 //! then chunks set aside; and at the very end those deltas. A passage that a frame may have
 //! contained and that has no receipt never goes: it may be counted already, and a delta made of it
 //! now might count it twice.
@@ -113,10 +114,11 @@ impl Engine {
                     continue;
                 }
             };
-            let marks = &self.streams[place].marks;
+            let stream = &self.streams[place];
             let uncounted = SeqSet::from(chunk.range)
-                .difference(&marks.counted)
-                .difference(&marks.lost);
+                .difference(&stream.marks.counted)
+                .difference(&stream.marks.lost)
+                .difference(stream.summed());
             for entry in summaries::entries_of(chunk.range.first(), &batch, uncounted) {
                 self.add_entry(place, entry)?;
             }

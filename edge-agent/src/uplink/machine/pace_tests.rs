@@ -37,6 +37,8 @@ const PACE: Pace = Pace {
     open_jitter_ms: 10_000,
     backlog_share_percent: 30,
     rate_bytes_per_s_max: None,
+    // The link is what is looked at here.
+    summary_after_ms: 0,
 };
 
 const CENTRE: Centre = Centre {
@@ -135,6 +137,7 @@ impl World {
             wire_max: WIRE_VERSION,
             intake: Intake::Open,
             sent_at: EventTime::from_millis(0),
+            summaries_age_max_ms: u64::MAX,
         }));
         world.at(COMMIT_MS, Event::Commit);
         world.at(scene.flush_ms, Event::Flush);
@@ -156,6 +159,7 @@ impl World {
             offered: SeqSet::new(),
             held: all.clone(),
             unsent: all.difference(&self.heard),
+            summed: SeqSet::new(),
             counted: self.heard.clone(),
             stored: self.heard.clone(),
             lost: SeqSet::new(),

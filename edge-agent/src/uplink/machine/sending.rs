@@ -6,6 +6,7 @@
 //! share. Little is read ahead of the link, so that messages have the size that the link asks for
 //! now.
 
+use proto::SeqRange;
 use proto::limits::IN_FLIGHT_BATCHES_MAX;
 
 use super::Machine;
@@ -13,7 +14,8 @@ use crate::uplink::allowance::Allowed;
 use crate::uplink::backoff::Millis;
 use crate::uplink::exchange::Command;
 use crate::uplink::flight::{MESSAGES_MAX, MessageId, Phase};
-use crate::uplink::lanes::Lane;
+use crate::uplink::lanes::{Lane, Queue};
+use crate::uplink::notes::Hold;
 use crate::uplink::rate::{FRAMING_BYTES, Kind};
 
 /// Messages of a lane that are being read, or framed and waiting for the link.
@@ -102,10 +104,13 @@ impl Machine {
             let queue = self.queues.iter().find(|queue| queue.stream == stream);
             queue.is_none_or(|queue| now < queue.paused_until)
         };
+        let held = self.hold(now) == Hold::All;
+        let waits = |lane| held && lane == Lane::Backlog;
         let mut due = self.flight.iter().filter(|(_, message)| {
             message.phase == Phase::Due && lane.is_none_or(|lane| message.lane == lane)
         });
-        due.find(|(_, message)| self.allowed.lets(message.lane) && !paused(message.stream))
+        let leaves = |lane| self.allowed.lets(lane) && !waits(lane);
+        due.find(|(_, message)| leaves(message.lane) && !paused(message.stream))
             .map(|(id, _)| id)
     }
 
@@ -115,13 +120,32 @@ impl Machine {
         if full || !self.flight_has_room(now, lane, 0) {
             return None;
         }
-        let (wait, most) = (self.pace.event_wait_ms, self.passages_max());
-        let (queue, range) = self.queues.iter_mut().find_map(|queue| {
-            let range = queue.next(now, lane, wait, most)?;
-            Some((queue, range))
-        })?;
+        let (place, range) = self.next_run(now, lane)?;
+        let queue = &mut self.queues[place];
         queue.take(lane, range);
         Some(self.flight.add(queue.stream, range, lane))
+    }
+
+    /// The next run of a lane, and the place of its queue. Of the backlog first what the windows lack.
+    fn next_run(&self, now: Millis, lane: Lane) -> Option<(usize, SeqRange)> {
+        let (wait, most) = (self.pace.event_wait_ms, self.passages_max());
+        let find = |next: &dyn Fn(&Queue) -> Option<SeqRange>| {
+            let mut queues = self.queues.iter().enumerate();
+            queues.find_map(|(place, queue)| Some((place, next(queue)?)))
+        };
+        if lane != Lane::Backlog {
+            return find(&|queue| queue.next(now, lane, wait, most));
+        }
+        let hold = self.hold(now);
+        let of = |counted: bool| find(&|queue| queue.next_backlog(now, counted, most));
+        let uncounted = if hold == Hold::All { None } else { of(false) };
+        uncounted.or_else(|| {
+            if hold == Hold::Nothing {
+                of(true)
+            } else {
+                None
+            }
+        })
     }
 
     /// Passages that make a message of the size that the link asks for.

@@ -3,8 +3,11 @@
 //! agent that restarts.
 //!
 //! Held at every step: a number is in at most one message; what is published is durable and wanted;
-//! the window holds; nothing is freed that the centre has not committed. Once the faults stop,
-//! everything drains in a bounded number of steps.
+//! the window holds; nothing is freed that the centre has not committed; what a summary stands for
+//! leaves raw after its receipt only. Once the faults stop, everything drains in a bounded number of
+//! steps.
+
+mod summaries;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -40,6 +43,7 @@ const PACE: Pace = Pace {
     open_jitter_ms: 10_000,
     backlog_share_percent: 30,
     rate_bytes_per_s_max: None,
+    summary_after_ms: 60_000,
 };
 
 const OURS: CentreId = CentreId::from_bytes([1; 16]);
@@ -47,6 +51,8 @@ const OTHERS: CentreId = CentreId::from_bytes([2; 16]);
 
 /// Bytes of anything but passages.
 const SAID_BYTES: usize = 200;
+/// Passages that the buffer folds at once.
+const FOLD_PASSAGES: u64 = 300;
 
 /// Steps within which everything drains once the faults stop.
 const DRAIN_STEPS_MAX: usize = 20_000;
@@ -89,6 +95,8 @@ enum Op {
     NewBuild(u8),
     /// The buffer drops raw passages that were never offered and keeps their sums.
     Summarise(u16),
+    /// Whether what waits is old enough to go ahead as summaries.
+    Late(bool),
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -124,6 +132,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::AgentRestarts),
         1 => (1_u8..4).prop_map(Op::NewBuild),
         3 => (1_u16..100).prop_map(Op::Summarise),
+        2 => any::<bool>().prop_map(Op::Late),
     ]
 }
 
@@ -139,6 +148,7 @@ enum Frame {
 #[derive(Debug, Clone, Default)]
 struct Held {
     accepted_to: u64,
+    counted: SeqSet,
     stored: SeqSet,
     lost: SeqSet,
     offered: SeqSet,
@@ -149,6 +159,7 @@ struct Held {
     again: SeqSet,
     /// Dropped in favour of sums, which wait in `entries` or were counted or given up.
     summarised: SeqSet,
+    /// What the sums that wait for a receipt stand for, dropped or not.
     entries: Vec<SeqSet>,
     /// Lost together with their sums.
     gone: SeqSet,
@@ -172,6 +183,11 @@ impl Held {
         self.stored.union(&self.lost)
     }
 
+    fn summed(&self) -> SeqSet {
+        let ranges = self.entries.iter().flat_map(|seqs| seqs.ranges());
+        ranges.copied().collect()
+    }
+
     fn declared(&self) -> SeqSet {
         self.aside.union(&self.summarised)
     }
@@ -182,8 +198,8 @@ impl Held {
     }
 
     fn losses(&self) -> Vec<Loss> {
-        let all = self.aside.union(&self.gone);
-        let raw_only = self.summarised.difference(&self.gone);
+        let all = self.aside.union(&self.gone).difference(&self.counted);
+        let raw_only = self.declared().difference(&all);
         let loss = |scope| {
             move |range: &SeqRange| Loss {
                 range: *range,
@@ -201,12 +217,13 @@ impl Held {
     }
 
     fn take_over(&mut self, receipt: &StreamReceipt) {
+        self.counted = self.counted.union(&receipt.counted);
         self.stored = self.stored.union(&receipt.stored);
         let lost = receipt.lost.difference(&self.again);
-        self.lost = self.lost.union(&lost).difference(&self.stored);
-        self.again = self.again.difference(&self.stored);
-        let settled = self.settled();
-        self.entries.retain(|seqs| !seqs.is_subset(&settled));
+        self.lost = self.lost.union(&lost).difference(&self.counted);
+        self.again = self.again.difference(&self.counted);
+        let decided = self.counted.union(&self.lost);
+        self.entries.retain(|seqs| !seqs.is_subset(&decided));
     }
 
     fn refuse(&mut self, range: SeqRange, build: Option<Arc<str>>) {
@@ -222,20 +239,24 @@ impl Held {
         let back = self.aside.difference(&refused);
         self.aside = self.aside.difference(&back);
         self.lost = self.lost.difference(&back);
-        self.again = self.again.union(&back.difference(&self.stored));
+        self.again = self.again.union(&back.difference(&self.counted));
     }
 
     fn give_up(&mut self, seqs: &SeqSet, counted: &SeqSet) {
         let is_named = |entry: &SeqSet| entry.is_subset(seqs) && !entry.is_subset(counted);
-        let lost: SeqSet = self
+        let named: SeqSet = self
             .entries
             .extract_if(.., |entry| is_named(entry))
-            .flat_map(|entry| entry.difference(counted).ranges().to_vec())
+            .flat_map(|entry| entry.ranges().to_vec())
             .collect();
+        // What is held is sent raw from here on.
+        self.offered = self.offered.union(&named);
+        let lost = named.intersection(&self.declared()).difference(counted);
         self.gone = self.gone.union(&lost.difference(&self.settled()));
     }
 
     fn reborn(&mut self) {
+        self.counted = SeqSet::new();
         (self.stored, self.lost) = (SeqSet::new(), SeqSet::new());
         let summed = self.entries.iter().flat_map(|seqs| seqs.ranges()).copied();
         self.gone = self.summarised.difference(&summed.collect());
@@ -249,13 +270,42 @@ impl Held {
         let count = count.min(run.count());
         let seqs = SeqSet::from(SeqRange::from_count(run.first(), count).unwrap());
         self.summarised = self.summarised.union(&seqs);
-        self.entries.push(seqs);
+        let news = seqs.difference(&self.summed()).difference(&self.counted);
+        if !news.is_empty() {
+            self.entries.push(news);
+        }
+    }
+
+    /// Folds what no message may have contained, some at a time.
+    fn fold(&mut self, to: u64) -> Folded {
+        let free = self
+            .unsent()
+            .difference(&self.offered)
+            .difference(&self.counted)
+            .difference(&self.summed())
+            .difference(&self.again);
+        let first = |limit: u64| {
+            SeqRange::from_count(Seq::FIRST, limit).map_or_else(|_| SeqSet::new(), SeqSet::from)
+        };
+        let mut seqs = free.intersection(&first(to));
+        let more = seqs.count() > FOLD_PASSAGES;
+        if more {
+            let next = seqs.iter().nth(usize::try_from(FOLD_PASSAGES).unwrap());
+            let next = next.unwrap().get();
+            seqs = seqs.intersection(&first(next - 1));
+        }
+        let passages = seqs.count();
+        if passages > 0 {
+            self.entries.push(seqs);
+        }
+        Folded { passages, more }
     }
 }
 
 #[derive(Debug, Clone, Default)]
 struct Cursor {
     counted: SeqSet,
+    stored: SeqSet,
     lost: SeqSet,
 }
 
@@ -269,6 +319,11 @@ struct World {
     told: Vec<(Centre, Vec<StreamReceipt>)>,
     to_refuse: Vec<(StreamId, SeqRange, Option<Arc<str>>)>,
     to_give_up: Vec<(StreamId, SeqSet, SeqSet)>,
+    /// Whose summaries are to be read, and how many entries at most.
+    to_summarise: Vec<(StreamId, usize)>,
+    /// What is to be folded, and whether that depends on its age.
+    to_fold: Vec<(Backlog, bool)>,
+    late: bool,
     shown_builds: Vec<Arc<str>>,
     build: u8,
     /// Reads without an answer.
@@ -307,6 +362,9 @@ impl World {
             told: Vec::new(),
             to_refuse: Vec::new(),
             to_give_up: Vec::new(),
+            to_summarise: Vec::new(),
+            to_fold: Vec::new(),
+            late: false,
             shown_builds: Vec::new(),
             build: 1,
             reads: Vec::new(),
@@ -347,7 +405,8 @@ impl World {
                 offered: SeqSet::new(),
                 held: held.all(),
                 unsent: held.unsent(),
-                counted: held.stored.clone(),
+                summed: held.summed().intersection(&held.unsent()),
+                counted: held.counted.clone(),
                 stored: held.stored.clone(),
                 lost: held.lost.clone(),
                 again: held.again.clone(),
@@ -378,7 +437,14 @@ impl World {
             Command::Read { id, stream, range } => self.reads.push((id, stream, range)),
             Command::Publish(id) => self.publish(id),
             Command::Forget(id) => drop(self.framed.remove(&id)),
-            Command::Summary(stream, entries_max) => self.read_summary(stream, entries_max),
+            Command::Fold {
+                backlog,
+                older_than_ms,
+                ..
+            } => self.to_fold.push((backlog, older_than_ms.is_some())),
+            Command::Summary(stream, entries_max) => {
+                self.to_summarise.push((stream, entries_max));
+            }
             Command::Losses(stream, losses) => {
                 if self.linked {
                     self.up.push(Frame::Losses(stream, losses));
@@ -434,6 +500,10 @@ impl World {
             range.last().get() <= held.accepted_to,
             "published above the durable mark"
         );
+        assert!(
+            !held.summed().overlaps_range(range),
+            "published before the receipt of its summary"
+        );
         if self.full {
             self.framed.insert(id, (stream, range));
             self.machine.handle(self.now, Input::NotPublished { id });
@@ -471,10 +541,11 @@ impl World {
             self.framed.len() <= MESSAGES_MAX,
             "frames are forgotten with their messages"
         );
+        assert!(self.to_fold.len() <= 1, "one question at a time");
         for (id, held) in &self.streams {
             let ever = self.ever.get(id).cloned().unwrap_or_default();
             assert!(
-                held.stored.union(&held.lost).is_subset(&ever),
+                held.counted.union(&held.lost).is_subset(&ever),
                 "freed what was not committed"
             );
         }
@@ -568,6 +639,7 @@ impl World {
                 self.token += 1;
                 self.say_beacon();
             }
+            Op::Late(late) => self.late = late,
             Op::Summarise(count) => {
                 let (_, held) = self.streams.first_mut().unwrap();
                 held.summarise(u64::from(count));
@@ -612,6 +684,17 @@ impl World {
             }
             self.feed(Input::SummaryGivenUp);
         }
+        for (stream, entries_max) in std::mem::take(&mut self.to_summarise) {
+            self.read_summary(stream, entries_max);
+        }
+        for (backlog, if_late) in std::mem::take(&mut self.to_fold) {
+            let wanted = self.late || !if_late;
+            let held = self.held(backlog.stream).filter(|_| wanted);
+            let folded = held.map_or_else(Folded::default, |held| held.fold(backlog.to));
+            // The driver shows the buffer first.
+            self.feed(Input::Buffer(self.state()));
+            self.feed(Input::Folded(folded));
+        }
     }
 
     fn held(&mut self, stream: StreamId) -> Option<&mut Held> {
@@ -638,7 +721,7 @@ impl World {
                 entries: entries.len(),
             }
         };
-        self.machine.handle(self.now, input);
+        self.feed(input);
     }
 
     /// The buffer answers with as much as its own limit allows.
@@ -648,11 +731,17 @@ impl World {
             .iter()
             .find(|(known, _)| *known == stream)
             .map(|(_, held)| held);
-        let gone = held.is_none_or(|held| held.declared().contains(range.first()));
-        if gone {
+        let is_gone = |held: &Held| {
+            held.declared()
+                .union(&held.summed())
+                .contains(range.first())
+        };
+        let Some(held) = held.filter(|held| !is_gone(held)) else {
             return self.feed(Input::Absent { id });
-        }
+        };
         let read = SeqRange::from_count(range.first(), part.min(range.count())).unwrap();
+        let open = SeqSet::from(read).difference(&held.declared().union(&held.summed()));
+        let read = open.ranges()[0];
         if let Some(held) = self.held(stream) {
             held.offered.insert(read);
         }
@@ -701,6 +790,7 @@ impl World {
                     Intake::Closed
                 },
                 sent_at: EventTime::from_millis(0),
+                summaries_age_max_ms: u64::MAX,
             }));
         }
     }
@@ -718,13 +808,23 @@ impl World {
         match frame {
             Frame::Passages(_, range) => {
                 cursor.counted.insert(*range);
+                cursor.stored.insert(*range);
                 cursor.lost.remove(*range);
             }
             Frame::Summary(..) => {}
             Frame::Losses(_, losses) => {
-                for loss in losses.iter().filter(|l| l.scope == LossScope::All) {
-                    let news = SeqSet::from(loss.range).difference(&cursor.counted);
-                    cursor.lost = cursor.lost.union(&news);
+                for loss in losses {
+                    let range = SeqSet::from(loss.range);
+                    match loss.scope {
+                        LossScope::All => {
+                            let news = range.difference(&cursor.counted);
+                            cursor.lost = cursor.lost.union(&news);
+                        }
+                        LossScope::RawOnly => {
+                            let news = range.intersection(&cursor.counted);
+                            cursor.stored = cursor.stored.union(&news);
+                        }
+                    }
                 }
             }
         }
@@ -740,10 +840,10 @@ impl World {
             }
         }
         let (counted, lost) = (cursor.counted.clone(), cursor.lost.clone());
+        let stored = cursor.stored.clone();
         let ever = self.ever.entry(stream).or_default();
         *ever = ever.union(&counted).union(&lost);
         if self.linked {
-            let stored = counted.clone();
             let streams = vec![StreamReceipt {
                 stream,
                 counted,
@@ -785,6 +885,7 @@ impl World {
         for cursor in self.cursors.values_mut() {
             let kept = cursor.counted.ranges().first().copied();
             cursor.counted = kept.map(SeqSet::from).unwrap_or_default();
+            cursor.stored = cursor.stored.intersection(&cursor.counted);
             cursor.lost = SeqSet::new();
         }
         // Down the same connection, after what the life before still had to say.
@@ -801,6 +902,8 @@ impl World {
         self.machine = Machine::new(PACE, self.buffer_centre, Jitter::new(self.seed));
         (self.connecting, self.linked) = (false, false);
         self.shown_builds.clear();
+        self.to_summarise.clear();
+        self.to_fold.clear();
         self.reads.clear();
         self.framed.clear();
         self.unacked.clear();
@@ -868,6 +971,7 @@ proptest! {
         for (id, held) in &world.streams {
             let cursor = world.cursors.get(id).cloned().unwrap_or_default();
             prop_assert_eq!(cursor.counted.union(&cursor.lost), held.all());
+            prop_assert_eq!(cursor.stored.union(&cursor.lost), held.all());
         }
     }
 }
@@ -969,6 +1073,8 @@ fn an_unanswered_message_is_sent_again_after_its_deadline_and_on_a_new_link() {
     world.connects(true);
     let beacon = world.down.remove(0);
     world.feed(beacon);
+    // Nothing of it can be folded.
+    world.buffer_works();
     work(&mut world);
     assert_eq!(
         (world.up.len(), world.machine.tally().messages_resent),

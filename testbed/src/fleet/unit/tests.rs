@@ -52,6 +52,7 @@ fn beacon(token: u64, intake: Intake) -> Vec<u8> {
         wire_max: 1,
         intake,
         sent_at: EventTime::from_millis(0),
+        summaries_age_max_ms: u64::MAX,
     })
     .encode()
 }

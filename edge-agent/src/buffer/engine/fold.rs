@@ -1,0 +1,136 @@
+//! Folding the backlog of an outage into window deltas that travel ahead of it.
+//!
+//! Passages are read where they lie and folded some thousands at a time, so that neither memory nor
+//! the time for which the owner thread is busy grows with the outage. Nothing is kept up to date while
+//! passages come in: reading 260,000 of them back takes less than writing their sums again and again
+//! would cost the flash.
+//!
+//! Invariant: what a message may have contained is not folded, for it may be counted already.
+
+use proto::limits::RANGES_MAX;
+use proto::loss::LossReason;
+use proto::passage::EventTime;
+use proto::ranges::{Seq, SeqRange, SeqSet};
+use proto::window::Bucket;
+use proto::{PassageBatch, StreamId};
+
+use super::{ChunkFault, Engine};
+use crate::buffer::medium::StoreError;
+use crate::buffer::stream::{ChunkMeta, Stream};
+use crate::buffer::{FoldScope, Folded, summaries};
+
+/// Passages that are folded with one commit.
+const FOLD_PASSAGES_MAX: u64 = 65_536;
+
+/// Chunks that are folded as one batch.
+const BATCH_CHUNKS_MAX: usize = 16;
+
+/// Ranges of what is folded or counted from which on the rest stays raw: each would be one of the
+/// [`RANGES_MAX`] that the centre keeps of a stream.
+const FOLD_RANGES_MAX: usize = RANGES_MAX / 2;
+
+impl Engine {
+    /// Folds the oldest passages of a stream for which no deltas stand yet, and that no message may
+    /// have contained.
+    pub(in crate::buffer) fn fold(
+        &mut self,
+        id: StreamId,
+        scope: &FoldScope,
+    ) -> Result<Folded, StoreError> {
+        let Some(place) = self.streams.iter().position(|stream| stream.id == id) else {
+            return Ok(Folded::default());
+        };
+        let accepted_to = self.streams[place].marks.accepted_to;
+        let to = scope.to.min(self.durable_to(place)).min(accepted_to);
+        let mut open = self.streams[place].summable(to);
+        if !is_late(&self.streams[place], &open, scope) {
+            return Ok(Folded::default());
+        }
+        let mut folded = Folded::default();
+        while let Some(run) = next_run(&self.streams[place], &open, scope) {
+            if folded.passages >= FOLD_PASSAGES_MAX {
+                folded.more = true;
+                break;
+            }
+            let Some(range) = hull(&run) else { break };
+            let wanted = open.intersection(&range.into());
+            let stream = &self.streams[place];
+            let known = stream.summed().union(&stream.marks.counted);
+            if known.union(&wanted).range_count() > FOLD_RANGES_MAX {
+                break;
+            }
+            // What was passed over stays raw.
+            let done = SeqRange::new(Seq::FIRST, range.last());
+            done.into_iter().for_each(|done| open.remove(done));
+            let Some(batch) = self.batch_of(id, &run)? else {
+                continue;
+            };
+            folded.passages += wanted.count();
+            for entry in summaries::entries_of(range.first(), &batch, wanted) {
+                self.add_entry(place, entry)?;
+            }
+        }
+        Ok(folded)
+    }
+
+    /// The passages of neighbouring chunks; none when one is damaged, which is moved aside.
+    fn batch_of(
+        &mut self,
+        id: StreamId,
+        chunks: &[ChunkMeta],
+    ) -> Result<Option<PassageBatch>, StoreError> {
+        let mut all = PassageBatch::new();
+        for chunk in chunks {
+            match self.passages(id, chunk) {
+                Ok(batch) => all.extend(&batch),
+                Err(ChunkFault::Store(error)) => return Err(error),
+                Err(ChunkFault::Damaged(problem)) => {
+                    tracing::error!(stream = %id, range = %chunk.range, problem, "damaged passages are moved aside");
+                    self.take_out(id, chunk.range, LossReason::Corrupt)?;
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(Some(all))
+    }
+}
+
+/// Whether the oldest of these numbers happened long enough ago.
+fn is_late(stream: &Stream, open: &SeqSet, scope: &FoldScope) -> bool {
+    let Some(before) = scope.if_before else {
+        return !open.is_empty();
+    };
+    let mut chunks = stream.chunks.iter();
+    chunks.any(|chunk| chunk.event_min < before && open.overlaps_range(chunk.range))
+}
+
+/// The first chunks, one behind the other, that hold some of these numbers and whose windows take
+/// summaries.
+fn next_run(stream: &Stream, open: &SeqSet, scope: &FoldScope) -> Option<Vec<ChunkMeta>> {
+    let start = stream.place_of(open.ranges().first()?.first());
+    let fits = |chunk: &ChunkMeta| {
+        open.overlaps_range(chunk.range) && takes_summaries(chunk.event_min, chunk.event_max, scope)
+    };
+    let mut chunks = stream
+        .chunks
+        .range(start..)
+        .skip_while(|chunk| !fits(chunk));
+    let mut run = vec![*chunks.next()?];
+    for chunk in chunks.take(BATCH_CHUNKS_MAX - 1) {
+        let follows = run.last().and_then(|last| last.range.last().next());
+        if follows != Some(chunk.range.first()) || !fits(chunk) {
+            break;
+        }
+        run.push(*chunk);
+    }
+    Some(run)
+}
+
+fn hull(run: &[ChunkMeta]) -> Option<SeqRange> {
+    SeqRange::new(run.first()?.range.first(), run.last()?.range.last())
+}
+
+fn takes_summaries(event_min: EventTime, event_max: EventTime, scope: &FoldScope) -> bool {
+    Bucket::of(event_min).start() >= scope.windows_from
+        && Bucket::of(event_max).end() <= scope.windows_to
+}
