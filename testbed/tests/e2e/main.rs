@@ -12,4 +12,5 @@ mod replays;
 mod rest;
 mod restarts;
 mod second_aggregator;
+mod summary_first;
 mod support;
