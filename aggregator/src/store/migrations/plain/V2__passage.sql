@@ -20,15 +20,24 @@ CREATE TABLE passage (
 ) PARTITION BY RANGE (event_time);
 CREATE INDEX passage_time ON passage USING brin (event_time);
 
--- Makes the partitions of these days. Attaching, unlike PARTITION OF, lets readers go on.
+-- Makes the partitions of these days. Attaching, unlike PARTITION OF, lets readers go on. Who comes
+-- while another makes them waits until that is over: before, a COPY might not see them yet.
 CREATE FUNCTION raw_days_prepare(days date[]) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     d date;
     name text;
 BEGIN
-    FOR d IN SELECT DISTINCT wanted FROM unnest(days) AS wanted ORDER BY wanted LOOP
+    PERFORM pg_advisory_xact_lock(x'5645525354000003'::bit(64)::int8);
+    -- Not to_regclass, which remembers what it has not found.
+    FOR d IN
+        SELECT DISTINCT wanted FROM unnest(days) AS wanted
+        WHERE NOT EXISTS (
+            SELECT FROM pg_class c JOIN pg_inherits i ON i.inhrelid = c.oid
+            WHERE c.relname = 'passage_' || to_char(wanted, 'YYYYMMDD')
+              AND i.inhparent = 'passage'::regclass)
+        ORDER BY wanted
+    LOOP
         name := 'passage_' || to_char(d, 'YYYYMMDD');
-        CONTINUE WHEN to_regclass(name) IS NOT NULL;
         EXECUTE format('CREATE TABLE %I (LIKE passage INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', name);
         EXECUTE format(
             'ALTER TABLE passage ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
