@@ -32,6 +32,9 @@ pub struct Config {
     /// Raw passages.
     #[serde(default)]
     pub raw: RawConfig,
+    /// How long the past is kept.
+    #[serde(default)]
+    pub store: StoreConfig,
     /// Ownership of shards.
     #[serde(default)]
     pub lease: LeaseConfig,
@@ -163,6 +166,21 @@ impl Default for RawConfig {
             enabled: true,
             retention_days: 90,
         }
+    }
+}
+
+/// `[store]`: how long the past is kept.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoreConfig {
+    /// For how many days an answer can be asked for as it was then (`as_of`), 1 to 3,650. Grows with
+    /// the changes of windows that were final, about 1 KiB each.
+    pub history_days: u32,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self { history_days: 7 }
     }
 }
 

@@ -277,10 +277,10 @@ async fn centre(program: Program<'_>, instance: Instance) {
     tasks.spawn("gauges", until(link_stop.clone(), gauges));
     let backlog = backlog(reader, holdings.clone(), metrics.clone());
     tasks.spawn("backlog", until(link_stop.clone(), backlog));
-    let raw = config.raw.clone();
     let retention = retention::run(
         target.clone(),
-        raw,
+        config.raw.clone(),
+        config.store.clone(),
         tasks.clone(),
         metrics.clone(),
         stop.clone(),

@@ -4,6 +4,9 @@
 //! with a row, and each window without that began after the centre first heard of the unit and
 //! before now. Zero vehicles in a final window is a fact; before the first sign of the unit there is
 //! no fact, and no entry.
+//!
+//! Of a time in the past the same is said as was said then. Where that is not known, there are no
+//! numbers.
 
 pub mod group;
 pub mod reason;
@@ -56,15 +59,19 @@ pub struct SpeedAnswer {
     pub to: Utc,
     /// Length of the windows.
     pub interval: Interval,
+    /// The time as of which this is said; absent for now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime, example = "2025-04-06T10:00:00Z")]
+    pub as_of: Option<Utc>,
     /// Time-mean speed over all windows in km/h, two decimals, halves upwards; null without speeds.
     #[schema(example = 84.37)]
     pub avg_speed: Option<f64>,
     /// Space-mean (harmonic) speed of the vehicles of at least 1 km/h, km/h.
     #[schema(example = 82.9)]
     pub space_mean_speed: Option<f64>,
-    /// Vehicles counted, with or without a speed.
+    /// Vehicles counted, with or without a speed; null when that is not kept (`as_of`).
     #[schema(example = 60)]
-    pub vehicles: u64,
+    pub vehicles: Option<u64>,
     /// Median speed in km/h, from the merged histograms of 1 km/h bins.
     #[schema(example = 84.12)]
     pub p50: Option<f64>,
@@ -76,9 +83,10 @@ pub struct SpeedAnswer {
     pub state: State,
     /// False when passages of this time are known to be lost. That holds no window back.
     pub complete: bool,
-    /// How many times the windows were written; it rises when any of them changes.
+    /// How many times the windows were written; it rises when any of them changes. Null when that of
+    /// one is not kept.
     #[schema(example = 9)]
-    pub revision: i64,
+    pub revision: Option<i64>,
     /// Windows that end by then are final; null before the unit has said so of any.
     #[schema(value_type = Option<String>, format = DateTime, example = "2025-04-05T10:05:00Z")]
     pub final_to: Option<Utc>,
@@ -104,9 +112,9 @@ pub struct SpeedWindow {
     /// Space-mean (harmonic) speed, km/h.
     #[schema(example = 83.91)]
     pub space_mean_speed: Option<f64>,
-    /// Vehicles counted.
+    /// Vehicles counted; null, as all numbers, when that is not kept (`as_of`).
     #[schema(example = 31)]
-    pub vehicles: u64,
+    pub vehicles: Option<u64>,
     /// Median speed, km/h.
     #[schema(example = 85.0)]
     pub p50: Option<f64>,
@@ -124,7 +132,7 @@ pub struct SpeedWindow {
     pub std_dev: Option<f64>,
     /// Vehicles that the unit reported as violations.
     #[schema(example = 3)]
-    pub violations: u64,
+    pub violations: Option<u64>,
     /// How settled it is.
     pub state: State,
     /// For a partial window, the kinds of the reasons why it is.
@@ -135,19 +143,45 @@ pub struct SpeedWindow {
     pub complete: bool,
     /// How many times it was written; 0 for a window without vehicles.
     #[schema(example = 4)]
-    pub revision: i32,
+    pub revision: Option<i32>,
 }
 
 impl SpeedAnswer {
     /// Answers for `range` at the time `now`.
     #[must_use]
     pub fn new(kvfv_id: &str, range: &TimeRange, rows: &SpeedRows, now: Utc) -> Self {
+        let now_ms = now.as_millis();
+        Self::at(
+            kvfv_id,
+            range,
+            rows,
+            now_ms,
+            &Reasons::of(&rows.standing, now_ms),
+        )
+    }
+
+    /// Answers for `range` as it was answered at the time `as_of`, from rows as they were then.
+    #[must_use]
+    pub fn past(kvfv_id: &str, range: &TimeRange, rows: &SpeedRows, as_of: Utc) -> Self {
+        let reasons = Reasons::past(rows.standing.final_to_ms);
+        Self {
+            as_of: Some(as_of),
+            ..Self::at(kvfv_id, range, rows, as_of.as_millis(), &reasons)
+        }
+    }
+
+    fn at(
+        kvfv_id: &str,
+        range: &TimeRange,
+        rows: &SpeedRows,
+        now_ms: i64,
+        reasons: &Reasons,
+    ) -> Self {
         let interval = range.interval();
         let covered = range.covered_ms();
-        let now_ms = now.as_millis();
-        let reasons = Reasons::of(&rows.standing, now_ms);
         let known_from = interval.floor(rows.standing.first_seen_ms);
         let mut known = rows.windows.iter().peekable();
+        let mut not_kept = rows.not_kept.iter().peekable();
         let step = usize::try_from(interval.length_ms()).unwrap_or(usize::MAX);
         let windows: Vec<SpeedWindow> = covered
             .clone()
@@ -157,6 +191,9 @@ impl SpeedAnswer {
                 let (why, complete) = (reasons.of_window(&time), !rows.losses.touch(&time));
                 match known.next_if(|row| row.start_ms == start) {
                     Some(row) => Some(SpeedWindow::new(time, row, why, complete)),
+                    None if not_kept.next_if_eq(&&start).is_some() => {
+                        Some(SpeedWindow::not_kept(&time, complete))
+                    }
                     None if known_from <= start && start < now_ms => {
                         Some(SpeedWindow::without_vehicles(time, why, complete))
                     }
@@ -174,22 +211,23 @@ impl SpeedAnswer {
             .iter()
             .map(|window| window.state)
             .fold(State::of(false, beyond.is_empty()), State::max);
-        let totals = &rows.totals;
+        let totals = rows.totals.as_ref();
         Self {
             kvfv_id: kvfv_id.to_owned(),
             from: range.from(),
             to: range.to(),
             interval,
-            avg_speed: totals.sums.time_mean_kmh(),
-            space_mean_speed: totals.sums.space_mean_kmh(),
-            vehicles: totals.sums.n,
-            p50: totals.percentile_kmh(50),
-            p85: totals.percentile_kmh(85),
+            as_of: None,
+            avg_speed: totals.and_then(|totals| totals.sums.time_mean_kmh()),
+            space_mean_speed: totals.and_then(|totals| totals.sums.space_mean_kmh()),
+            vehicles: totals.map(|totals| totals.sums.n),
+            p50: totals.and_then(|totals| totals.percentile_kmh(50)),
+            p85: totals.and_then(|totals| totals.percentile_kmh(85)),
             state,
             complete: !rows.losses.touch(&covered),
             revision: windows
                 .iter()
-                .map(|window| i64::from(window.revision))
+                .map(|window| window.revision.map(i64::from))
                 .sum(),
             final_to: rows.standing.final_to_ms.map(Utc::from_millis),
             reasons: reasons.list(why),
@@ -212,20 +250,40 @@ impl SpeedWindow {
             end: Utc::from_millis(time_ms.end),
             avg_speed: row.sums.time_mean_kmh(),
             space_mean_speed: row.sums.space_mean_kmh(),
-            vehicles: n,
+            vehicles: Some(n),
             p50: row.p50.map(Speed::kmh),
             p85: row.p85.map(Speed::kmh),
             min_speed: seen.map(|(min, _)| min.kmh()),
             max_speed: seen.map(|(_, max)| max.kmh()),
             std_dev: row.sums.standard_deviation_kmh(),
-            violations,
+            violations: Some(violations),
             state,
             reasons: match state {
                 State::Partial => why,
                 State::Final | State::Revised => ReasonKinds::default(),
             },
             complete,
-            revision: row.revision,
+            revision: Some(row.revision),
+        }
+    }
+
+    fn not_kept(time_ms: &Range<i64>, complete: bool) -> Self {
+        Self {
+            start: Utc::from_millis(time_ms.start),
+            end: Utc::from_millis(time_ms.end),
+            avg_speed: None,
+            space_mean_speed: None,
+            vehicles: None,
+            p50: None,
+            p85: None,
+            min_speed: None,
+            max_speed: None,
+            std_dev: None,
+            violations: None,
+            state: State::Partial,
+            reasons: ReasonKinds::not_kept(),
+            complete,
+            revision: None,
         }
     }
 
@@ -283,7 +341,7 @@ mod tests {
         let entry = |window: &SpeedWindow| {
             (
                 window.start.as_millis() / MINUTE,
-                window.vehicles,
+                window.vehicles.unwrap(),
                 window.state,
             )
         };

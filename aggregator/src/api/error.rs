@@ -5,7 +5,8 @@ use proto::device::{DeviceId, DeviceIdError};
 use service::problem::Problem;
 
 use super::range::RangeError;
-use crate::store::reader::ReadError;
+use super::utc::Utc;
+use crate::store::reader::{OutOfReach, ReadError};
 
 /// When to come back after the database was away.
 const AWAY_RETRY_S: u32 = 5;
@@ -109,6 +110,26 @@ pub(super) fn range(error: &RangeError) -> Problem {
             .with("limit", *windows_max),
     }
     .detail(error.to_string())
+}
+
+/// A time of which nothing can be said.
+pub(super) fn out_of_reach(as_of: Utc, error: OutOfReach) -> Problem {
+    let (slug, title, limit, next) = match error {
+        OutOfReach::Future { now_ms } => {
+            let next = "ask for a time that has passed";
+            ("as-of-ahead", "Time ahead", now_ms, next)
+        }
+        OutOfReach::Forgotten { kept_from_ms } => {
+            let next = "versions are kept from there on ([store] history_days)";
+            ("as-of-forgotten", "Time no longer kept", kept_from_ms, next)
+        }
+    };
+    let limit = Utc::from_millis(limit).to_string();
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, slug, title)
+        .detail(format!(
+            "as_of {as_of}: {error}, the limit is {limit}; {next}"
+        ))
+        .with("limit", limit)
 }
 
 /// The database did not answer.

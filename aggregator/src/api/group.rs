@@ -55,6 +55,7 @@ impl GroupQuery {
             from: self.from,
             to: self.to,
             interval: self.interval,
+            as_of: None,
         }
         .range(now, limits.windows_max)?;
         let windows = range.window_count().unsigned_abs();

@@ -36,14 +36,14 @@ pub(super) struct SpeedQuery {
     /// Length of the windows, which are aligned to UTC. Default: 5m.
     #[param(value_type = Option<Interval>, example = "5m")]
     pub(super) interval: Option<String>,
+    /// Answer as at this time: RFC 3339 with offset, by the clock of the database, not ahead of it and
+    /// not before what is kept. Default: now. With it, `to` defaults to this time.
+    #[param(value_type = Option<String>, format = DateTime, example = "2025-04-06T10:00:00Z")]
+    pub(super) as_of: Option<String>,
 }
 
 impl SpeedQuery {
     pub(super) fn range(&self, now: Utc, windows_max: u32) -> Result<TimeRange, Problem> {
-        let instant = |name, text: &Option<String>| {
-            let parsed = text.as_deref().map(Utc::parse).transpose();
-            parsed.map_err(|wrong| error::parameter(name, wrong.to_string()))
-        };
         let to = instant("to", &self.to)?.unwrap_or(now);
         let from = instant("from", &self.from)?
             .unwrap_or_else(|| Utc::from_millis(to.as_millis() - DEFAULT_RANGE_MS));
@@ -58,11 +58,20 @@ impl SpeedQuery {
     }
 }
 
+fn instant(name: &str, text: &Option<String>) -> Result<Option<Utc>, Problem> {
+    let parsed = text.as_deref().map(Utc::parse).transpose();
+    parsed.map_err(|wrong| error::parameter(name, wrong.to_string()))
+}
+
 /// Average speed of a unit over a range of time, and in each window of it.
 ///
 /// The range is half-open, `[from, to)`, and covers the windows that *start* in it, whole: adjoining
 /// ranges share no window and miss none. Averages and percentiles over the range are made of the
 /// passages' exact sums and histograms, not of the windows' averages.
+///
+/// With `as_of` it is the answer of that time, from versions that are kept of windows that were final
+/// before they changed. A window that was partial then and has changed since has null for all numbers
+/// and the reason `not_kept`; why windows were partial then is not recorded.
 #[utoipa::path(
     get,
     path = "/kvfv/{kvfv_id}/avg-speed",
@@ -73,7 +82,7 @@ impl SpeedQuery {
         (status = 200, description = "The average and its windows", body = SpeedAnswer),
         (status = 400, description = "A name or parameter that cannot be understood", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "The centre has never heard of the unit", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 422, description = "An empty range, or more windows than the limit", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 422, description = "An empty range, more windows than the limit, or a time that is ahead or no longer kept", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 503, description = "The database is away, busy or slow; see Retry-After", body = ProblemDocument, content_type = "application/problem+json",
             headers(("Retry-After" = u32, description = "Seconds"))),
     )
@@ -85,11 +94,23 @@ pub(super) async fn avg_speed(
 ) -> Result<Response, Problem> {
     let device = super::device(device)?;
     let Query(query) = query.map_err(|wrong| error::parameter("query", wrong.body_text()))?;
-    let now = Utc::from_millis(clock::wall_millis());
+    let as_of = instant("as_of", &query.as_of)?;
+    let now = as_of.unwrap_or_else(|| Utc::from_millis(clock::wall_millis()));
     let range = query.range(now, api.windows_max)?;
+    let (interval, covered_ms) = (range.interval(), range.covered_ms());
+    if let Some(as_of) = as_of {
+        let rows = api
+            .reader
+            .speed_at(&device, interval, covered_ms, as_of.as_millis())
+            .await
+            .map_err(|wrong| error::read(&wrong))?
+            .map_err(|beyond| error::out_of_reach(as_of, beyond))?
+            .ok_or_else(|| error::unknown_unit(device.as_str()))?;
+        return document(&SpeedAnswer::past(device.as_str(), &range, &rows, as_of));
+    }
     let rows = api
         .reader
-        .speed(&device, range.interval(), range.covered_ms())
+        .speed(&device, interval, covered_ms)
         .await
         .map_err(|wrong| error::read(&wrong))?
         .ok_or_else(|| error::unknown_unit(device.as_str()))?;
@@ -114,6 +135,7 @@ mod tests {
             from: owned(from),
             to: owned(to),
             interval: owned(interval),
+            as_of: None,
         }
     }
 

@@ -19,7 +19,7 @@ use crate::window::dedup::Cursor;
 use crate::window::finality::Finality;
 use crate::window::past::Past;
 use crate::window::rollup::{Length, WindowId};
-use crate::window::state::{Day, Window};
+use crate::window::state::{Before, Day, Window};
 
 /// One statement of a flush, ready to be sent.
 pub(super) struct Part<'a> {
@@ -33,13 +33,17 @@ pub(super) struct Part<'a> {
 /// A plan in columns.
 #[derive(Default)]
 pub(super) struct Columns {
+    versions: BTreeMap<Length, VersionColumns>,
     windows: BTreeMap<Length, WindowColumns>,
     new_cursors: CursorColumns,
     cursors: CursorColumns,
     status: StatusColumns,
+    finality_log: FinalityLogColumns,
+    standing: StandingColumns,
     heartbeats: HeartbeatColumns,
     rejected: RejectedColumns,
     rejected_days: RejectedDayColumns,
+    taken: TakenColumns,
     losses: LossColumns,
     recovered: RecoveredColumns,
 }
@@ -51,6 +55,21 @@ impl Columns {
         // In the order of the keys, so that neighbouring rows stand in neighbouring pages.
         changes.sort_unstable_by_key(|change| change.key);
         for change in changes {
+            columns.standing.device_key.push(change.key);
+            let standing = &mut columns.standing;
+            standing.final_to.push(change.before.final_to_ms.map(time));
+            standing
+                .cloned_at
+                .push(change.before.cloned_at_ms.map(time));
+            for row in &change.taken {
+                columns.taken.device_key.push(change.key);
+                columns.taken.stream_key.push(row.stream_key);
+                columns.taken.seq.push(signed(row.seq));
+                columns
+                    .taken
+                    .event_time
+                    .push(time(row.event_time.as_millis()));
+            }
             let mut windows: Vec<_> = change.windows.iter().collect();
             windows.sort_unstable_by_key(|(id, _)| **id);
             for (id, window) in windows {
@@ -59,6 +78,12 @@ impl Columns {
                     .entry(id.length)
                     .or_default()
                     .push(change.key, *id, window);
+                if change.keeps_version_before(*id, window) {
+                    let versions = columns.versions.entry(id.length).or_default();
+                    versions.device_key.push(change.key);
+                    versions.bucket.push(time(id.start_ms));
+                    versions.rev.push(window.rev - 1);
+                }
             }
             for (stream, cursor) in &change.cursors {
                 let rows = if cursor.rev == 1 {
@@ -71,7 +96,13 @@ impl Columns {
             if change.status_changed {
                 columns
                     .status
-                    .push(change.key, &change.finality, change.past);
+                    .push(change.key, &change.finality, change.past, change.before);
+            }
+            if let Some(final_to_ms) = change.finality.final_to_ms
+                && change.before.final_to_ms != Some(final_to_ms)
+            {
+                columns.finality_log.device_key.push(change.key);
+                columns.finality_log.final_to.push(time(final_to_ms));
             }
             if change.rejected_changed {
                 columns.rejected_days.push(change.key, change.today);
@@ -109,18 +140,28 @@ impl Columns {
         }
     }
 
+    /// Proves that the devices are final as far as they were when the plan was made.
+    pub(super) fn standing<'a>(&'a self, statements: &'a Statements) -> Part<'a> {
+        self.standing.part(&statements.standing)
+    }
+
     /// The statements that have something to write.
     pub(super) fn parts<'a>(&'a self, statements: &'a Statements) -> Vec<Part<'a>> {
         let mut parts = Vec::new();
+        for (length, columns) in &self.versions {
+            parts.push(columns.part(&statements.versions[length]));
+        }
         for (length, columns) in &self.windows {
             parts.push(columns.part(length.table(), &statements.windows[length]));
         }
         parts.push(self.new_cursors.part(&statements.new_cursors));
         parts.push(self.cursors.part(&statements.cursors));
         parts.push(self.status.part(&statements.status));
+        parts.push(self.finality_log.part(&statements.finality_log));
         parts.push(self.heartbeats.part(&statements.heartbeats));
         parts.push(self.rejected.part(&statements.rejected));
         parts.push(self.rejected_days.part(&statements.rejected_days));
+        parts.push(self.taken.part(&statements.taken));
         parts.push(self.losses.part(&statements.losses));
         let mut recovered = self.recovered.part(&statements.recovered);
         if recovered.planned != Some(0) {
@@ -163,6 +204,15 @@ columns!(StatusColumns, "device_status", {
     run: i64, counter: i64, cloned_at: Option<SystemTime>,
     past_to: Option<SystemTime>, past_changes: i64,
 });
+columns!(StandingColumns, "device_status", {
+    device_key: i32, final_to: Option<SystemTime>, cloned_at: Option<SystemTime>,
+});
+columns!(FinalityLogColumns, "finality_log", {
+    device_key: i32, final_to: SystemTime,
+});
+columns!(VersionColumns, "speed_history", {
+    device_key: i32, bucket: SystemTime, rev: i32,
+});
 columns!(HeartbeatColumns, "device_status", {
     device_key: i32, sent_at: Option<SystemTime>, passages: i64, bytes: i64,
     oldest: Option<SystemTime>, newest: Option<SystemTime>, drain: Option<i64>,
@@ -175,6 +225,9 @@ columns!(RejectedColumns, "rejected_passage", {
 });
 columns!(RejectedDayColumns, "rejected_day", {
     device_key: i32, day: i32, passages: i64, kept: i64,
+});
+columns!(TakenColumns, "rejected_passage", {
+    device_key: i32, stream_key: i32, seq: i64, event_time: SystemTime,
 });
 columns!(LossColumns, "loss_ledger", {
     device_key: i32, stream_key: i32, first_seq: i64, last_seq: i64,
@@ -200,7 +253,7 @@ impl CursorColumns {
 }
 
 impl StatusColumns {
-    fn push(&mut self, device_key: i32, finality: &Finality, past: Past) {
+    fn push(&mut self, device_key: i32, finality: &Finality, past: Past, before: Before) {
         self.device_key.push(device_key);
         self.final_to.push(finality.final_to_ms.map(time));
         self.frontier
@@ -214,7 +267,7 @@ impl StatusColumns {
         );
         self.cloned_at.push(finality.cloned_at_ms.map(time));
         self.past_to.push(past.to_ms.map(time));
-        self.past_changes.push(past.changes);
+        self.past_changes.push(past.changes - before.past_changes);
     }
 }
 

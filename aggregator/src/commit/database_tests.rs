@@ -2,6 +2,7 @@
 //! leases pass on.
 
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::time::Duration;
 
 use proto::device::DeviceId;
@@ -16,14 +17,14 @@ use secrecy::SecretString;
 use service::tasks::TaskSet;
 use testbed::postgres::{Cluster, Options};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio_postgres::Client;
+use tokio_postgres::{AsyncMessage, Client};
 use tokio_util::sync::CancellationToken;
 
 use super::lease::{Holdings, Instance, LeaseKeeper, Raise};
 use super::load;
 use super::plan::{Context, Plan, plan};
 use super::select::select;
-use super::writer::{WriteError, Writer};
+use super::writer::{Right, WriteError, Writer};
 use crate::config::{DatabaseConfig, LeaseConfig, Timescale};
 use crate::intake::decode::Message;
 use crate::store::connect::Target;
@@ -36,10 +37,11 @@ use crate::window::state::Memory;
 const UNIT: &str = "KV1";
 
 /// A migrated database of its own.
-pub(super) struct Base {
-    pub(super) target: Target,
-    pub(super) tasks: TaskSet,
-    pub(super) client: Client,
+pub(crate) struct Base {
+    url: String,
+    pub(crate) target: Target,
+    pub(crate) tasks: TaskSet,
+    pub(crate) client: Client,
 }
 
 fn settings(url: &str) -> DatabaseConfig {
@@ -54,30 +56,50 @@ fn settings(url: &str) -> DatabaseConfig {
 }
 
 impl Base {
-    pub(super) async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let url = Cluster::shared().fresh_database().unwrap();
         let target = Target::new(&settings(&url)).unwrap();
         let tasks = TaskSet::new(CancellationToken::new());
         let mut client = target.connect("test", &tasks).await.unwrap();
         schema::migrate(&mut client, Timescale::Off).await.unwrap();
         Self {
+            url,
             target,
             tasks,
             client,
         }
     }
 
-    async fn writer(&self) -> Writer {
+    /// Whatever is notified on a channel from now on, as it happens, while the client lives.
+    pub(super) async fn listen(&self, channel: &str) -> (Client, mpsc::Receiver<()>) {
+        let (client, mut connection) = tokio_postgres::connect(&self.url, tokio_postgres::NoTls)
+            .await
+            .unwrap();
+        let (heard_in, heard) = mpsc::channel(1);
+        self.tasks.spawn("listener", async move {
+            while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
+                if matches!(message, AsyncMessage::Notification(_)) {
+                    // One that waits is as good as two.
+                    heard_in.try_send(()).ok();
+                }
+            }
+        });
+        let listen = format!("LISTEN {channel}");
+        client.batch_execute(&listen).await.unwrap();
+        (client, heard)
+    }
+
+    pub(crate) async fn writer(&self) -> Writer {
         Writer::open(&self.target, "verst-writer test", &self.tasks)
             .await
             .unwrap()
     }
 
-    pub(super) async fn number(&self, query: &str) -> i64 {
+    pub(crate) async fn number(&self, query: &str) -> i64 {
         self.client.query_one(query, &[]).await.unwrap().get(0)
     }
 
-    async fn tokens(&self) -> BTreeMap<Shard, i64> {
+    pub(crate) async fn tokens(&self) -> BTreeMap<Shard, i64> {
         let rows = self
             .client
             .query("SELECT shard, token FROM shard_token", &[])
@@ -118,7 +140,11 @@ fn horizon() -> Horizon {
     Horizon::at(NOW, 60 * DAY, 300_000)
 }
 
-async fn planned<'a>(writer: &Writer, memory: &mut Memory, messages: &'a [Message]) -> Plan<'a> {
+pub(super) async fn planned<'a>(
+    writer: &Writer,
+    memory: &mut Memory,
+    messages: &'a [Message],
+) -> Plan<'a> {
     loaded(writer, memory, messages).await;
     let places: Vec<usize> = (0..messages.len()).collect();
     let selection = select(memory, messages, &places, &horizon());
@@ -185,7 +211,7 @@ async fn what_is_read_again_is_what_was_committed() {
     ] {
         let messages = [batch(UNIT, 1, first, part), batch("KV2", 1, first, part)];
         let plan = planned(&writer, &mut memory, &messages).await;
-        writer.commit(&plan, &tokens).await.unwrap();
+        writer.commit(&plan, Right::Owner(&tokens)).await.unwrap();
         memory.install(plan.changes);
     }
     let mut again = Memory::new();
@@ -237,7 +263,10 @@ async fn raw_rows_hold_every_field() {
     let writer = base.writer().await;
     let messages = [batch(UNIT, 1, 1, &varied(40))];
     let plan = planned(&writer, &mut Memory::new(), &messages).await;
-    writer.commit(&plan, &base.tokens().await).await.unwrap();
+    writer
+        .commit(&plan, Right::Owner(&base.tokens().await))
+        .await
+        .unwrap();
     let row = base
         .client
         .query_one(
@@ -280,7 +309,10 @@ async fn an_owner_whose_token_was_raised_writes_nothing() {
         .execute("UPDATE shard_token SET token = token + 1", &[])
         .await
         .unwrap();
-    let fenced = writer.commit(&plan, &tokens).await.unwrap_err();
+    let fenced = writer
+        .commit(&plan, Right::Owner(&tokens))
+        .await
+        .unwrap_err();
     assert!(matches!(fenced, WriteError::Fenced { .. }), "{fenced}");
     for table in ["passage", "speed_stats_5m", "stream_cursor"] {
         assert_eq!(
@@ -290,7 +322,10 @@ async fn an_owner_whose_token_was_raised_writes_nothing() {
         );
     }
     // The connection is still good, and under the new token the same plan holds.
-    writer.commit(&plan, &base.tokens().await).await.unwrap();
+    writer
+        .commit(&plan, Right::Owner(&base.tokens().await))
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -300,8 +335,11 @@ async fn a_plan_against_stale_state_writes_nothing() {
     let tokens = base.tokens().await;
     let first = [batch(UNIT, 1, 1, &varied(10))];
     let plan = planned(&writer, &mut Memory::new(), &first).await;
-    writer.commit(&plan, &tokens).await.unwrap();
-    let again = writer.commit(&plan, &tokens).await.unwrap_err();
+    writer.commit(&plan, Right::Owner(&tokens)).await.unwrap();
+    let again = writer
+        .commit(&plan, Right::Owner(&tokens))
+        .await
+        .unwrap_err();
     assert!(matches!(again, WriteError::Rows { .. }), "{again}");
     assert_eq!(base.number("SELECT count(*) FROM passage").await, 10);
     assert_eq!(
@@ -345,7 +383,7 @@ async fn the_ledger_and_the_state_of_a_unit_are_written() {
         message(UNIT, &header(1, 1, 0, 10), &Up::Heartbeat(heartbeat)),
     ];
     let plan = planned(&writer, &mut memory, &messages).await;
-    writer.commit(&plan, &tokens).await.unwrap();
+    writer.commit(&plan, Right::Owner(&tokens)).await.unwrap();
     memory.install(plan.changes);
     assert_eq!(base.number("SELECT count(*) FROM loss_ledger").await, 1);
     assert_eq!(
@@ -362,7 +400,7 @@ async fn the_ledger_and_the_state_of_a_unit_are_written() {
     );
     let late = [batch(UNIT, 1, 3, &varied(4))];
     let plan = planned(&writer, &mut memory, &late).await;
-    writer.commit(&plan, &tokens).await.unwrap();
+    writer.commit(&plan, Right::Owner(&tokens)).await.unwrap();
     assert_eq!(base.number("SELECT recovered FROM loss_ledger").await, 4);
 }
 
@@ -499,7 +537,7 @@ async fn an_owner_that_is_silent_is_replaced_and_its_writer_ended() {
         "the orphan was ended"
     );
     orphan
-        .commit(&empty_plan(), &BTreeMap::new())
+        .commit(&empty_plan(), Right::Owner(&BTreeMap::new()))
         .await
         .unwrap_err();
 }
@@ -554,12 +592,14 @@ async fn with_timescaledb_the_raw_rows_are_a_hypertable() {
         ..Options::fast()
     };
     let cluster = Cluster::start(options).unwrap();
-    let target = Target::new(&settings(&cluster.fresh_database().unwrap())).unwrap();
+    let url = cluster.fresh_database().unwrap();
+    let target = Target::new(&settings(&url)).unwrap();
     let tasks = TaskSet::new(CancellationToken::new());
     let mut client = target.connect("test", &tasks).await.unwrap();
     let migrated = schema::migrate(&mut client, Timescale::On).await.unwrap();
     assert_eq!(migrated.storage, Storage::Timescale);
     let base = Base {
+        url,
         target,
         tasks,
         client,
@@ -567,7 +607,10 @@ async fn with_timescaledb_the_raw_rows_are_a_hypertable() {
     let writer = base.writer().await;
     let messages = [batch(UNIT, 1, 1, &varied(100))];
     let plan = planned(&writer, &mut Memory::new(), &messages).await;
-    writer.commit(&plan, &base.tokens().await).await.unwrap();
+    writer
+        .commit(&plan, Right::Owner(&base.tokens().await))
+        .await
+        .unwrap();
     assert_eq!(base.number("SELECT count(*) FROM passage").await, 98);
     let drop = format!(
         "SELECT raw_days_drop('epoch'::date + {})::int8",

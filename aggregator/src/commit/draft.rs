@@ -19,7 +19,7 @@ use super::plan::{Context, Planner, RawPart, RawRows, RecoveredRow};
 use crate::intake::decode::{Refused, refused};
 use crate::window::dedup::{Cursor, TooManyRanges};
 use crate::window::rollup::{Length, WindowId};
-use crate::window::state::{DeviceChange, DeviceState};
+use crate::window::state::{Before, DeviceChange, DeviceState};
 
 const DAY_MS: i64 = 86_400_000;
 
@@ -37,12 +37,17 @@ pub struct Draft<'m> {
 impl<'m> Draft<'m> {
     /// Nothing changed yet.
     #[must_use]
-    pub fn new(state: &'m DeviceState, context: &Context<'_>) -> Self {
+    pub fn new(state: &'m DeviceState, now_ms: i64) -> Self {
         let change = DeviceChange {
             key: state.key,
             finality: state.finality.clone(),
             past: state.past,
-            today: state.today.on(context.now_ms.div_euclid(DAY_MS)),
+            before: Before {
+                final_to_ms: state.finality.final_to_ms,
+                cloned_at_ms: state.finality.cloned_at_ms,
+                past_changes: state.past.changes,
+            },
+            today: state.today.on(now_ms.div_euclid(DAY_MS)),
             ..DeviceChange::default()
         };
         Self {
@@ -208,7 +213,11 @@ impl<'m> Draft<'m> {
         for cursor in self.change.cursors.values_mut() {
             cursor.rev += 1;
         }
-        self.change.past.touched(self.deltas.keys().copied());
+        if self.change.taken.is_empty() {
+            self.change.past.touched(self.deltas.keys().copied());
+        } else {
+            self.change.past.touched_beside();
+        }
         self.change.status_changed = self.change.past != self.state.past
             || self.change.finality.differs_durably(&self.state.finality);
         let today = self.state.today.on(self.change.today.day);

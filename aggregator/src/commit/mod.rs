@@ -25,7 +25,9 @@ pub mod verdict;
 pub mod writer;
 
 #[cfg(test)]
-mod database_tests;
+pub(crate) mod database_tests;
+#[cfg(test)]
+mod history_tests;
 #[cfg(test)]
 mod owner_tests;
 #[cfg(test)]

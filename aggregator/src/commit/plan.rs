@@ -181,11 +181,7 @@ pub fn plan<'a>(
     parts: &[Part],
     context: &Context<'_>,
 ) -> Plan<'a> {
-    let mut planner = Planner {
-        rows: SideRows::default(),
-        tally: Tally::default(),
-        stream_keys: context.stream_keys.iter(),
-    };
+    let mut planner = Planner::new(context.stream_keys);
     let mut drafts: HashMap<&DeviceId, Draft<'_>> = HashMap::new();
     let mut shards = BTreeSet::new();
     let mut refusals = Vec::new();
@@ -197,7 +193,7 @@ pub fn plan<'a>(
             let state = memory
                 .device(device)
                 .unwrap_or_else(|| panic!("{device} is not loaded"));
-            Draft::new(state, context)
+            Draft::new(state, context.now_ms)
         });
         draft.state(&message.header, context);
         let refused = match &message.body {
@@ -317,7 +313,17 @@ pub struct Planner<'a, 'k> {
     stream_keys: std::slice::Iter<'k, i32>,
 }
 
-impl Planner<'_, '_> {
+impl<'k> Planner<'_, 'k> {
+    /// With so many keys for streams that have none.
+    #[must_use]
+    pub fn new(stream_keys: &'k [i32]) -> Self {
+        Self {
+            rows: SideRows::default(),
+            tally: Tally::default(),
+            stream_keys: stream_keys.iter(),
+        }
+    }
+
     /// A key for a stream that has none.
     ///
     /// # Panics

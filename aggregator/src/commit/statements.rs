@@ -3,6 +3,10 @@
 //! Windows, cursors and the state of units are written as absolute values, never as sums made by SQL:
 //! adding arrays in the database costs ten times as much. Each carries its revision, and changes a row
 //! only if that has the revision before.
+//!
+//! A flush happens at one instant, [`FLUSHED_AT`], taken under the lock by which readers of the past
+//! see that a flush is under way ([`crate::store::reader`]): whatever is stamped with a time that has
+//! passed when they see no flush is committed.
 
 use std::collections::BTreeMap;
 
@@ -11,16 +15,27 @@ use tokio_postgres::{Client, Statement};
 use crate::intake::rows::COPY_STATEMENT;
 use crate::window::rollup::Length;
 
-/// Whoever raises a token waits until the flush that has read it is over.
-const LOCK_TOKENS: &str =
-    "SELECT shard, token FROM shard_token WHERE shard = ANY($1::int2[]) ORDER BY shard FOR SHARE";
+/// Whoever raises a token waits until the flush that has read it is over. The instant of the flush is
+/// taken when the table is locked already, with or without a row.
+const LOCK_TOKENS: &str = "
+    WITH flush AS MATERIALIZED (
+        SELECT set_config('verst.flushed_at', clock_timestamp()::text, true) AS at
+    ), tokens AS (
+        SELECT shard, token FROM shard_token WHERE shard = ANY($1::int2[]) ORDER BY shard FOR STRENGTH
+    )
+    SELECT shard, token FROM flush LEFT JOIN tokens ON flush.at IS NOT NULL";
+
+/// The instant of the flush, read once a statement.
+const FLUSHED_AT: &str = "(SELECT current_setting('verst.flushed_at')::timestamptz)";
+
+const MINUTE_MS: i64 = 60_000;
 
 const UPSERT_WINDOWS: &str = "
     INSERT INTO TABLE AS w (
         device_key, bucket, n, n_speed, n_moving, violations,
         sum_ckmh, sumsq_ckmh2, pace_sum_ms_per_km, min_ckmh, max_ckmh,
         p15_ckmh, p50_ckmh, p85_ckmh, p95_ckmh, hist_lo,
-        hist, class_n, lane_n, lane_n_speed, lane_sum_ckmh, rev, revised)
+        hist, class_n, lane_n, lane_n_speed, lane_sum_ckmh, rev, revised, created_at, updated_at)
     SELECT
         u.device_key, u.bucket, u.n, u.n_speed, u.n_moving, u.violations,
         u.sum_ckmh, u.sumsq_ckmh2, u.pace_sum_ms_per_km, u.min_ckmh, u.max_ckmh,
@@ -30,7 +45,7 @@ const UPSERT_WINDOWS: &str = "
         ($1::int4[])[u.lane_at : u.lane_speed_at - 1],
         ($1::int4[])[u.lane_speed_at : u.until - 1],
         ($2::int8[])[u.sums_at : u.sums_until - 1],
-        u.rev, u.revised
+        u.rev, u.revised, FLUSHED_AT, FLUSHED_AT
     FROM unnest(
         $3::int4[], $4::timestamptz[], $5::int4[], $6::int4[], $7::int4[], $8::int4[],
         $9::int8[], $10::int8[], $11::int8[], $12::int4[], $13::int4[],
@@ -53,8 +68,30 @@ const UPSERT_WINDOWS: &str = "
         hist_lo = excluded.hist_lo, hist = excluded.hist, class_n = excluded.class_n,
         lane_n = excluded.lane_n, lane_n_speed = excluded.lane_n_speed,
         lane_sum_ckmh = excluded.lane_sum_ckmh, rev = excluded.rev,
-        revised = excluded.revised, updated_at = now()
+        revised = excluded.revised, updated_at = excluded.updated_at
     WHERE w.rev = excluded.rev - 1";
+
+/// Versions that were final, before they are overwritten.
+const KEEP_VERSIONS: &str = "
+    INSERT INTO speed_history (
+        minutes, device_key, bucket, n, n_speed, n_moving, violations,
+        sum_ckmh, sumsq_ckmh2, pace_sum_ms_per_km, min_ckmh, max_ckmh,
+        p15_ckmh, p50_ckmh, p85_ckmh, p95_ckmh, hist_lo,
+        hist, class_n, lane_n, lane_n_speed, lane_sum_ckmh, rev, revised,
+        created_at, updated_at, valid_to)
+    SELECT
+        MINUTES, w.device_key, w.bucket, w.n, w.n_speed, w.n_moving, w.violations,
+        w.sum_ckmh, w.sumsq_ckmh2, w.pace_sum_ms_per_km, w.min_ckmh, w.max_ckmh,
+        w.p15_ckmh, w.p50_ckmh, w.p85_ckmh, w.p95_ckmh, w.hist_lo,
+        w.hist, w.class_n, w.lane_n, w.lane_n_speed, w.lane_sum_ckmh, w.rev, w.revised,
+        w.created_at, w.updated_at, FLUSHED_AT
+    FROM unnest($1::int4[], $2::timestamptz[], $3::int4[]) AS u (device_key, bucket, rev)
+    JOIN TABLE w ON w.device_key = u.device_key AND w.bucket = u.bucket AND w.rev = u.rev";
+
+const LOG_FINALITY: &str = "
+    INSERT INTO finality_log (device_key, at, final_to)
+    SELECT u.device_key, FLUSHED_AT, u.final_to
+    FROM unnest($1::int4[], $2::timestamptz[]) AS u (device_key, final_to)";
 
 const INSERT_CURSORS: &str = "
     INSERT INTO stream_cursor
@@ -84,8 +121,8 @@ const UPSERT_STATUS: &str = "
     ON CONFLICT (device_key) DO UPDATE SET
         final_to = greatest(s.final_to, excluded.final_to), frontier = excluded.frontier,
         frontier_run = excluded.frontier_run, frontier_counter = excluded.frontier_counter,
-        cloned_at = excluded.cloned_at, past_to = excluded.past_to,
-        past_changes = excluded.past_changes";
+        cloned_at = excluded.cloned_at, past_to = greatest(s.past_to, excluded.past_to),
+        past_changes = s.past_changes + excluded.past_changes";
 
 const UPSERT_HEARTBEATS: &str = "
     INSERT INTO device_status AS s (
@@ -125,16 +162,36 @@ const UPSERT_REJECTED_DAYS: &str = "
     ON CONFLICT (device_key, day) DO UPDATE SET
         passages = excluded.passages, kept = excluded.kept";
 
+/// Both name a passage; the time is what the index knows.
+const TAKE_REJECTED: &str = "
+    DELETE FROM rejected_passage r
+    USING unnest($1::int4[], $2::int4[], $3::int8[], $4::timestamptz[])
+        AS u (device_key, stream_key, seq, event_time)
+    WHERE r.device_key = u.device_key AND r.event_time = u.event_time
+        AND r.stream_key = u.stream_key AND r.seq = u.seq";
+
+/// Finds the devices that stand as they did when the plan was made.
+const STANDING: &str = "
+    SELECT FROM unnest($1::int4[], $2::timestamptz[], $3::timestamptz[])
+        AS u (device_key, final_to, cloned_at)
+    LEFT JOIN device_status s USING (device_key)
+    WHERE s.final_to IS NOT DISTINCT FROM u.final_to
+        AND s.cloned_at IS NOT DISTINCT FROM u.cloned_at";
+
 const INSERT_LOSSES: &str = "
     INSERT INTO loss_ledger
-        (device_key, stream_key, first_seq, last_seq, scope, reason, event_min, event_max)
-    SELECT * FROM unnest($1::int4[], $2::int4[], $3::int8[], $4::int8[], $5::text[], $6::text[],
-        $7::timestamptz[], $8::timestamptz[])";
+        (device_key, stream_key, first_seq, last_seq, scope, reason, event_min, event_max, booked_at)
+    SELECT u.*, FLUSHED_AT
+    FROM unnest($1::int4[], $2::int4[], $3::int8[], $4::int8[], $5::text[], $6::text[],
+        $7::timestamptz[], $8::timestamptz[]) AS u";
 
 /// One entry at most holds any lost number, so each recovered range is found in one or, where it
 /// spans several, in neighbouring entries.
 const UPDATE_RECOVERED: &str = "
-    UPDATE loss_ledger l SET recovered = l.recovered + u.numbers
+    UPDATE loss_ledger l SET
+        recovered = l.recovered + u.numbers,
+        recovered_at = CASE WHEN l.recovered + u.numbers = l.last_seq - l.first_seq + 1
+            THEN FLUSHED_AT END
     FROM (
         SELECT l.stream_key, l.first_seq,
             sum(least(l.last_seq, r.last_seq) - greatest(l.first_seq, r.first_seq) + 1)::int8 AS numbers
@@ -149,36 +206,53 @@ const UPDATE_RECOVERED: &str = "
 pub(super) struct Statements {
     pub(super) copy: Statement,
     pub(super) tokens: Statement,
+    pub(super) tokens_alone: Statement,
+    pub(super) standing: Statement,
+    pub(super) versions: BTreeMap<Length, Statement>,
     pub(super) windows: BTreeMap<Length, Statement>,
     pub(super) new_cursors: Statement,
     pub(super) cursors: Statement,
     pub(super) status: Statement,
+    pub(super) finality_log: Statement,
     pub(super) heartbeats: Statement,
     pub(super) rejected: Statement,
     pub(super) rejected_days: Statement,
+    pub(super) taken: Statement,
     pub(super) losses: Statement,
     pub(super) recovered: Statement,
 }
 
 impl Statements {
     pub(super) async fn prepare(client: &Client) -> Result<Self, tokio_postgres::Error> {
-        let mut windows = BTreeMap::new();
+        let stamped = |statement: &str| statement.replace("FLUSHED_AT", FLUSHED_AT);
+        let (mut versions, mut windows) = (BTreeMap::new(), BTreeMap::new());
         for length in Length::ALL {
-            let upsert = UPSERT_WINDOWS.replace("TABLE", length.table());
-            windows.insert(length, client.prepare(&upsert).await?);
+            let of_length = |statement: &str| {
+                stamped(statement)
+                    .replace("TABLE", length.table())
+                    .replace("MINUTES", &(length.ms() / MINUTE_MS).to_string())
+            };
+            versions.insert(length, client.prepare(&of_length(KEEP_VERSIONS)).await?);
+            windows.insert(length, client.prepare(&of_length(UPSERT_WINDOWS)).await?);
         }
+        let lock = |strength: &str| LOCK_TOKENS.replace("STRENGTH", strength);
         Ok(Self {
             copy: client.prepare(COPY_STATEMENT).await?,
-            tokens: client.prepare(LOCK_TOKENS).await?,
+            tokens: client.prepare(&lock("SHARE")).await?,
+            tokens_alone: client.prepare(&lock("UPDATE")).await?,
+            standing: client.prepare(STANDING).await?,
+            versions,
             windows,
             new_cursors: client.prepare(INSERT_CURSORS).await?,
             cursors: client.prepare(UPDATE_CURSORS).await?,
             status: client.prepare(UPSERT_STATUS).await?,
+            finality_log: client.prepare(&stamped(LOG_FINALITY)).await?,
             heartbeats: client.prepare(UPSERT_HEARTBEATS).await?,
             rejected: client.prepare(INSERT_REJECTED).await?,
             rejected_days: client.prepare(UPSERT_REJECTED_DAYS).await?,
-            losses: client.prepare(INSERT_LOSSES).await?,
-            recovered: client.prepare(UPDATE_RECOVERED).await?,
+            taken: client.prepare(TAKE_REJECTED).await?,
+            losses: client.prepare(&stamped(INSERT_LOSSES)).await?,
+            recovered: client.prepare(&stamped(UPDATE_RECOVERED)).await?,
         })
     }
 }

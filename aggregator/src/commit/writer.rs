@@ -63,7 +63,17 @@ fn with_cause(error: &tokio_postgres::Error) -> String {
     )
 }
 
-/// The one connection that writes.
+/// By what right a plan is written.
+#[derive(Debug, Clone, Copy)]
+pub enum Right<'a> {
+    /// As the owner of its shards, under these tokens.
+    Owner(&'a BTreeMap<Shard, i64>),
+    /// Beside the owner, whose flushes of these shards wait meanwhile. That nothing else has changed
+    /// since the plan was made is proved by the revisions, and by how far the devices are final.
+    Beside,
+}
+
+/// A connection that writes.
 pub struct Writer {
     client: Client,
     statements: Statements,
@@ -97,30 +107,25 @@ impl Writer {
     ///
     /// # Errors
     /// When it is not committed, or not known to be: see [`super::verdict`].
-    pub async fn commit(
-        &self,
-        plan: &Plan<'_>,
-        tokens: &BTreeMap<Shard, i64>,
-    ) -> Result<(), WriteError> {
-        let written = tokio::time::timeout(FLUSH_TIMEOUT, self.transaction(plan, tokens)).await;
+    pub async fn commit(&self, plan: &Plan<'_>, right: Right<'_>) -> Result<(), WriteError> {
+        let written = tokio::time::timeout(FLUSH_TIMEOUT, self.transaction(plan, right)).await;
         written.unwrap_or(Err(WriteError::Timeout))
     }
 
-    async fn transaction(
-        &self,
-        plan: &Plan<'_>,
-        tokens: &BTreeMap<Shard, i64>,
-    ) -> Result<(), WriteError> {
+    async fn transaction(&self, plan: &Plan<'_>, right: Right<'_>) -> Result<(), WriteError> {
         let columns = Columns::of(plan);
-        let parts = columns.parts(&self.statements);
+        let mut parts = columns.parts(&self.statements);
         if parts.is_empty() && plan.rows.raw.is_empty() {
-            return self.prove(plan, tokens).await;
+            return self.prove(plan, right).await;
+        }
+        if matches!(right, Right::Beside) {
+            parts.insert(0, columns.standing(&self.statements));
         }
         if !plan.rows.raw_days.is_empty() {
             self.prepare_days(plan).await?;
         }
         self.client.batch_execute("BEGIN").await?;
-        let written = self.write(plan, parts, tokens).await;
+        let written = self.write(plan, parts, right).await;
         match written {
             Ok(()) => Ok(self.client.batch_execute("COMMIT").await?),
             Err(error) => {
@@ -150,7 +155,7 @@ impl Writer {
         &self,
         plan: &Plan<'_>,
         parts: Vec<Part<'_>>,
-        tokens: &BTreeMap<Shard, i64>,
+        right: Right<'_>,
     ) -> Result<(), WriteError> {
         self.copy(&plan.rows.raw).await?;
         let statements = parts.into_iter().map(|part| async move {
@@ -168,26 +173,26 @@ impl Writer {
             }
         });
         // Polled in this order, so sent in this order, without waiting for one another.
-        try_join(self.prove(plan, tokens), try_join_all(statements))
+        try_join(self.prove(plan, right), try_join_all(statements))
             .await
             .map(drop)
     }
 
-    async fn prove(
-        &self,
-        plan: &Plan<'_>,
-        tokens: &BTreeMap<Shard, i64>,
-    ) -> Result<(), WriteError> {
+    async fn prove(&self, plan: &Plan<'_>, right: Right<'_>) -> Result<(), WriteError> {
         let shards: Vec<i16> = plan.shards.iter().map(|shard| shard.get().into()).collect();
-        let rows = self
-            .client
-            .query(&self.statements.tokens, &[&shards])
-            .await?;
-        let standing: BTreeMap<i16, i64> =
+        let (statement, tokens) = match right {
+            Right::Owner(tokens) => (&self.statements.tokens, tokens),
+            Right::Beside => {
+                let lock = &self.statements.tokens_alone;
+                return Ok(self.client.execute(lock, &[&shards]).await.map(drop)?);
+            }
+        };
+        let rows = self.client.query(statement, &[&shards]).await?;
+        let standing: BTreeMap<Option<i16>, Option<i64>> =
             rows.iter().map(|row| (row.get(0), row.get(1))).collect();
         for shard in &plan.shards {
             let token = tokens.get(shard).copied().unwrap_or(0);
-            if standing.get(&shard.get().into()) != Some(&token) {
+            if standing.get(&Some(shard.get().into())) != Some(&Some(token)) {
                 return Err(WriteError::Fenced {
                     shard: *shard,
                     token,

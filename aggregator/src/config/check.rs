@@ -33,6 +33,7 @@ impl Validate for Config {
         faults.unless(retention > horizon, "raw.retention_days", || {
             format!("{retention} days is not above windows.horizon_days = {horizon}")
         });
+        faults.within("store.history_days", self.store.history_days, 1, 3_650);
         faults.within("lease.ttl_ms", self.lease.ttl_ms, 1_000, 60_000);
         faults.within(
             "lease.renew_ms",

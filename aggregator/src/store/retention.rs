@@ -1,7 +1,9 @@
-//! Days of raw passages: made ahead, dropped when they are old.
+//! What is dropped when it is old: days of raw passages, rejected passages, the history of answers.
 //!
-//! A flush makes the days that it touches itself; making them ahead only spares it the wait. Any
-//! aggregator may do it, one at a time.
+//! Days of raw passages are made ahead as well. A flush makes those that it touches itself; making
+//! them ahead only spares it the wait. Any aggregator may do it, one at a time.
+//!
+//! Invariant: `history_kept` says how far the history reaches before anything of it is deleted.
 
 use std::time::Duration;
 
@@ -11,7 +13,7 @@ use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
 use super::connect::Target;
-use crate::config::RawConfig;
+use crate::config::{RawConfig, StoreConfig};
 use crate::metrics::Metrics;
 
 const EVERY: Duration = Duration::from_secs(3_600);
@@ -24,10 +26,31 @@ const LOCK: i64 = 0x5645_5253_5400_0002;
 /// Days made ahead, today among them.
 const DAYS_AHEAD: i32 = 3;
 
+/// Rows of the history deleted at a time: neither locks nor snapshots last long.
+const BATCH_ROWS: i64 = 5_000;
+
+/// Versions that ended before the kept time.
+const OLD_VERSIONS: &str = "
+    DELETE FROM speed_history WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM speed_history
+        WHERE valid_to <= (SELECT kept_from FROM history_kept) LIMIT $1))";
+
+/// The last entry of each unit before the kept time still says how the kept time began.
+const OLD_FINALITY: &str = "
+    DELETE FROM finality_log WHERE ctid = ANY (ARRAY(
+        SELECT l.ctid FROM finality_log l
+        WHERE l.at < (SELECT kept_from FROM history_kept)
+          AND EXISTS (
+              SELECT FROM finality_log later
+              WHERE later.device_key = l.device_key AND later.at > l.at
+                AND later.at <= (SELECT kept_from FROM history_kept))
+        LIMIT $1))";
+
 /// Keeps the days in order until `stop`.
 pub async fn run(
     target: Target,
-    settings: RawConfig,
+    raw: RawConfig,
+    store: StoreConfig,
     tasks: TaskSet,
     metrics: Metrics,
     stop: CancellationToken,
@@ -35,7 +58,7 @@ pub async fn run(
     loop {
         let done = async {
             let client = target.connect("verst-retention", &tasks).await?;
-            keep(&client, &settings).await
+            keep(&client, &raw, &store).await
         };
         let pause = match done.await {
             Ok(dropped) => {
@@ -45,7 +68,7 @@ pub async fn run(
                 EVERY
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot make or drop days of raw passages; trying again");
+                tracing::warn!(%error, "cannot drop what is old, or make days of raw passages; trying again");
                 AGAIN
             }
         };
@@ -57,7 +80,11 @@ pub async fn run(
 }
 
 /// Makes and drops days once. Says how many were dropped; none when another is at it.
-async fn keep(client: &Client, settings: &RawConfig) -> Result<i32, tokio_postgres::Error> {
+async fn keep(
+    client: &Client,
+    raw: &RawConfig,
+    store: &StoreConfig,
+) -> Result<i32, tokio_postgres::Error> {
     client.batch_execute("SET lock_timeout = '5s'").await?;
     let alone: bool = client
         .query_one("SELECT pg_try_advisory_lock($1)", &[&LOCK])
@@ -67,8 +94,8 @@ async fn keep(client: &Client, settings: &RawConfig) -> Result<i32, tokio_postgr
         return Ok(0);
     }
     let today = i32::try_from(wall_millis().div_euclid(86_400_000)).unwrap_or(i32::MAX);
-    let oldest = today - i32::try_from(settings.retention_days).unwrap_or(i32::MAX);
-    if settings.enabled {
+    let oldest = today - i32::try_from(raw.retention_days).unwrap_or(i32::MAX);
+    if raw.enabled {
         let days: Vec<i32> = (today..today + DAYS_AHEAD).collect();
         let prepare = "SELECT raw_days_prepare(ARRAY(
             SELECT 'epoch'::date + day FROM unnest($1::int4[]) AS day))";
@@ -83,8 +110,24 @@ async fn keep(client: &Client, settings: &RawConfig) -> Result<i32, tokio_postgr
             &[&oldest],
         )
         .await?;
+    forget_history(client, store.history_days).await?;
     let row = client
         .query_one("SELECT raw_days_drop('epoch'::date + $1::int4)", &[&oldest])
         .await?;
     Ok(row.get(0))
+}
+
+/// Deletes what of the history is older than so many days.
+pub(crate) async fn forget_history(
+    client: &Client,
+    days: u32,
+) -> Result<(), tokio_postgres::Error> {
+    let days = i32::try_from(days).unwrap_or(i32::MAX);
+    let keep = "UPDATE history_kept
+                SET kept_from = greatest(kept_from, now() - make_interval(days => $1))";
+    client.execute(keep, &[&days]).await?;
+    for old in [OLD_VERSIONS, OLD_FINALITY] {
+        while client.execute(old, &[&BATCH_ROWS]).await? >= BATCH_ROWS.unsigned_abs() {}
+    }
+    Ok(())
 }

@@ -74,6 +74,7 @@ fn migrations(storage: Storage) -> Result<Vec<Migration>, refinery::Error> {
         ("V3__views", include_str!("migrations/V3__views.sql")),
         ("V4__roles", include_str!("migrations/V4__roles.sql")),
         ("V5__backlog", include_str!("migrations/V5__backlog.sql")),
+        ("V6__history", include_str!("migrations/V6__history.sql")),
         (
             "V7__completeness",
             include_str!("migrations/V7__completeness.sql"),

@@ -5,7 +5,9 @@
 //! `changes` therefore knows it for as long as that number stands: the API keeps it in memory
 //! instead of reading 288 windows for each question about a day.
 //!
-//! Invariants: `to_ms` never falls; a window that starts before it changes only together with
+//! The database adds up changes, so that a second writer (`aggregator reprocess`) may count as well.
+//!
+//! Invariants: `to_ms` never falls, and the owner alone raises it; a window that starts before it changes only together with
 //! `changes`, in one transaction.
 
 use proto::window::{BUCKET_MS, Bucket};
@@ -33,6 +35,11 @@ impl Past {
         };
         self.changes += i64::from(Some(oldest) < self.to_ms);
         self.to_ms = self.to_ms.max(Some(newest - BUCKET_MS));
+    }
+
+    /// Takes note of a change by another than the owner, who goes by the `to_ms` that it knows.
+    pub fn touched_beside(&mut self) {
+        self.changes += 1;
     }
 }
 

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 
 use proto::device::{DeviceId, StreamId};
+use proto::passage::EventTime;
 use proto::topic::Shard;
 use proto::window::SpeedStats;
 
@@ -87,12 +88,49 @@ pub struct DeviceChange {
     pub past: Past,
     /// Whether the database should be told of finality and past.
     pub status_changed: bool,
+    /// How the device stood before.
+    pub before: Before,
     /// Whether this flush found the identity cloned.
     pub clone_alarm: bool,
     /// The new counts.
     pub today: Day,
     /// Whether the database should be told of its rejected passages.
     pub rejected_changed: bool,
+    /// Passages that leave the side table.
+    pub taken: Vec<TakenRow>,
+}
+
+/// What the plan of a change has found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Before {
+    /// How far the device was final.
+    pub final_to_ms: Option<i64>,
+    /// When two streams of it had last advanced by turns.
+    pub cloned_at_ms: Option<i64>,
+    /// How often its past had changed.
+    pub past_changes: i64,
+}
+
+/// Names a passage of the side table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TakenRow {
+    /// Key of the stream.
+    pub stream_key: i32,
+    /// Its number.
+    pub seq: u64,
+    /// When it happened.
+    pub event_time: EventTime,
+    /// Whether a summary has brought it into the windows before.
+    pub counted: bool,
+}
+
+impl DeviceChange {
+    /// Whether the version that a window overwrites is one that answers may have called final: that
+    /// one is kept.
+    #[must_use]
+    pub fn keeps_version_before(&self, id: WindowId, window: &Window) -> bool {
+        window.rev > 1 && self.before.final_to_ms.is_some_and(|to| id.end_ms() <= to)
+    }
 }
 
 /// Everything that is known.

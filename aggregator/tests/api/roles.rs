@@ -53,6 +53,11 @@ async fn a_reader_sees_the_views_and_nothing_else() {
         "v_ml_5m",
         "v_backlog",
         "verst_completeness(now() - interval '1 day')",
+        "v_speed_version_5m",
+        "v_speed_version_1h",
+        "v_speed_version_24h",
+        "v_finality",
+        "v_history",
     ] {
         reader
             .batch_execute(&format!("SELECT * FROM {view}"))

@@ -49,6 +49,10 @@ pub enum Reason {
         #[schema(value_type = Option<String>, format = DateTime, example = "2025-04-05T10:15:29Z")]
         newest: Option<Utc>,
     },
+    /// Of the past: the window was partial then, why is not recorded.
+    Unrecorded,
+    /// Of the past: the window was partial then and has changed since; what it held is not kept.
+    NotKept,
 }
 
 impl Reason {
@@ -61,6 +65,8 @@ impl Reason {
             Self::NeverHeard => ReasonKind::NeverHeard,
             Self::UnitOffline { .. } => ReasonKind::UnitOffline,
             Self::Backlog { .. } => ReasonKind::Backlog,
+            Self::Unrecorded => ReasonKind::Unrecorded,
+            Self::NotKept => ReasonKind::NotKept,
         }
     }
 }
@@ -79,16 +85,22 @@ pub enum ReasonKind {
     UnitOffline,
     /// Passages of that time wait at the unit.
     Backlog,
+    /// It was partial then, why is not recorded.
+    Unrecorded,
+    /// It was partial then and has changed since; what it held is not kept.
+    NotKept,
 }
 
 impl ReasonKind {
     /// All of them, as they are told.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Open,
         Self::Cloned,
         Self::NeverHeard,
         Self::UnitOffline,
         Self::Backlog,
+        Self::Unrecorded,
+        Self::NotKept,
     ];
 }
 
@@ -107,6 +119,12 @@ impl ReasonKinds {
     #[must_use]
     pub const fn contains(self, kind: ReasonKind) -> bool {
         self.0 & (1 << kind as u8) != 0
+    }
+
+    /// Of a window that is not kept.
+    #[must_use]
+    pub fn not_kept() -> Self {
+        Self::default().when(ReasonKind::NotKept, true)
     }
 
     /// With those of another window.
@@ -166,6 +184,19 @@ impl Reasons {
         }
     }
 
+    /// What is known of a unit that was final so far at a time in the past: what else it had said
+    /// by then is not recorded.
+    #[must_use]
+    pub fn past(final_to_ms: Option<i64>) -> Self {
+        Self {
+            final_to_ms: final_to_ms.unwrap_or(i64::MIN),
+            open_from_ms: i64::MAX,
+            always: Some(Reason::Unrecorded),
+            silent_since_ms: None,
+            backlog: None,
+        }
+    }
+
     /// Kinds of the reasons for which the window is partial; none for a final one.
     #[must_use]
     pub fn of_window(&self, window_ms: &Range<i64>) -> ReasonKinds {
@@ -197,11 +228,17 @@ impl Reasons {
             since: Utc::from_millis(since),
         });
         let backlog = self.backlog.map(|(reason, ..)| reason);
-        [Some(Reason::Open), self.always, silent, backlog]
-            .into_iter()
-            .flatten()
-            .filter(|reason| kinds.contains(reason.kind()))
-            .collect()
+        [
+            Some(Reason::Open),
+            self.always,
+            silent,
+            backlog,
+            Some(Reason::NotKept),
+        ]
+        .into_iter()
+        .flatten()
+        .filter(|reason| kinds.contains(reason.kind()))
+        .collect()
     }
 }
 

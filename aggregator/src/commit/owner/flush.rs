@@ -10,12 +10,13 @@ use super::super::plan::{Context, Plan, plan, refusal};
 use super::super::select::{LeftOver, select};
 use super::super::surge::Surge;
 use super::super::verdict::{Next, next};
-use super::super::writer::WriteError;
+use super::super::writer::{Right, WriteError};
 use super::{Ended, Hand, Owner, Session};
 use crate::intake::admit::Dropped;
 use crate::intake::decode::{Message, refused};
 use crate::window::lateness::Horizon;
 use crate::window::rollup::{Length, WindowId};
+use crate::window::state::Memory;
 
 /// A day in ms.
 const DAY_MS: i64 = 86_400_000;
@@ -27,6 +28,8 @@ const AGAIN_MAX: u32 = 8;
 enum Failure {
     Next(Next, String),
     Fenced(String),
+    /// Rolled back: the database holds other rows than memory.
+    Stale(String),
 }
 
 impl Owner {
@@ -61,9 +64,17 @@ impl Owner {
                     parts.push(messages);
                     continue;
                 }
+                Failure::Stale(reason) if attempts < AGAIN_MAX => {
+                    attempts += 1;
+                    tracing::info!(reason, attempts, "the database has moved on; loading again");
+                    self.metrics.flushed("stale");
+                    session.memory = Memory::new();
+                    parts.push(messages);
+                    continue;
+                }
                 Failure::Next(Next::Close, reason) => Ended::Closed(reason),
                 Failure::Next(_, reason) => Ended::Unknown(reason),
-                Failure::Fenced(reason) => Ended::Fenced(reason),
+                Failure::Fenced(reason) | Failure::Stale(reason) => Ended::Fenced(reason),
             };
             hand.pending = messages;
             hand.pending.extend(parts.into_iter().rev().flatten());
@@ -158,7 +169,7 @@ impl Owner {
         let plan = plan(&session.memory, messages, &selection.parts, &context);
         session
             .writer
-            .commit(&plan, &session.holdings.tokens)
+            .commit(&plan, Right::Owner(&session.holdings.tokens))
             .await?;
         self.metrics
             .flush_seconds
@@ -242,7 +253,8 @@ impl From<WriteError> for Failure {
         match &error {
             WriteError::Database(cause) => Self::Next(next(cause.code()), reason),
             WriteError::Timeout => Self::Next(Next::Reconnect, reason),
-            WriteError::Fenced { .. } | WriteError::Rows { .. } => Self::Fenced(reason),
+            WriteError::Fenced { .. } => Self::Fenced(reason),
+            WriteError::Rows { .. } => Self::Stale(reason),
         }
     }
 }

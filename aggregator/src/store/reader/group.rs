@@ -74,7 +74,7 @@ pub(super) fn statement(interval: Interval) -> String {
     let length = interval.length_ms();
     let standing = standing::COLUMNS;
     let nothing_else = "NULL::boolean, NULL::int4, NULL::int2, NULL::int4[]";
-    let losses = loss::stretches("device = ANY ($1)", "$2", "$3");
+    let losses = loss::stretches("device = ANY ($1)", loss::LOST, ["$2", "$3"]);
     let first = format!("date_bin('{length} ms', u.first_seen, 'epoch')");
     format!(
         "SELECT {UNIT}::int2, device, {standing}, {NO_SUMS}, {nothing_else} \

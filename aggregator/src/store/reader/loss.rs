@@ -34,10 +34,16 @@ impl Losses {
     }
 }
 
-/// Selects begin and end of these stretches for `units` (a condition on `device`), between the
-/// parameters `from` and `to`, which must be whole windows. A loss whose time is not known is of every
-/// time; one whose unit says that it ends before it begins reaches over both.
-pub(super) fn stretches(units: &str, from: &str, to: &str) -> String {
+/// Whether a row of `v_loss` is a loss now.
+pub(super) const LOST: &str = "passages > 0";
+
+/// Whether it was one at the time `$4`.
+pub(super) const LOST_THEN: &str = "booked_at <= $4 AND (passages > 0 OR recovered_at > $4)";
+
+/// Selects begin and end of these stretches for `units` (a condition on `device`), of what is `lost`
+/// ([`LOST`]), between two parameters, which must be whole windows. A loss whose time is not known is
+/// of every time; one whose unit says that it ends before it begins reaches over both.
+pub(super) fn stretches(units: &str, lost: &str, [from, to]: [&str; 2]) -> String {
     format!(
         "SELECT lower(stretch) AS begins, upper(stretch) AS ends \
          FROM (SELECT unnest(range_agg(tstzrange( \
@@ -47,7 +53,7 @@ pub(super) fn stretches(units: &str, from: &str, to: &str) -> String {
                      date_bin('5 minutes', coalesce(event_max, {to}), 'epoch') \
                          + interval '5 minutes' AS ends \
                  FROM v_loss \
-                 WHERE {units} AND scope = 'all' AND passages > 0 \
+                 WHERE {units} AND scope = 'all' AND {lost} \
                      AND (event_max >= {from} OR event_max IS NULL) \
                      AND (event_min < {to} OR event_min IS NULL)) AS losses) AS stretches"
     )

@@ -6,6 +6,7 @@
 //! Invariants: nothing is written; every wait has a limit; text from outside reaches the database as
 //! a parameter, never as SQL.
 
+mod as_of;
 mod backlog;
 mod cover;
 mod device;
@@ -16,6 +17,7 @@ mod past;
 mod speed;
 mod standing;
 mod totals;
+mod versions;
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -27,6 +29,7 @@ use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, ToSql};
 
+pub use as_of::{OutOfReach, Then};
 pub use backlog::BacklogRow;
 pub use cover::{Cover, Interval};
 pub use device::DeviceRow;

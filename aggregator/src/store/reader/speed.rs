@@ -40,23 +40,43 @@ pub struct SpeedRows {
     pub standing: Standing,
     /// When passages of it are known to be lost.
     pub losses: Losses,
-    /// Over the whole stretch.
-    pub totals: Totals,
+    /// Over the whole stretch; none, of a time in the past, when that is not kept.
+    pub totals: Option<Totals>,
     /// Windows in which a vehicle was counted, by ascending start.
     pub windows: Vec<WindowRow>,
+    /// Starts of further such windows, ascending, of which is not kept what they held.
+    pub not_kept: Vec<i64>,
     /// How many times the past has changed.
     past_changes: i64,
 }
 
 impl SpeedRows {
+    /// As they were at another time; such rows are not kept in memory.
+    pub(super) fn then(
+        standing: Standing,
+        losses: Losses,
+        totals: Option<Totals>,
+        (windows, not_kept): (Vec<WindowRow>, Vec<i64>),
+    ) -> Self {
+        Self {
+            standing,
+            losses,
+            totals,
+            windows,
+            not_kept,
+            past_changes: 0,
+        }
+    }
+
     /// What there is with nothing counted.
     #[cfg(test)]
     pub(crate) fn of(standing: Standing, windows: Vec<WindowRow>) -> Self {
         Self {
             standing,
             losses: Losses::default(),
-            totals: Totals::default(),
+            totals: Some(Totals::default()),
             windows,
+            not_kept: Vec::new(),
             past_changes: 0,
         }
     }
@@ -67,13 +87,13 @@ impl SpeedRows {
         if past.past_changes != self.past_changes {
             return None;
         }
-        let mut totals = past.totals.clone();
-        totals.merge(&self.totals);
+        let mut totals = past.totals.clone()?;
+        totals.merge(self.totals.as_ref()?);
         let mut windows = Vec::with_capacity(past.windows.len() + self.windows.len());
         windows.extend_from_slice(&past.windows);
         windows.extend(self.windows);
         Some(Self {
-            totals,
+            totals: Some(totals),
             windows,
             ..self
         })
@@ -126,7 +146,7 @@ impl Statements {
     pub(super) fn new(interval: Interval) -> Self {
         let suffix = interval.word();
         let standing = standing::COLUMNS;
-        let losses = loss::stretches("device = $1", "$4", "$5");
+        let losses = loss::stretches("device = $1", loss::LOST, ["$4", "$5"]);
         let no_window = "NULL::int4, NULL::int4, NULL::boolean, NULL::int4";
         let no_cover = "NULL::int2, NULL::int4[]";
         let windows = |kind: i16, histogram: &str| {
@@ -251,8 +271,9 @@ fn sort_out(rows: &[Row]) -> Result<Option<SpeedRows>, ReadError> {
     Ok(unit.map(|(standing, past_changes)| SpeedRows {
         standing,
         losses: Losses::new(lost_ms),
-        totals,
+        totals: Some(totals),
         windows,
+        not_kept: Vec::new(),
         past_changes,
     }))
 }
