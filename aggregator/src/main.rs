@@ -3,10 +3,16 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use aggregator::api::utc::Utc;
 use aggregator::config::{Config, ENV_PREFIX};
+use aggregator::reprocess::{Request, reprocess};
 use aggregator::run::{RunError, migrate, run};
+use aggregator::store::connect::Target;
+use aggregator::window::lateness::Rejection;
 use anyhow::Context as _;
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
+use proto::DeviceId;
 use service::config::ConfigFaults;
 use service::exit;
 
@@ -27,6 +33,8 @@ enum Command {
     Run(ConfigFile),
     /// Bring the database's schema up to date.
     Migrate(ConfigFile),
+    /// Fold passages of rejected_passage into their windows, also while the aggregator runs.
+    Reprocess(Reprocess),
     /// Look at the configuration without running.
     Config {
         #[command(subcommand)]
@@ -47,6 +55,30 @@ struct ConfigFile {
     config: PathBuf,
 }
 
+#[derive(Args)]
+struct Reprocess {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Name of the unit.
+    #[arg(long, value_name = "ID", value_parser = |name: &str| DeviceId::new(name))]
+    device: DeviceId,
+    /// Event times from here on: RFC 3339 with offset.
+    #[arg(long, value_name = "TIME", value_parser = Utc::parse)]
+    from: Option<Utc>,
+    /// Event times before this.
+    #[arg(long, value_name = "TIME", value_parser = Utc::parse)]
+    to: Option<Utc>,
+    /// Only what was rejected for this reason.
+    #[arg(long, value_parser = PossibleValuesParser::new(Rejection::ALL.map(Rejection::word)))]
+    reason: Option<String>,
+    /// Say what would change, and change nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// The report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
 impl ConfigFile {
     fn load(&self) -> Result<Config, ConfigFaults> {
         service::config::load(&self.config, ENV_PREFIX)
@@ -59,6 +91,9 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(file) => with_config(&file, serve),
         Command::Migrate(file) => with_config(&file, bring_up_to_date),
+        Command::Reprocess(args) => {
+            with_config(&args.file, |config| fold_in_rejected(&config, &args))
+        }
         Command::Config {
             command: ConfigCommand::Check(file),
         } => with_config(&file, |_| {
@@ -100,6 +135,26 @@ fn bring_up_to_date(config: Config) -> anyhow::Result<u8> {
             "the schema ({storage}) is up to date; applied {}",
             applied.join(", ")
         )),
+    }
+    Ok(exit::OK)
+}
+
+fn fold_in_rejected(config: &Config, args: &Reprocess) -> anyhow::Result<u8> {
+    let request = Request {
+        device: args.device.clone(),
+        from_ms: args.from.map(Utc::as_millis),
+        to_ms: args.to.map(Utc::as_millis),
+        reason: args.reason.as_deref().and_then(Rejection::from_word),
+        dry_run: args.dry_run,
+    };
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    let target = Target::new(&config.database)?;
+    let done = reprocess(&target, &config.windows, &config.raw, &request);
+    let report = runtime.block_on(done)?;
+    if args.json {
+        say(&serde_json::to_string_pretty(&report)?);
+    } else {
+        say(&report.to_string());
     }
     Ok(exit::OK)
 }

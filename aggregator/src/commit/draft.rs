@@ -1,9 +1,10 @@
 //! What a flush changes of one device. Pure.
 //!
-//! `batch` and `summary` say what is counted; here is what both need: the cursor with the caps on
-//! streams, room in windows, and the end, where deltas become windows of all lengths.
+//! `batch`, `summary` and `rejected` say what is counted; here is what they need: the cursor with the
+//! caps on streams, room in windows, and the end, where deltas become windows of all lengths.
 
 mod batch;
+mod rejected;
 mod summary;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +21,8 @@ use crate::intake::decode::{Refused, refused};
 use crate::window::dedup::{Cursor, TooManyRanges};
 use crate::window::rollup::{Length, WindowId};
 use crate::window::state::{Before, DeviceChange, DeviceState};
+
+pub use rejected::{FoldedIn, LeftReason};
 
 const DAY_MS: i64 = 86_400_000;
 

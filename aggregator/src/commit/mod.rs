@@ -18,6 +18,7 @@ pub mod load;
 pub mod owner;
 pub mod plan;
 pub mod select;
+pub mod side_table;
 mod statements;
 pub mod surge;
 pub mod turns;

@@ -39,6 +39,15 @@ pub enum Rejection {
 }
 
 impl Rejection {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::TooOld, Self::TooNew, Self::WindowFull];
+
+    /// Reads the word.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|one| one.word() == word)
+    }
+
     /// The word for it in the database and in metrics.
     #[must_use]
     pub const fn word(self) -> &'static str {

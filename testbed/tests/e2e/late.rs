@@ -18,14 +18,18 @@ const AGE_MS: i64 = 30 * HOUR_MS;
 const FINAL_WITHIN: Duration = Duration::from_secs(90);
 const LOOK: Duration = Duration::from_millis(250);
 
-async fn avg_speed(system: &System) -> Value {
+/// The question about the time of the test.
+fn question() -> String {
     let now_ms = clock::unix_ms();
     let at = |ms: i64| jiff::Timestamp::from_millisecond(ms - ms % 300_000).expect("a time");
     let (from, to) = (at(now_ms - AGE_MS - HOUR_MS), at(now_ms - 25 * HOUR_MS));
-    let path = format!("kvfv/{UNIT}/avg-speed?from={from}&to={to}&interval=5m");
+    format!("kvfv/{UNIT}/avg-speed?from={from}&to={to}&interval=5m")
+}
+
+async fn ask(system: &System, path: &str) -> Value {
     let response = system
         .http()
-        .get(system.api(&path))
+        .get(system.api(path))
         .send()
         .await
         .expect("an answer");
@@ -91,9 +95,10 @@ async fn passages_five_hours_late_correct_windows_that_were_final_and_say_so() {
     post(&system, &mut ledger, &five_hours_later).await;
 
     let deadline = tokio::time::Instant::now() + FINAL_WITHIN;
-    let before = loop {
-        let seen = windows(&avg_speed(&system).await);
-        if seen.values().all(|(state, ..)| state != "partial") {
+    let question = question();
+    let then = loop {
+        let seen = ask(&system, &question).await;
+        if seen["state"] != "partial" {
             break seen;
         }
         assert!(
@@ -102,8 +107,10 @@ async fn passages_five_hours_late_correct_windows_that_were_final_and_say_so() {
         );
         tokio::time::sleep(LOOK).await;
     };
+    let then_ms = clock::unix_ms();
     post(&system, &mut ledger, &late).await;
-    let after = windows(&avg_speed(&system).await);
+    let now = ask(&system, &question).await;
+    let (before, after) = (windows(&then), windows(&now));
     let mut corrected = 0;
     for (start, (state, revision, vehicles)) in &after {
         let (state_before, revision_before, vehicles_before) = &before[start];
@@ -127,6 +134,11 @@ async fn passages_five_hours_late_correct_windows_that_were_final_and_say_so() {
         corrected >= 5,
         "half an hour of windows is corrected: {after:?}"
     );
+    let as_of = jiff::Timestamp::from_millisecond(then_ms).expect("a time");
+    let mut past = ask(&system, &format!("{question}&as_of={as_of}")).await;
+    assert_eq!(past["as_of"], as_of.to_string());
+    past.as_object_mut().expect("an object").remove("as_of");
+    assert_eq!(past, then, "the past is answered as it was");
     let verdict = system.judge(&ledger).await.expect("compared");
     assert!(verdict.exact(), "{verdict}");
     system.stop().expect("an orderly end");

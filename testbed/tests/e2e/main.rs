@@ -9,6 +9,7 @@ mod kills;
 mod late;
 mod leftovers;
 mod replays;
+mod reprocess;
 mod rest;
 mod restarts;
 mod second_aggregator;

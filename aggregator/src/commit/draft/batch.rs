@@ -6,13 +6,11 @@ use std::ops::Range;
 
 use proto::batch::PassageBatch;
 use proto::header::UpHeader;
-use proto::passage::Passage;
-use proto::plate::Plate;
 use proto::ranges::{Seq, SeqRange};
 use proto::window::{Bucket, fold};
-use serde_json::json;
 
 use super::super::plan::{Context, Planner, RawRows, RejectedRow};
+use super::super::side_table;
 use super::{DAY_MS, Draft, too_many_ranges};
 use crate::intake::decode::{Passages, Refused};
 use crate::intake::rows::Rows;
@@ -114,7 +112,7 @@ impl Draft<'_> {
                         event_time: time,
                         reason,
                         counted,
-                        passage: as_json(&batch.passage(place)),
+                        passage: side_table::as_json(&batch.passage(place)),
                     });
                 }
                 continue;
@@ -143,36 +141,6 @@ fn part_of(range: SeqRange, places: &Range<usize>) -> Option<SeqRange> {
     SeqRange::from_count(first, places.len() as u64).ok()
 }
 
-fn day_of(bucket: Bucket) -> i64 {
+pub(super) fn day_of(bucket: Bucket) -> i64 {
     bucket.start().as_millis().div_euclid(DAY_MS)
-}
-
-/// A passage for the side table, in the units of the raw table.
-fn as_json(passage: &Passage) -> serde_json::Value {
-    let (plate, plate_hash) = match &passage.plate {
-        Plate::Absent => (None, None),
-        Plate::Text(text) => (Some(text.as_str().to_owned()), None),
-        Plate::Hash(hash) => (None, Some(format!("{:016x}", u64::from_be_bytes(*hash)))),
-    };
-    let extra: Option<serde_json::Value> = passage
-        .extra
-        .as_deref()
-        .and_then(|text| serde_json::from_str(text).ok());
-    let mut json = json!({
-        "speed_ckmh": passage.speed.map(proto::Speed::centi_kmh),
-        "lane": passage.lane.map(|lane| lane.get()),
-        "direction": passage.direction.map(proto::passage::Direction::word),
-        "vehicle_class": passage.vehicle_class.map(|class| class.get()),
-        "length_cm": passage.length.map(|length| length.get()),
-        "speed_limit_kmh": passage.speed_limit.map(|limit| limit.get()),
-        "confidence_permille": passage.confidence.map(|confidence| confidence.get()),
-        "violation": passage.violation,
-        "plate": plate,
-        "plate_hash": plate_hash,
-        "extra": extra,
-    });
-    if let Some(fields) = json.as_object_mut() {
-        fields.retain(|_, value| !value.is_null());
-    }
-    json
 }
