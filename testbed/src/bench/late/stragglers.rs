@@ -109,7 +109,7 @@ pub(super) async fn run(scale: &Scale) -> Result<Vec<Figure>> {
 }
 
 /// What one round cost.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Round {
     seconds: f64,
     passages: f64,
@@ -124,7 +124,7 @@ impl Round {
     }
 
     fn read(&self) -> f64 {
-        to_f64(self.work.read) / self.passages
+        to_f64(self.work.fetched + self.work.scanned) / self.passages
     }
 
     fn rows(&self) -> f64 {
@@ -176,7 +176,7 @@ impl Old {
         let before = others::revisions(stage, &stage.units).await?;
         let start = Work::so_far(stage).await?;
         let seconds = send(stage, prepared).await?;
-        let work = Work::so_far(stage).await?.since(start);
+        let work = Work::so_far(stage).await?.since(&start);
         let after = others::revisions(stage, &stage.units).await?;
         progress(&format!(
             "stragglers: {} passages in {seconds:.2} s, {work:?}",

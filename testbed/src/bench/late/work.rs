@@ -16,7 +16,10 @@ const REPORTED_WITHIN: Duration = Duration::from_secs(12);
 /// left out.
 const WORK: &str = "\
     SELECT sum(t.n_tup_ins + t.n_tup_upd + t.n_tup_del)::int8, \
-           sum(coalesce(t.idx_tup_fetch, 0) + t.seq_tup_read)::int8, \
+           sum(coalesce(t.idx_tup_fetch, 0))::int8, \
+           sum(t.seq_tup_read)::int8, \
+           coalesce(string_agg(t.relname || ' ' || t.seq_tup_read, ', ' ORDER BY t.relname) \
+                    FILTER (WHERE t.seq_tup_read > 0), 'none'), \
            sum(io.heap_blks_hit + io.heap_blks_read + coalesce(io.idx_blks_hit, 0) \
                + coalesce(io.idx_blks_read, 0))::int8 \
     FROM pg_stat_user_tables t JOIN pg_statio_user_tables io USING (relid) \
@@ -24,12 +27,16 @@ const WORK: &str = "\
        OR t.relname = 'stream_cursor'";
 
 /// Work so far, or between two moments.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Work {
     /// Rows inserted, updated, deleted.
     pub(super) written: u64,
-    /// Rows fetched by an index or scanned.
-    pub(super) read: u64,
+    /// Rows fetched by an index.
+    pub(super) fetched: u64,
+    /// Rows read because a whole table was scanned.
+    pub(super) scanned: u64,
+    /// Of which tables, so far.
+    pub(super) scans: String,
     /// Pages of tables and indexes.
     pub(super) pages: u64,
 }
@@ -46,16 +53,20 @@ impl Work {
         let number = |column: usize| u64::try_from(row.get::<_, i64>(column)).unwrap_or(0);
         Ok(Self {
             written: number(0),
-            read: number(1),
-            pages: number(2),
+            fetched: number(1),
+            scanned: number(2),
+            scans: row.get(3),
+            pages: number(4),
         })
     }
 
     /// Since then.
-    pub(super) const fn since(self, earlier: Self) -> Self {
+    pub(super) fn since(self, earlier: &Self) -> Self {
         Self {
             written: self.written - earlier.written,
-            read: self.read - earlier.read,
+            fetched: self.fetched - earlier.fetched,
+            scanned: self.scanned - earlier.scanned,
+            scans: self.scans,
             pages: self.pages - earlier.pages,
         }
     }
