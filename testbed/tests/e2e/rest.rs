@@ -57,13 +57,13 @@ fn assert_speeds(answer: &Value, stats: &Stats, what: &str) {
     );
 }
 
-/// The answer for one unit and length, whole and window by window.
-async fn check(system: &System, facts: &[Fact], unit: &str, interval: Interval, now_ms: i64) {
+/// The answer of a page for one length, whole and window by window.
+async fn check(system: &System, facts: &[Fact], page: &str, interval: Interval, now_ms: i64) {
     let from_ms = (now_ms - 8 * HOUR_MS).div_euclid(interval.ms()) * interval.ms();
     let to_ms = (now_ms + HOUR_MS).div_euclid(interval.ms()) * interval.ms() + interval.ms();
     let name = interval.name();
     let (from, to) = (time(from_ms), time(to_ms));
-    let path = format!("kvfv/{unit}/avg-speed?from={from}&to={to}&interval={name}");
+    let path = format!("{page}from={from}&to={to}&interval={name}");
     let (status, _, answer) = ask(system, &path).await;
     assert_eq!(status, 200, "{answer}");
     let mut whole = Stats::default();
@@ -116,8 +116,14 @@ async fn answers_equal_the_recomputation_and_wrong_questions_get_problem_documen
         .expect("all counted and stored");
     for (unit, facts) in &posted {
         for interval in Interval::ALL {
-            check(&system, facts, unit, interval, now_ms).await;
+            let page = format!("kvfv/{unit}/avg-speed?");
+            check(&system, facts, &page, interval, now_ms).await;
         }
+    }
+    let all: Vec<Fact> = posted.values().flatten().cloned().collect();
+    let page = format!("avg-speed?kvfv={}&", UNITS.join(","));
+    for interval in Interval::ALL {
+        check(&system, &all, &page, interval, now_ms).await;
     }
     let (status, _, units) = ask(&system, "kvfv").await;
     assert_eq!(status, 200);
