@@ -41,12 +41,15 @@ fn reprocess(system: &System, log: &str) -> (Launch, PathBuf) {
 async fn run(system: &System, log: &str, option: &[&str]) -> Value {
     let (launch, log) = reprocess(system, log);
     let mut process = launch.args(option).start().expect("started");
-    let ended = tokio::task::block_in_place(|| process.wait(RUN_WITHIN));
-    assert!(
-        ended.is_some_and(|status| status.success()),
-        "{}",
-        process.log_tail()
-    );
+    let waiting = tokio::task::spawn_blocking(move || {
+        let ended = process.wait(RUN_WITHIN);
+        assert!(
+            ended.is_some_and(|status| status.success()),
+            "{}",
+            process.log_tail()
+        );
+    });
+    waiting.await.expect("it ended well");
     let text = std::fs::read_to_string(log).expect("a report");
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
