@@ -9,10 +9,10 @@
 //! bytes = rate × (round trip + SLACK_MS) + one message      one message = rate × MESSAGE_MS
 //! ```
 //! More than rate × round trip fills the link; the rest is what a live passage finds in its way (all
-//! of the window, in the moment after the link ran empty). As
-//! long as the link is not full, the measured rate is window / round trip, and so the next window is
-//! larger than this one; once it is full, rate and window stay. The law is BBR's (Cardwell et al.,
-//! ACM Queue 2016); the standing queue of `SLACK_MS` takes the place of its probing for more.
+//! of the window, in the moment after the link ran empty). As long as the link is not full, the
+//! measured rate is window / round trip, and so the next window is larger than this one; once it is
+//! full, rate and window stay. The law is BBR's (Cardwell et al., ACM Queue 2016); the standing queue
+//! of `SLACK_MS` takes the place of its probing for more.
 //!
 //! Invariants
 //! 1. Bytes handed over = bytes acknowledged + bytes on their way; marks are kept of these alone.
