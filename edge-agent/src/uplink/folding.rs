@@ -40,7 +40,7 @@ impl Folding {
     }
 
     /// What to ask the buffer to fold now, and whether it is to be folded however young it is.
-    pub fn next(&mut self) -> Option<(Backlog, bool)> {
+    pub fn ask(&mut self) -> Option<(Backlog, bool)> {
         if self.asked.is_some() {
             return None;
         }
@@ -83,28 +83,28 @@ mod tests {
         let (one, two, three) = (backlog(1, 10), backlog(2, 20), backlog(3, 30));
         let mut folding = Folding::default();
         folding.begin([one, two, three]);
-        assert_eq!(folding.next(), Some((one, false)));
-        assert_eq!(folding.next(), None, "one question at a time");
+        assert_eq!(folding.ask(), Some((one, false)));
+        assert_eq!(folding.ask(), None, "one question at a time");
         assert_eq!(folding.answered(folded(0, false)), None);
-        assert_eq!(folding.next(), Some((two, false)));
+        assert_eq!(folding.ask(), Some((two, false)));
         assert_eq!(folding.answered(folded(9, true)), Some(two));
-        assert_eq!(folding.next(), Some((two, true)));
+        assert_eq!(folding.ask(), Some((two, true)));
         assert_eq!(folding.answered(folded(3, false)), Some(two));
-        assert_eq!(folding.next(), Some((three, true)));
+        assert_eq!(folding.ask(), Some((three, true)));
         assert!(folding.is_active());
         folding.answered(folded(0, false));
-        assert!(!folding.is_active() && folding.next().is_none());
+        assert!(!folding.is_active() && folding.ask().is_none());
     }
 
     #[test]
     fn an_answer_from_before_an_interruption_ends_nothing_that_began_after() {
         let mut folding = Folding::default();
         folding.begin([backlog(1, 10)]);
-        folding.next();
+        folding.ask();
         folding.stop();
         folding.begin([backlog(1, 50)]);
-        assert_eq!(folding.next(), None);
+        assert_eq!(folding.ask(), None);
         folding.answered(folded(0, false));
-        assert_eq!(folding.next(), Some((backlog(1, 50), false)));
+        assert_eq!(folding.ask(), Some((backlog(1, 50), false)));
     }
 }

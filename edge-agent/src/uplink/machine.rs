@@ -481,7 +481,7 @@ impl Machine {
             self.folding.stop();
         }
         self.flows = flows;
-        if let Some((backlog, is_late)) = self.folding.next() {
+        if let Some((backlog, is_late)) = self.folding.ask() {
             let older_than_ms = (!is_late).then_some(self.pace.summary_after_ms);
             self.commands.push_back(Command::Fold {
                 backlog,
