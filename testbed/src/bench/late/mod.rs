@@ -47,7 +47,9 @@ pub struct Scale {
     pub saturation: Duration,
     /// Old windows that get one passage each in `stragglers`, each of another unit.
     pub stragglers: usize,
-    /// Passages that one unit buffers in `month`.
+    /// Days that one unit is offline in `month`: the windows alone must fit into the quota.
+    pub month_days: i64,
+    /// Passages that it buffers.
     pub month_passages: u64,
     /// Passages that both systems get in `flink`.
     pub flink_passages: usize,
@@ -65,6 +67,7 @@ impl Default for Scale {
             saturating_units: 100,
             saturation: Duration::from_secs(12),
             stragglers: 1_000,
+            month_days: 30,
             month_passages: 3_000_000,
             flink_passages: 10_000_000,
         }
@@ -85,7 +88,8 @@ impl Scale {
             saturating_units: 20,
             saturation: Duration::from_secs(8),
             stragglers: 50,
-            month_passages: 100_000,
+            month_days: 2,
+            month_passages: 300_000,
             flink_passages: 200_000,
         }
     }

@@ -20,7 +20,6 @@ use crate::link::{Plan, Shape};
 use crate::recompute::{Ledger, database as tables};
 
 const AGENT: &str = "agent-1";
-const DAYS: i64 = 30;
 /// Less than a passage takes in the buffer, so that the quota is reached on the way.
 const QUOTA_BYTES_PER_PASSAGE: u64 = 7;
 const EXACT_WITHIN: Duration = Duration::from_secs(900);
@@ -47,7 +46,7 @@ pub(super) async fn run(scale: &Scale) -> Result<Vec<Figure>> {
     procfs::reset_peak_resident(process)?;
     let to_ms = window_start_ms(clock::unix_ms());
     let backlog = Backlog {
-        from_ms: to_ms - DAYS * DAY_MS,
+        from_ms: to_ms - scale.month_days * DAY_MS,
         to_ms,
         passages: scale.month_passages,
         seed: 42,
