@@ -59,7 +59,9 @@ pub struct Gate {
     window_max: usize,
     probes: Backoff,
     open_jitter_ms: Millis,
-    token: Option<u64>,
+    /// The life of the centre and the token in it of the owner who spoke last. A database that was
+    /// put back in time gives out tokens once more that its life before had passed.
+    owner: Option<(u32, u64)>,
 }
 
 /// What a beacon changes for messages without an answer.
@@ -86,13 +88,13 @@ impl Gate {
             window_max,
             probes,
             open_jitter_ms,
-            token: None,
+            owner: None,
         }
     }
 
     /// A fresh connection has its subscriptions; the retained beacon is about to come.
     pub fn subscribed(&mut self, now: Millis) {
-        self.token = None;
+        self.owner = None;
         self.window = 1;
         let probe_at = now + BEACON_WAIT_MS;
         self.state = State::Shut {
@@ -105,7 +107,7 @@ impl Gate {
     /// Whether the owner who says so is one no longer.
     #[must_use]
     pub fn is_outdated(&self, beacon: &Beacon) -> bool {
-        self.token.is_some_and(|token| beacon.token < token)
+        self.owner.is_some_and(|owner| owner_of(beacon) < owner)
     }
 
     /// A beacon of the unit's own centre, in its present life.
@@ -113,8 +115,8 @@ impl Gate {
         if self.is_outdated(beacon) {
             return Change::None;
         }
-        let new_owner = self.token != Some(beacon.token);
-        self.token = Some(beacon.token);
+        let new_owner = self.owner != Some(owner_of(beacon));
+        self.owner = Some(owner_of(beacon));
         let spoken = (beacon.wire_min..=beacon.wire_max).contains(&WIRE_VERSION);
         let wanted = match beacon.intake {
             _ if !spoken => Err(Shut::Version),
@@ -237,6 +239,10 @@ impl Gate {
     }
 }
 
+const fn owner_of(beacon: &Beacon) -> (u32, u64) {
+    (beacon.centre.timeline, beacon.token)
+}
+
 #[cfg(test)]
 mod tests {
     use proto::receipt::Centre;
@@ -263,6 +269,19 @@ mod tests {
             sent_at: EventTime::from_millis(0),
             summaries_age_max_ms: u64::MAX,
         }
+    }
+
+    #[test]
+    fn an_owner_of_a_later_life_is_heard_although_its_token_is_lower() {
+        let (mut gate, mut jitter) = subscribed();
+        gate.beacon(0, &beacon(36, Intake::Closed), &mut jitter);
+        let mut promoted = beacon(35, Intake::Open);
+        assert!(gate.is_outdated(&promoted));
+        promoted.centre.timeline = 2;
+        assert!(!gate.is_outdated(&promoted));
+        gate.beacon(1, &promoted, &mut jitter);
+        assert!(gate.is_outdated(&beacon(99, Intake::Open)));
+        assert_ne!(gate.why_shut(), Some(Shut::Closed));
     }
 
     fn subscribed() -> (Gate, Jitter) {
