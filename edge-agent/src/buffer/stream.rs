@@ -209,6 +209,15 @@ impl Stream {
         self.refresh();
     }
 
+    /// The loss of a chunk that is aside is stated once more.
+    pub(super) fn lose_again(&mut self, chunk: &ChunkMeta) {
+        self.marks.accepted_to = self.marks.accepted_to.max(chunk.range.last().get());
+        self.marks_changed = true;
+        self.losses.remove(&chunk.range.into());
+        self.declare(chunk, chunk.range, LossReason::Refused, false);
+        self.refresh();
+    }
+
     /// A chunk that the disk holds already; [`Stream::refresh`] after the last.
     pub(super) fn load(&mut self, chunk: ChunkMeta) {
         self.marks.accepted_to = self.marks.accepted_to.max(chunk.range.last().get());

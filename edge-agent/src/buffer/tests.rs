@@ -315,6 +315,44 @@ async fn refused_passages_are_aside_and_lost_and_their_neighbours_stay() {
     running.stop();
 }
 
+#[test]
+fn what_is_aside_is_called_lost_again_when_the_centre_was_put_back_in_time() {
+    let place = tempfile::tempdir().unwrap();
+    let mut engine = Engine::open(&plain(place.path()), NOW_MS).unwrap();
+    engine.stage(&many(0, 20), NOW_MS).unwrap().unwrap();
+    engine.commit(NOW_MS).unwrap();
+    let stream = engine.streams[0].id;
+    engine.refuse(stream, range(1, 20), None).unwrap();
+    engine.commit(NOW_MS).unwrap();
+    let booked = StreamReceipt {
+        stream,
+        counted: SeqSet::new(),
+        stored: SeqSet::new(),
+        lost: range(1, 20).into(),
+    };
+    engine.receipt(centre(9, 1), std::slice::from_ref(&booked));
+    engine.commit(NOW_MS).unwrap();
+    drop(engine);
+    // Nothing of the stream was left but what is aside.
+    let mut engine = Engine::open(&plain(place.path()), NOW_MS).unwrap();
+    assert!(engine.streams.is_empty());
+    assert_eq!(
+        engine.receipt(centre(9, 2), &[]),
+        CentreVerdict::NewTimeline
+    );
+    engine.commit(NOW_MS).unwrap();
+    let losses = engine.state(super::StoreHealth::Ok).losses;
+    let [(of, loss)] = losses.as_slice() else {
+        panic!("{losses:?}")
+    };
+    assert_eq!(
+        (*of, loss.range, loss.scope),
+        (stream, range(1, 20), LossScope::All)
+    );
+    engine.receipt(centre(9, 2), &[booked]);
+    assert!(engine.state(super::StoreHealth::Ok).losses.is_empty());
+}
+
 #[tokio::test]
 async fn what_one_build_refused_comes_back_once_for_each_other_build_across_restarts() {
     let place = tempfile::tempdir().unwrap();

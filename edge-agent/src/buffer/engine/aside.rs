@@ -79,6 +79,19 @@ impl Engine {
         Ok(passages)
     }
 
+    /// States once more that what is aside is lost: a centre that was put back in time may not know.
+    pub(super) fn state_aside_again(&mut self) {
+        let aside: Vec<ChunkKey> = self.aside.iter().map(|(key, _)| *key).collect();
+        for key in aside {
+            self.stream_again(key.stream).lose_again(&ChunkMeta {
+                range: key.range,
+                event_min: key.event_min,
+                event_max: key.event_max,
+                bytes: 0,
+            });
+        }
+    }
+
     /// Whether the numbers that are offered again stay within what one record holds.
     fn has_place_for(&self, key: &ChunkKey) -> bool {
         let stream = self.streams.iter().find(|known| known.id == key.stream);

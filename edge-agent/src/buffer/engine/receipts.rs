@@ -25,6 +25,7 @@ impl Engine {
             Some(pinned) if pinned == centre => CentreVerdict::Known,
             Some(pinned) if pinned.id == centre.id && pinned.timeline < centre.timeline => {
                 self.streams.iter_mut().for_each(Stream::forget_receipts);
+                self.state_aside_again();
                 CentreVerdict::NewTimeline
             }
             Some(_) => {
