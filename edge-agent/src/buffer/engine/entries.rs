@@ -116,11 +116,15 @@ impl Engine {
     }
 
     /// The last resort: deltas go, too, and those of their passages that are gone are lost altogether.
+    /// Not the sealed ones: they may be on their way, and would be counted after they were called lost.
     pub(super) fn drop_entries(&mut self, goal: u64) {
         for place in 0..self.streams.len() {
-            while self.held_bytes > goal
-                && let Some(entry) = self.streams[place].entries.pop_front()
-            {
+            while self.held_bytes > goal {
+                let entries = &mut self.streams[place].entries;
+                let unsealed = entries.iter().position(|entry| !entry.sealed);
+                let Some(entry) = unsealed.and_then(|at| entries.remove(at)) else {
+                    break;
+                };
                 self.lose_entry(place, &entry, &SeqSet::new(), LossReason::Quota);
             }
         }
