@@ -5,6 +5,7 @@
 //!
 //! Invariants: nothing started here outlives this process, whatever ends it; nothing written here
 //! stays behind outside the build directory; the programs are the built binaries, never linked in.
+//! Only the simulator ([`sim`]) links their libraries: it runs their decisions without their I/O.
 
 pub mod bench;
 pub mod clock;
@@ -18,6 +19,7 @@ pub mod process;
 pub mod programs;
 pub mod recompute;
 pub mod replay;
+pub mod sim;
 pub mod synthetic;
 pub mod system;
 pub mod workdir;

@@ -4,6 +4,7 @@ mod bench;
 mod demo;
 mod link;
 mod replay;
+mod sim;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
@@ -19,9 +20,10 @@ use tokio::runtime::Runtime;
 pub(crate) struct Arguments {
     #[command(subcommand)]
     command: Command,
-    /// Log of the testbed itself, to standard error: error to trace, or directives.
-    #[arg(long, global = true, default_value = "warn", env = "VERST_TESTBED_LOG")]
-    log: String,
+    /// Log of the testbed itself, to standard error: error to trace, or directives. By default warn;
+    /// for the simulator, whose faults would fill it, off.
+    #[arg(long, global = true, env = "VERST_TESTBED_LOG")]
+    log: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -34,11 +36,17 @@ enum Command {
     Link(link::BadLink),
     /// Send a recorded file through the real system and compare every window.
     Replay(replay::Replay),
+    /// Run the product's decisions under every fault, in virtual time, from seeds.
+    Sim(sim::Sim),
 }
 
 /// Does what the arguments say.
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<u8> {
-    init(LogFormat::Text, &arguments.log)?;
+    let usual = match arguments.command {
+        Command::Sim(_) => "off",
+        _ => "warn",
+    };
+    init(LogFormat::Text, arguments.log.as_deref().unwrap_or(usual))?;
     let runtime = Runtime::new().context("cannot start the runtime")?;
     runtime.block_on(async {
         match arguments.command {
@@ -46,6 +54,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<u8> {
             Command::Demo(demo) => demo.run().await,
             Command::Link(link) => link.run().await,
             Command::Replay(replay) => replay.run().await,
+            Command::Sim(sim) => sim.run(),
         }
     })
 }

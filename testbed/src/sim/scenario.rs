@@ -1,0 +1,114 @@
+//! ● What a seed stands for: how many units, how they are set up, what may befall them.
+
+use edge_agent::buffer::QuotaPolicy;
+
+use super::dice::Dice;
+use super::queue::Millis;
+
+/// What is broken on purpose, in the simulated shells around the product's code, to show that it
+/// would be found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Bug {
+    /// A unit takes the broker's PUBACK for a receipt.
+    DeleteOnPuback,
+    /// A unit answers before the disk has anything.
+    SkipFlush,
+    /// The centre sends receipts before its COMMIT.
+    ReceiptBeforeCommit,
+    /// Windows are committed in one transaction, cursors in the next.
+    CursorAfterWindows,
+    /// The database takes what an owner writes, whatever its token and the revisions are.
+    NoFencing,
+}
+
+/// From the first fault to the end of all faults.
+pub(super) const TROUBLE_MS: Millis = 4 * 60_000;
+
+/// Within this time after the last fault everything has drained.
+pub(super) const DRAIN_MS_MAX: Millis = 90 * 60_000;
+
+/// How one run is set up.
+#[derive(Debug)]
+pub(super) struct Scenario {
+    pub(super) bug: Option<Bug>,
+    pub(super) units: Vec<UnitSetup>,
+    /// Passages of one message.
+    pub(super) batch_passages: u64,
+    /// Faults come this often.
+    pub(super) fault_every_ms: Millis,
+    /// Whether a standby without the last commits may be promoted.
+    pub(super) promotions: bool,
+    /// Whether somebody with a certificate of his own tries what he must not.
+    pub(super) intruder: bool,
+    /// One in so many passages has a value that the database does not take; 0: none.
+    pub(super) poison_one_in: u64,
+    /// Whether aggregators share the shards instead of one having all.
+    pub(super) shared: bool,
+}
+
+/// How one unit is set up.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct UnitSetup {
+    /// Whether the camera gives each passage an id.
+    pub(super) ids: bool,
+    pub(super) quota_bytes: u64,
+    pub(super) policy: QuotaPolicy,
+    pub(super) offered_ahead_max: u64,
+    /// The unit's clock minus the centre's.
+    pub(super) skew_ms: i64,
+    /// From one post to the next, at most.
+    pub(super) post_every_ms: Millis,
+    /// Passages of one post, at most.
+    pub(super) post_passages_max: u64,
+    /// A backlog that is older goes ahead as summaries; 0: never.
+    pub(super) summary_after_ms: Millis,
+    /// The owner's limit on the link, if there is one.
+    pub(super) rate_bytes_per_s_max: Option<u64>,
+    /// Frames that its link takes at a time.
+    pub(super) link_frames_max: usize,
+}
+
+impl Scenario {
+    pub(super) fn draw(dice: &mut Dice, bug: Option<Bug>) -> Self {
+        // Copies that were dropped for the quota cannot be offered to a database put back in time.
+        let promotions = dice.percent(20);
+        let count = dice.between(1, 3);
+        let units = (0..count).map(|_| UnitSetup::draw(dice, promotions));
+        Self {
+            bug,
+            units: units.collect(),
+            batch_passages: dice.pick(&[5, 20, 60]),
+            fault_every_ms: dice.pick(&[4_000, 8_000, 20_000]),
+            promotions,
+            intruder: dice.percent(30),
+            poison_one_in: if dice.percent(10) { 40 } else { 0 },
+            shared: dice.percent(30),
+        }
+    }
+}
+
+impl UnitSetup {
+    fn draw(dice: &mut Dice, promotions: bool) -> Self {
+        let tight = !promotions && dice.percent(40);
+        Self {
+            ids: dice.percent(60),
+            quota_bytes: if tight {
+                dice.between(700, 3_000)
+            } else {
+                1 << 30
+            },
+            policy: dice.pick(&[
+                QuotaPolicy::DropOldest,
+                QuotaPolicy::DropOldest,
+                QuotaPolicy::RefuseNew,
+            ]),
+            offered_ahead_max: dice.pick(&[4, 20, 200]),
+            skew_ms: dice.pick(&[0, 0, -40_000, 30_000, 8 * 60_000]),
+            post_every_ms: dice.pick(&[3_000, 10_000, 20_000]),
+            post_passages_max: dice.pick(&[1, 4, 12]),
+            summary_after_ms: dice.pick(&[0, 5_000, 60_000]),
+            rate_bytes_per_s_max: dice.pick(&[None, None, None, Some(1_000)]),
+            link_frames_max: dice.pick(&[3, 48, 48]),
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! The simulator's own claims: it repeats itself, the product passes, and every planted bug is found.
+
+use std::num::NonZeroUsize;
+use std::thread::available_parallelism;
+
+use super::{Bug, replay_command, run, run_all};
+
+/// Seeds of one run of the tests.
+const SEEDS: u64 = 500;
+
+fn threads() -> usize {
+    available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace_byte_for_byte() {
+    for seed in 1..=5 {
+        let (first, second) = (run(seed, None, true), run(seed, None, true));
+        assert!(
+            first.trace.lines().count() > 100,
+            "{} bytes",
+            first.trace.len()
+        );
+        assert!(
+            first.trace == second.trace,
+            "seed {seed} differs from itself"
+        );
+        assert_ne!(first.trace, run(seed + 1, None, true).trace);
+    }
+}
+
+#[test]
+fn five_hundred_seeds_keep_every_promise() {
+    let summary = run_all(1..=SEEDS, None, threads(), false);
+    for report in &summary.failed {
+        let problem = report.problem.as_deref().unwrap_or_default();
+        let replay = replay_command(report.seed, None);
+        eprintln!("seed {}: {problem}\n    replay: {replay}", report.seed);
+    }
+    assert!(
+        summary.failed.is_empty(),
+        "{} seeds failed",
+        summary.failed.len()
+    );
+    let tally = &summary.tally;
+    assert!(
+        tally.summarised > 0 && tally.lost > 0,
+        "too tame: {tally:?}"
+    );
+}
+
+fn finds(bug: Bug) {
+    let summary = run_all(1..=SEEDS, Some(bug), threads(), true);
+    assert!(
+        !summary.failed.is_empty(),
+        "{bug:?} was not found in {SEEDS} seeds"
+    );
+}
+
+#[test]
+fn a_unit_that_takes_pubacks_for_receipts_is_found() {
+    finds(Bug::DeleteOnPuback);
+}
+
+#[test]
+fn an_answer_before_the_disk_has_it_is_found() {
+    finds(Bug::SkipFlush);
+}
+
+#[test]
+fn receipts_before_the_commit_are_found() {
+    finds(Bug::ReceiptBeforeCommit);
+}
+
+#[test]
+fn cursors_in_a_transaction_of_their_own_are_found() {
+    finds(Bug::CursorAfterWindows);
+}
+
+#[test]
+fn owners_without_fencing_are_found() {
+    finds(Bug::NoFencing);
+}
