@@ -150,6 +150,10 @@ struct World {
     made: u64,
     timeline: u32,
     cursors: BTreeMap<[u8; 16], Cursor>,
+    /// What any life of the centre had counted, by stream.
+    told: BTreeMap<[u8; 16], SeqSet>,
+    /// Streams that were left out once, for the centre had settled all of them.
+    forgotten: BTreeSet<[u8; 16]>,
     /// What each build of the centre refused, by stream.
     refused: BTreeMap<(u8, [u8; 16]), SeqSet>,
 }
@@ -170,6 +174,8 @@ impl World {
             made: 0,
             timeline: 1,
             cursors: BTreeMap::new(),
+            told: BTreeMap::new(),
+            forgotten: BTreeSet::new(),
             refused: BTreeMap::new(),
         }
     }
@@ -234,12 +240,16 @@ impl World {
             Operation::Summaries { stream, fate } => self.summaries(*stream, *fate),
             Operation::Promote => {
                 self.timeline += 1;
-                self.cursors.clear();
+                for (id, cursor) in std::mem::take(&mut self.cursors) {
+                    let told = self.told.entry(id).or_default();
+                    *told = told.union(&cursor.counted);
+                }
                 let verdict = self.receipt(Vec::new());
                 assert!(matches!(
                     verdict,
                     CentreVerdict::NewTimeline | CentreVerdict::Pinned
                 ));
+                self.check_doubt();
             }
             Operation::Reopen => {
                 self.engine = None;
@@ -517,10 +527,37 @@ impl World {
         self.receipt(vec![id]);
     }
 
+    /// A new life of the centre may have counted nothing: only what is summed here is raw only.
+    fn check_doubt(&self) {
+        for stream in &self.engine.as_ref().unwrap().streams {
+            let mut losses = stream.losses.iter();
+            assert!(losses.all(|loss| {
+                loss.scope == LossScope::All || SeqSet::from(loss.range).is_subset(stream.summed())
+            }));
+        }
+    }
+
+    /// A stream is forgotten only when the centre has settled every number of it.
+    fn check_forgotten(&mut self, state: &BufferState) {
+        for (id, accepted) in &self.accepted {
+            if state.streams.iter().any(|view| view.id.as_bytes() == id) {
+                continue;
+            }
+            let cursor = self.cursors.get(id).cloned().unwrap_or_default();
+            let settled = cursor.stored.union(&cursor.lost);
+            assert!(
+                self.timeline > 1 || settled.count() == accepted.len() as u64,
+                "forgotten before it was settled: {cursor:?}"
+            );
+            self.forgotten.insert(*id);
+        }
+    }
+
     /// Per stream: 1 to `accepted_to` = held or settled or declared, every held passage is as it
     /// was accepted, and every delta is what its passages add up to.
     fn check(&mut self) {
         let state = self.state();
+        self.check_forgotten(&state);
         let engine = self.engine.as_ref().unwrap();
         let mut bytes: u64 = engine
             .aside
@@ -539,7 +576,14 @@ impl World {
                 .map(SeqSet::from)
                 .unwrap();
             let settled = view.stored.union(&view.lost);
-            let kept = view.held.union(&settled).union(&declared);
+            let mut kept = view.held.union(&settled).union(&declared);
+            // A forgotten stream that comes back with what was aside leaves the rest to the centre,
+            // which has settled it.
+            if self.forgotten.contains(view.id.as_bytes())
+                && let Some(cursor) = self.cursors.get(view.id.as_bytes())
+            {
+                kept = kept.union(&cursor.stored).union(&cursor.lost);
+            }
             // After a promotion the centre may have forgotten what was deleted in good faith.
             if self.timeline == 1 {
                 assert_eq!(all.difference(&kept), SeqSet::new(), "vanished: {stream:?}");
@@ -580,7 +624,15 @@ impl World {
                     assert!(!is_summed, "lost altogether, but summed");
                     continue;
                 }
-                let known = summarised.union(&view.counted);
+                // A restart forgets what was not yet written: that the centre is in a new life, and
+                // what it had counted. It says both again before anything is declared.
+                let cursor = self.cursors.get(view.id.as_bytes());
+                let told = self.told.get(view.id.as_bytes());
+                let known = [cursor.map(|cursor| &cursor.counted), told];
+                let known = known
+                    .into_iter()
+                    .flatten()
+                    .fold(summarised.union(&view.counted), |all, some| all.union(some));
                 let is_known = known.contains_range(loss.range);
                 assert!(is_known, "raw only, but in no window");
             }
@@ -621,4 +673,30 @@ proptest! {
     ) {
         run(12 * 1024, QuotaPolicy::RefuseNew, &operations);
     }
+}
+
+#[test]
+fn what_one_build_refused_and_another_took_again_is_where_the_ledger_says() {
+    let append = |new, ids| Operation::Append { new, again: 0, ids };
+    let refuse = |passages, build| Operation::Refuse {
+        stream: 0,
+        passages,
+        build,
+    };
+    let deliver = Operation::Deliver {
+        stream: 0,
+        store: false,
+        book: true,
+    };
+    let operations = [
+        append(33, false),
+        Operation::Reopen,
+        refuse(1, 1),
+        refuse(32, 2),
+        append(1, false),
+        deliver,
+        append(2, true),
+        Operation::Build(1),
+    ];
+    run(1 << 30, QuotaPolicy::DropOldest, &operations);
 }
