@@ -11,7 +11,7 @@
 //!
 //! Invariants: a passage leaves the side table in the transaction that counts it; one that a summary
 //! has counted before is never counted again; a device's transactions take one UTC day each, and at
-//! most [`CHUNK_PASSAGES_MAX`] passages.
+//! most `CHUNK_PASSAGES_MAX` passages.
 
 mod fold;
 mod report;

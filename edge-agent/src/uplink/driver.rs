@@ -2,8 +2,8 @@
 //!
 //! One task owns everything here. Its `select!` only receives; what follows from it happens after,
 //! without waiting: reads of the buffer run as futures of their own, publishes never wait, and
-//! whatever the link refuses stays with the machine. [`asking`] holds the questions to the buffer and
-//! the disk, [`showing`] what is shown of it all.
+//! whatever the link refuses stays with the machine. `asking` holds the questions to the buffer and
+//! the disk, `showing` what is shown of it all.
 
 mod asking;
 mod showing;

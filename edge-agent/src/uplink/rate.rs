@@ -19,7 +19,7 @@
 //! 2. The window is at most twice what was used lately: an estimate from a better time, or one that
 //!    a burst of acknowledgements made, is not believed before it is tried (RFC 7661).
 //! 3. The round trip is the shortest since a small frame last found the link empty. When that is
-//!    [`PROBE_EVERY_MS`] ago, the backlog waits until what is on its way has arrived and one small
+//!    `PROBE_EVERY_MS` ago, the backlog waits until what is on its way has arrived and one small
 //!    frame was sent, so that a route that became shorter is noticed. One that became longer
 //!    shrinks window and messages until they find the link empty by themselves.
 

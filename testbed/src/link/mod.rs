@@ -1,7 +1,7 @@
 //! A bad link between a unit and its broker: slow, far, lossy, silent, cut.
 //!
 //! Stands where the mobile network stands: a TCP proxy on this machine, so that it needs no rights
-//! and no network namespaces. [`line`] decides when each segment arrives (pure, in virtual time);
+//! and no network namespaces. [`mod@line`] decides when each segment arrives (pure, in virtual time);
 //! [`Link`] moves the bytes.
 //!
 //! ```text

@@ -5,7 +5,7 @@
 //!             ●        ●         ●        ●    (simulated)   ●           ●         (simulated)
 //! ```
 //! ● is the product's code: admission ([`edge_agent::ingest`]), the buffer with its owner's steps over
-//! a simulated disk, the uplink's machine and frames, the gate's verdicts ([`broker::session`]), the
+//! a simulated disk, the uplink's machine and frames, the gate's verdicts (`broker::session`), the
 //! aggregator's door, decoder, selection, plan, memory and verdicts. Simulated is what does I/O around
 //! it, and that can do everything bad: links that are cut or half open, a router that drops, delays,
 //! reorders, duplicates and forgets, disks whose power goes before or after a sync, a database that
@@ -13,7 +13,7 @@
 //! middle, and somebody with a certificate who tries what he must not.
 //!
 //! Invariants: the same seed gives the same trace, byte for byte; nothing here reads a clock, draws
-//! from the system's randomness, or opens anything. The judge ([`oracle`]) looks at every step.
+//! from the system's randomness, or opens anything. The judge (`oracle`) looks at every step.
 //!
 //! What it does not cover: sled, sockets, TLS, SQL. The tests of the power cut, the gate and the real
 //! processes do.
