@@ -10,7 +10,6 @@ use proto::limits::IN_FLIGHT_BYTES_MAX;
 use proto::receipt::{Intake, StreamReceipt};
 use proto::{CentreId, EventTime, Seq, SeqSet};
 
-use super::super::backoff::Backoff;
 use super::super::model_link::ModelLink;
 use super::super::rate::FRAMING_BYTES;
 use super::*;
@@ -20,25 +19,9 @@ use crate::uplink::lanes::Lane;
 
 const PACE: Pace = Pace {
     batch_passages: 2_000,
-    event_wait_ms: 250,
-    heartbeat_ms: 30_000,
-    reconnect: Backoff {
-        base_ms: 1_000,
-        cap_ms: 60_000,
-    },
-    probe: Backoff {
-        base_ms: 1_000,
-        cap_ms: 300_000,
-    },
-    resend: Backoff {
-        base_ms: 30_000,
-        cap_ms: 300_000,
-    },
-    open_jitter_ms: 10_000,
-    backlog_share_percent: 30,
-    rate_bytes_per_s_max: None,
     // The link is what is looked at here.
     summary_after_ms: 0,
+    ..tests::PACE
 };
 
 const CENTRE: Centre = Centre {

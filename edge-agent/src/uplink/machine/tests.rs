@@ -24,7 +24,7 @@ use super::*;
 use crate::buffer::StreamState;
 use crate::uplink::frames::fixtures::buffer_state;
 
-const PACE: Pace = Pace {
+pub(super) const PACE: Pace = Pace {
     batch_passages: 50,
     event_wait_ms: 250,
     heartbeat_ms: 30_000,
