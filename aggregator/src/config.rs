@@ -113,7 +113,8 @@ pub struct WindowsConfig {
     pub horizon_days: u32,
     /// How far ahead of the centre's clock a passage may be, in minutes, 0 to 60.
     pub ahead_minutes: u32,
-    /// Time from one flush to the next in ms, 50 to 60,000. Longer: cheaper, and later readable.
+    /// Time from one flush of a unit to its next in ms, 50 to 60,000; the shards take turns in it.
+    /// Longer: cheaper, and later readable.
     pub flush_interval_ms: u64,
     /// A flush begins sooner when this many passages wait, 1,000 to 100,000,000, or 32 MiB of rows.
     pub flush_passages_max: u64,
