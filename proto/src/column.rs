@@ -133,23 +133,26 @@ const fn packed_len(count: usize, width: u32) -> usize {
     (count * width as usize).div_ceil(8)
 }
 
-const fn bit_len(value: u64) -> usize {
-    (u64::BITS - value.leading_zeros()) as usize
-}
-
-/// The width with the fewest bytes for packed bits and patches together.
+/// The width with the fewest bytes for packed bits and patches together; of several the least.
 fn cheapest_width(quotients: impl Iterator<Item = u64>, count: usize) -> u32 {
     let mut of_len = [0_usize; 65];
-    quotients.for_each(|quotient| of_len[bit_len(quotient)] += 1);
+    let mut longest = 0;
+    for quotient in quotients {
+        let len = u64::BITS - quotient.leading_zeros();
+        of_len[len as usize] += 1;
+        longest = longest.max(len);
+    }
     let cost = |width: u32| {
-        let patches: usize = (width as usize + 1..=64)
-            .map(|len| of_len[len] * (1 + (len - width as usize).div_ceil(7)))
+        let patches: usize = (width + 1..=longest)
+            .map(|len| of_len[len as usize] * (1 + (len - width).div_ceil(7) as usize))
             .sum();
         packed_len(count, width) + patches
     };
-    (0..=WIDTH_MAX)
+    // Wider than the longest value costs more and gains nothing.
+    let widest = longest.min(WIDTH_MAX);
+    (0..=widest)
         .min_by_key(|width| cost(*width))
-        .unwrap_or(WIDTH_MAX)
+        .unwrap_or(widest)
 }
 
 fn unpack_bits(bits: &[u8], width: u32, count: usize, values: &mut Vec<u64>) {

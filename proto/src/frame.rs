@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::batch::{BatchError, PassageBatch};
+use crate::codec;
 use crate::header::UpHeader;
 use crate::heartbeat::{Heartbeat, HeartbeatError};
 use crate::limits::{BODY_BYTES_MAX, FRAME_BYTES_MAX};
@@ -36,9 +37,6 @@ const CODEC_ZSTD: u8 = 1;
 
 /// Bodies below this gain nothing from zstd.
 const COMPRESS_FROM_BYTES: usize = 96;
-
-/// zstd's own default; higher levels gain under a percent on packed columns.
-const ZSTD_LEVEL: i32 = 3;
 
 const KIND_PASSAGES: u8 = 1;
 const KIND_SUMMARY: u8 = 2;
@@ -310,20 +308,13 @@ impl<'a> Envelope<'a> {
     }
 }
 
-/// The capacity is the bound: what would not fit ends in an error, however large it claims to be.
 fn decompress(packed: &[u8]) -> Result<Vec<u8>, BodyError> {
-    let claimed = zstd::zstd_safe::get_frame_content_size(packed)
-        .ok()
-        .flatten()
-        .and_then(|size| usize::try_from(size).ok())
-        .filter(|size| *size <= BODY_BYTES_MAX)
-        .ok_or(BodyError::Compression)?;
-    zstd::bulk::decompress(packed, claimed).map_err(|_| BodyError::Compression)
+    codec::decompress(packed, BODY_BYTES_MAX).ok_or(BodyError::Compression)
 }
 
 fn seal(kind: u8, header: &[u8], body: &[u8]) -> Vec<u8> {
     let packed = (body.len() >= COMPRESS_FROM_BYTES)
-        .then(|| zstd::bulk::compress(body, ZSTD_LEVEL).ok())
+        .then(|| codec::compress(body))
         .flatten()
         .filter(|packed| packed.len() < body.len());
     let (codec, body) = packed
