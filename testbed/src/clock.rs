@@ -22,6 +22,12 @@ pub fn unix_ms() -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
+/// Lets the calling thread rest until then, to within the kernel's own timer.
+#[expect(clippy::disallowed_methods, reason = "this is the clock shell")]
+pub fn rest_until(moment: Instant) {
+    std::thread::sleep(moment.saturating_duration_since(monotonic()));
+}
+
 /// Looks again and again until `look` has an answer; `None` when `limit` has passed without one.
 ///
 /// For what has no event to wait for: a file that another program writes, a port that it opens.

@@ -3,7 +3,7 @@
 //!
 //! For load only. It understands answers with a `content-length`; anything else is an error.
 
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::net::SocketAddr;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -89,6 +89,52 @@ impl Connection {
         match self.stream.read_buf(&mut self.received).await? {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
             _ => Ok(()),
+        }
+    }
+}
+
+/// The same for a thread that waits, without the body.
+#[derive(Debug)]
+pub struct Waiting {
+    stream: std::net::TcpStream,
+    received: Box<[u8]>,
+}
+
+impl Waiting {
+    /// Connects.
+    ///
+    /// # Errors
+    /// As TCP.
+    pub fn open(to: SocketAddr) -> io::Result<Self> {
+        let stream = std::net::TcpStream::connect(to)?;
+        stream.set_nodelay(true)?;
+        let received = vec![0; READ_BYTES].into_boxed_slice();
+        Ok(Self { stream, received })
+    }
+
+    /// Sends a request and reads its answer to the end; returns the status.
+    ///
+    /// # Errors
+    /// As TCP, and when the answer is not understood.
+    pub fn ask(&mut self, request: &[u8]) -> io::Result<u16> {
+        self.stream.write_all(request)?;
+        let mut filled = 0;
+        let (status, mut left) = loop {
+            filled += self.read(filled)?;
+            if let Some((head_bytes, status, body_bytes)) = read_head(&self.received[..filled])? {
+                break (status, (head_bytes + body_bytes).saturating_sub(filled));
+            }
+        };
+        while left > 0 {
+            left = left.saturating_sub(self.read(0)?);
+        }
+        Ok(status)
+    }
+
+    fn read(&mut self, from: usize) -> io::Result<usize> {
+        match self.stream.read(&mut self.received[from..])? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            bytes => Ok(bytes),
         }
     }
 }

@@ -9,8 +9,9 @@
 //!   all simulated units, which cannot be shorter;
 //! - CPU of broker, aggregator and all PostgreSQL processes over the same span, from `/proc`, the
 //!   probe's own backend left out;
-//! - then, the load going on, `GET avg-speed` for a day of 5-minute windows of a random unit, 500 a
-//!   second on an open schedule (`bench::schedule`); beside it the same schedule against
+//! - then, the load going on, `GET avg-speed` for a day of 5-minute windows, on an open schedule
+//!   (`bench::schedule`): first of every unit once, within 10 s, when nothing of it is in the
+//!   aggregator's memory; then of random units, 500 a second; beside it the same schedule against
 //!   `/healthz` of the same process.
 
 use std::sync::Arc;
@@ -46,6 +47,7 @@ const P99_MS_MAX: f64 = 2_000.0;
 const CENTRE_CORES_MAX: f64 = 0.5;
 const GET_P99_MS_MAX: f64 = 10.0;
 const GETS_PER_S: u32 = 500;
+const FIRST_GETS_SPAN: Duration = Duration::from_secs(10);
 
 /// A day of history: every window of it has some 10 passages.
 const HISTORY_BATCHES: usize = 6;
@@ -113,13 +115,19 @@ pub async fn run(scale: &Scale) -> Result<Vec<Figure>> {
         "no passage became readable"
     );
 
+    let api = stage.api()?;
+    let days = day_requests(&stage.units);
+    progress(&format!(
+        "live: the first GET avg-speed of each unit in {FIRST_GETS_SPAN:?}"
+    ));
+    let per_s = u32::try_from(days.len())?.div_ceil(10);
+    let first = schedule::run(api, days.clone(), per_s, FIRST_GETS_SPAN).await?;
     progress(&format!(
         "live: {GETS_PER_S} GET avg-speed a second for {:?}",
         scale.gets
     ));
     let (cpu, start) = (stage.cpu()?, clock::monotonic());
-    let api = stage.api()?;
-    let gets = schedule::run(api, day_requests(&stage.units), GETS_PER_S, scale.gets).await?;
+    let gets = schedule::run(api, shuffled(&days), GETS_PER_S, scale.gets).await?;
     let busy = stage.cpu()?.cores_since(&cpu, start.elapsed());
     progress(&format!("live: with requests, {busy}"));
     let health = address_of(&stage.system.aggregator.page("healthz"))?;
@@ -171,6 +179,18 @@ pub async fn run(scale: &Scale) -> Result<Vec<Figure>> {
             Target::Any,
         ),
         Figure::new("live.postgres_cores", cores.postgres, "cores", Target::Any),
+        Figure::new(
+            "live.first_get_p50",
+            first.quantile_ms(0.5),
+            "ms",
+            Target::Any,
+        ),
+        Figure::new(
+            "live.first_get_p99",
+            first.quantile_ms(0.99),
+            "ms",
+            Target::Any,
+        ),
         Figure::new("live.get_p50", gets.quantile_ms(0.5), "ms", Target::Any)
             .with_limit(floor.quantile_ms(0.5), "ms for /healthz"),
         Figure::new("live.get_p99", gets.quantile_ms(0.99), "ms", get)
@@ -258,19 +278,24 @@ async fn camera(
     }
 }
 
-/// `GET avg-speed` of the last 24 hours of random units, by whole windows.
+/// `GET avg-speed` of the last 24 hours of each unit, by whole windows.
 fn day_requests(units: &[DeviceId]) -> Vec<Vec<u8>> {
-    const REQUESTS: usize = 4_096;
     let to_ms = clock::unix_ms() / BUCKET_MS * BUCKET_MS;
     let time = |ms| Timestamp::from_millisecond(ms).unwrap_or_default();
     let (from, to) = (time(to_ms - DAY_MS), time(to_ms));
+    let request = |unit| {
+        http::get(&format!(
+            "/kvfv/{unit}/avg-speed?from={from}&to={to}&interval=5m"
+        ))
+    };
+    units.iter().map(request).collect()
+}
+
+/// Many of them in random order.
+fn shuffled(requests: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    const REQUESTS: usize = 4_096;
     let mut random = ChaCha8Rng::seed_from_u64(5);
     (0..REQUESTS)
-        .map(|_| {
-            let unit = &units[random.random_range(0..units.len())];
-            http::get(&format!(
-                "/kvfv/{unit}/avg-speed?from={from}&to={to}&interval=5m"
-            ))
-        })
+        .map(|_| requests[random.random_range(0..requests.len())].clone())
         .collect()
 }

@@ -4,16 +4,16 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use hdrhistogram::Histogram;
 use service::tasks::TaskSet;
-use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::http::Connection;
+use super::http::Waiting;
 use super::stage::to_f64;
+use crate::clock;
 
 /// Connections that share the schedule by turns.
 const CONNECTIONS: u32 = 16;
@@ -65,8 +65,8 @@ impl Times {
 }
 
 /// Sends `requests` one after the other, from the beginning again after the last, `per_s` a second
-/// for `span`. On a thread of its own: an answer that has arrived is not to wait for the simulated
-/// units of this process.
+/// for `span`. Each connection has a thread of its own, which the kernel wakes at the moment: timers
+/// of whole milliseconds, or simulated units on the same thread, would be measured as well.
 ///
 /// # Errors
 /// A connection fails, or an answer is not 200.
@@ -76,45 +76,19 @@ pub async fn run(
     per_s: u32,
     span: Duration,
 ) -> Result<Times> {
-    let schedule = move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        runtime.block_on(ask_all(to, requests, per_s, span))
+    let turns = Turns {
+        to,
+        requests: Arc::new(requests),
+        gap: Duration::from_secs(1) / per_s,
+        start: clock::monotonic() + Duration::from_millis(100),
+        span,
     };
-    tokio::task::spawn_blocking(schedule).await?
-}
-
-async fn ask_all(
-    to: SocketAddr,
-    requests: Vec<Vec<u8>>,
-    per_s: u32,
-    span: Duration,
-) -> Result<Times> {
-    let requests = Arc::new(requests);
-    let gap = Duration::from_secs(1) / per_s;
-    let start = Instant::now() + Duration::from_millis(100);
     let tasks = TaskSet::new(CancellationToken::new());
     let (sender, times) = sync_channel(CONNECTIONS as usize);
     for turn in 0..CONNECTIONS {
-        let (requests, sender) = (requests.clone(), sender.clone());
-        tasks.spawn("schedule", async move {
-            let mut connection = Connection::open(to).await?;
-            let mut times = Times::new()?;
-            let mut number = turn;
-            while gap * number < span {
-                let moment = start + gap * number;
-                sleep_until(moment).await;
-                let answer = connection
-                    .ask(&requests[number as usize % requests.len()])
-                    .await?;
-                ensure!(answer.status == 200, "answered {}", answer.status);
-                if gap * number >= WARM_UP {
-                    times.record(moment.elapsed());
-                }
-                number += CONNECTIONS;
-            }
-            sender.send(times)?;
+        let (turns, sender) = (turns.clone(), sender.clone());
+        tasks.spawn_blocking_thread("schedule", move || -> Result<()> {
+            sender.send(turns.take(turn)?)?;
             Ok(())
         });
     }
@@ -129,4 +103,37 @@ async fn ask_all(
     }
     ensure!(all.count() > 0, "the schedule is shorter than its warm-up");
     Ok(all)
+}
+
+#[derive(Clone)]
+struct Turns {
+    to: SocketAddr,
+    requests: Arc<Vec<Vec<u8>>>,
+    gap: Duration,
+    start: Instant,
+    span: Duration,
+}
+
+impl Turns {
+    /// The requests of one connection: this turn, and every one after as many as there are
+    /// connections.
+    fn take(&self, turn: u32) -> Result<Times> {
+        let mut connection = Waiting::open(self.to)?;
+        let mut times = Times::new()?;
+        let moments = (turn..)
+            .step_by(CONNECTIONS as usize)
+            .map(|number| (number, self.gap * number))
+            .take_while(|(_, moment)| *moment < self.span);
+        for (number, moment) in moments {
+            let at = self.start + moment;
+            clock::rest_until(at);
+            let request = &self.requests[number as usize % self.requests.len()];
+            let status = connection.ask(request)?;
+            ensure!(status == 200, "answered {status}");
+            if moment >= WARM_UP {
+                times.record(clock::monotonic() - at);
+            }
+        }
+        Ok(times)
+    }
 }

@@ -14,6 +14,7 @@ use super::procfs;
 use crate::fleet::{Uplink, names};
 use crate::link::{Link, Plan};
 use crate::pki::BROKER_HOST;
+use crate::postgres::Options as ClusterOptions;
 use crate::system::{CENTRE, Options, READY_WITHIN, STOPPED_WITHIN, System, Tuning};
 
 /// Passages in all 5-minute windows.
@@ -51,7 +52,11 @@ impl Stage {
                 log_level: "warn",
                 ..Tuning::default()
             },
-            ..Options::default()
+            cluster: ClusterOptions {
+                // PostgreSQL's default of 128 MB is for the smallest of machines.
+                settings: vec![("shared_buffers".to_owned(), "1GB".to_owned())],
+                ..ClusterOptions::default()
+            },
         };
         let system = System::start(options)
             .await
