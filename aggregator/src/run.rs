@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api;
 use crate::api::metrics::ApiMetrics;
+use crate::api::serve::{ServeError, serve};
 use crate::backoff::Backoff;
 use crate::commit::lease::{Holdings, Instance, LeaseKeeper, RAISES_MAX};
 use crate::commit::owner::Owner;
@@ -58,6 +59,9 @@ pub enum RunError {
     /// A port.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The API cannot begin.
+    #[error(transparent)]
+    Api(#[from] ServeError),
     /// No randomness.
     #[error("the system has no randomness: {0}")]
     Random(#[from] getrandom::Error),
@@ -107,32 +111,30 @@ pub async fn run(
         connections_max: config.api.connections_max,
         ..Limits::default()
     };
-    let api_listener = HttpListener::bind(&Endpoint::Tcp(config.api.listen)).await?;
     let ops_listener = HttpListener::bind(&Endpoint::Tcp(config.ops.listen)).await?;
-    let addresses = (api_listener.local_addr(), ops_listener.local_addr());
+    let ops_address = ops_listener.local_addr();
     // The pages outlive the stop: a load balancer must see that we are not ready.
     let pages_stop = CancellationToken::new();
-    let reader = Reader::new(
-        target.pool(config.database.pool_size)?,
-        config.api.cache_bytes_max,
-    );
-    let questions = api::router(reader.clone(), &config.api, api_metrics);
-    tasks.spawn(
-        "api",
-        http(api_listener, questions, pages_stop.clone(), limits),
-    );
+    let reader = |connections, cache_bytes_max| {
+        let pool = target.pool(connections)?;
+        Ok::<_, TargetError>(Reader::new(pool, cache_bytes_max))
+    };
+    let answers = reader(config.database.pool_size, config.api.cache_bytes_max)?;
+    let questions = api::router(answers, &config.api, api_metrics);
+    let stop_pages = pages_stop.clone();
+    let api_address = serve(config.api.listen, questions, limits, &tasks, stop_pages).await?;
     let pages = service::ops::router(Arc::new(registry), health.clone());
     tasks.spawn(
         "ops",
         http(ops_listener, pages, pages_stop.clone(), Limits::default()),
     );
-    ready(addresses.0, addresses.1);
+    ready(api_address, ops_address);
 
     if schema_ready(&config.database, &target, &health, &tasks, &stop).await? {
         let program = Program {
             config: &config,
             target: &target,
-            reader,
+            reader: reader(1, 0)?,
             health: &health,
             metrics: &metrics,
             tasks: &tasks,

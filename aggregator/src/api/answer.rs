@@ -13,15 +13,17 @@ pub mod reason;
 pub mod unit;
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use proto::passage::Speed;
-use serde::Serialize;
+use serde::{Serialize, Serializer, ser};
+use serde_json::value::to_raw_value;
 use utoipa::ToSchema;
 
 use self::reason::{Reason, ReasonKind, ReasonKinds, Reasons};
 use super::range::TimeRange;
 use super::utc::Utc;
-use crate::store::reader::{Interval, SpeedRows, Sums, WindowRow};
+use crate::store::reader::{Interval, KnownWindow, Manner, SpeedRows, Sums, WindowRow};
 
 /// How settled a statistic is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
@@ -46,7 +48,7 @@ impl State {
 }
 
 /// Speed over a range of time: the whole, and each window.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct SpeedAnswer {
     /// Name of the unit.
     #[schema(example = "KV12345")]
@@ -94,7 +96,26 @@ pub struct SpeedAnswer {
     pub reasons: Vec<Reason>,
     /// One entry for each window that starts in the range, by time. Left out: windows without
     /// vehicles that began before the centre first heard of the unit, and those yet to begin.
-    pub windows: Vec<SpeedWindow>,
+    #[schema(value_type = Vec<SpeedWindow>)]
+    pub windows: Vec<Entry>,
+}
+
+/// A window in an answer.
+#[derive(Debug, Clone)]
+pub enum Entry {
+    /// One that has a row. Its text is kept with the row.
+    Known(KnownEntry),
+    /// Another.
+    Other(SpeedWindow),
+}
+
+/// A window that has a row, and how it stands.
+#[derive(Debug, Clone)]
+pub struct KnownEntry {
+    window: Arc<KnownWindow>,
+    end: Utc,
+    why: ReasonKinds,
+    complete: bool,
 }
 
 /// Speed in one window.
@@ -183,20 +204,20 @@ impl SpeedAnswer {
         let mut known = rows.windows.iter().peekable();
         let mut not_kept = rows.not_kept.iter().peekable();
         let step = usize::try_from(interval.length_ms()).unwrap_or(usize::MAX);
-        let windows: Vec<SpeedWindow> = covered
+        let windows: Vec<Entry> = covered
             .clone()
             .step_by(step)
             .filter_map(|start| {
                 let time = start..start + interval.length_ms();
                 let (why, complete) = (reasons.of_window(&time), !rows.losses.touch(&time));
-                match known.next_if(|row| row.start_ms == start) {
-                    Some(row) => Some(SpeedWindow::new(time, row, why, complete)),
+                match known.next_if(|window| window.row.start_ms == start) {
+                    Some(window) => Some(Entry::known(window, time.end, why, complete)),
                     None if not_kept.next_if_eq(&&start).is_some() => {
-                        Some(SpeedWindow::not_kept(&time, complete))
+                        Some(Entry::Other(SpeedWindow::not_kept(&time, complete)))
                     }
-                    None if known_from <= start && start < now_ms => {
-                        Some(SpeedWindow::without_vehicles(time, why, complete))
-                    }
+                    None if known_from <= start && start < now_ms => Some(Entry::Other(
+                        SpeedWindow::without_vehicles(time, why, complete),
+                    )),
                     None => None,
                 }
             })
@@ -205,11 +226,11 @@ impl SpeedAnswer {
         let beyond = reasons.of_window(&(covered.end - interval.length_ms()..covered.end));
         let why = windows
             .iter()
-            .map(|window| window.reasons)
+            .map(Entry::reasons)
             .fold(beyond, ReasonKinds::and);
         let state = windows
             .iter()
-            .map(|window| window.state)
+            .map(Entry::state)
             .fold(State::of(false, beyond.is_empty()), State::max);
         let totals = rows.totals.as_ref();
         Self {
@@ -227,12 +248,66 @@ impl SpeedAnswer {
             complete: !rows.losses.touch(&covered),
             revision: windows
                 .iter()
-                .map(|window| window.revision.map(i64::from))
+                .map(|window| window.revision().map(i64::from))
                 .sum(),
             final_to: rows.standing.final_to_ms.map(Utc::from_millis),
             reasons: reasons.list(why),
             windows,
         }
+    }
+}
+
+impl Entry {
+    fn known(window: &Arc<KnownWindow>, end_ms: i64, why: ReasonKinds, complete: bool) -> Self {
+        Self::Known(KnownEntry {
+            window: Arc::clone(window),
+            end: Utc::from_millis(end_ms),
+            why,
+            complete,
+        })
+    }
+
+    fn state(&self) -> State {
+        match self {
+            Self::Known(entry) => State::of(entry.window.row.revised, entry.why.is_empty()),
+            Self::Other(window) => window.state,
+        }
+    }
+
+    fn reasons(&self) -> ReasonKinds {
+        match self {
+            Self::Known(entry) if entry.window.row.revised => ReasonKinds::default(),
+            Self::Known(entry) => entry.why,
+            Self::Other(window) => window.reasons,
+        }
+    }
+
+    fn revision(&self) -> Option<i32> {
+        match self {
+            Self::Known(entry) => Some(entry.window.row.revision),
+            Self::Other(window) => window.revision,
+        }
+    }
+}
+
+impl Serialize for Entry {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Known(entry) => entry.serialize(serializer),
+            Self::Other(window) => window.serialize(serializer),
+        }
+    }
+}
+
+impl Serialize for KnownEntry {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let manner = Manner::from(self.why.bits()) << 1 | Manner::from(self.complete);
+        let say = |row: &WindowRow| {
+            let time_ms = row.start_ms..self.end.as_millis();
+            to_raw_value(&SpeedWindow::new(time_ms, row, self.why, self.complete))
+        };
+        let said = self.window.said(manner, say).map_err(ser::Error::custom)?;
+        said.serialize(serializer)
     }
 }
 
@@ -338,14 +413,36 @@ mod tests {
     }
 
     fn shown(answer: &SpeedAnswer) -> Vec<(i64, u64, State)> {
-        let entry = |window: &SpeedWindow| {
+        let entry = |entry: &Entry| {
+            let json = serde_json::to_value(entry).unwrap();
+            let start = Utc::parse(json["start"].as_str().unwrap()).unwrap();
             (
-                window.start.as_millis() / MINUTE,
-                window.vehicles.unwrap(),
-                window.state,
+                start.as_millis() / MINUTE,
+                json["vehicles"].as_u64().unwrap(),
+                entry.state(),
             )
         };
         answer.windows.iter().map(entry).collect()
+    }
+
+    #[test]
+    fn what_is_said_from_memory_is_what_would_be_said_anew() {
+        let (start, end) = (5 * MINUTE, 10 * MINUTE);
+        let open = Reasons::of(&Standing::default(), end).of_window(&(start..end));
+        assert!(!open.is_empty());
+        for revised in [false, true] {
+            let window = KnownWindow::new(row(start, revised));
+            let ways = [(open, true), (open, false), (ReasonKinds::default(), true)];
+            for (why, complete) in ways.into_iter().chain(ways) {
+                let anew = SpeedWindow::new(start..end, &window.row, why, complete);
+                let entry = Entry::known(&window, end, why, complete);
+                assert_eq!((entry.state(), entry.reasons()), (anew.state, anew.reasons));
+                let anew = serde_json::to_string(&anew).unwrap();
+                for _ in 0..2 {
+                    assert_eq!(serde_json::to_string(&entry).unwrap(), anew);
+                }
+            }
+        }
     }
 
     #[test]

@@ -4,8 +4,9 @@
 //! [`Reader`] asks one statement → [`answer`] (pure) makes the document. Errors of every kind are
 //! problem documents (`error`).
 //!
-//! Invariants: nothing is written; nothing is remembered between requests, so every aggregator
-//! answers alike; an answer is of one snapshot of the database.
+//! Invariants: nothing is written; what is remembered between requests is used only when the database
+//! says that it still holds, so every aggregator answers alike; an answer is of one snapshot of the
+//! database.
 
 pub mod answer;
 mod devices;
@@ -14,6 +15,7 @@ mod group;
 pub mod metrics;
 mod page;
 pub mod range;
+pub mod serve;
 mod speed;
 pub mod utc;
 

@@ -122,7 +122,7 @@ fn assert_same(interval: Interval, then: &SpeedRows, past: &SpeedRows) -> usize 
         );
     }
     let mut kept: Vec<_> = then.windows.clone();
-    kept.retain(|window| !past.not_kept.contains(&window.start_ms));
+    kept.retain(|window| !past.not_kept.contains(&window.row.start_ms));
     assert_eq!(past.windows, kept, "{interval:?}");
     assert_eq!(kept.len() + past.not_kept.len(), then.windows.len());
     if past.totals.is_none() {
@@ -292,5 +292,5 @@ async fn a_time_is_answered_when_no_flush_can_turn_up_before_it() {
         flush.batch_execute("COMMIT").await.unwrap();
     };
     let (past, ()) = tokio::join!(unit.then(Interval::FiveMinutes, covered, at), commit);
-    assert_eq!(past.unwrap().windows[0].sums.n, 77);
+    assert_eq!(past.unwrap().windows[0].row.sums.n, 77);
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! threads that decode ──► [ turn 0 | turn 1 | turn 2 | turn 3 ] ──one at each tick──► flush
 //! ```
-//! A flush interval has [`TURNS`] flushes, each of the units of every fourth shard. The work of an
+//! A flush interval has [`TURNS`] flushes, each of the units of every eighth shard. The work of an
 //! interval is the same as with one flush, and a unit waits no longer, but nothing else on the
 //! machine (a question to the API, a handshake) waits behind all of it at once.
 //!
@@ -12,7 +12,7 @@
 use crate::intake::decode::Message;
 
 /// Flushes in one flush interval.
-pub const TURNS: u8 = 4;
+pub const TURNS: u8 = 8;
 
 /// See the module.
 #[derive(Debug, Default)]

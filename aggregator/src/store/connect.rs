@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{
-    ClientWrapper, Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime,
+    ClientWrapper, Hook, HookError, Manager, ManagerConfig, Pool, QueueMode, RecyclingMethod,
+    Runtime,
 };
 use rustls::ClientConfig;
 use secrecy::{ExposeSecret, SecretString};
@@ -171,6 +172,8 @@ impl Target {
         });
         let pool = Pool::builder(manager)
             .max_size(size)
+            // The connection used last: its server process has everything at hand.
+            .queue_mode(QueueMode::Lifo)
             .post_create(reader_session)
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(POOL_TIMEOUT))

@@ -84,34 +84,68 @@ async fn every_answer_equals_a_recomputation_from_the_passages() {
             assert_eq!(answer.status, 200, "{}", answer.text);
             let again = centre.get(&path("KV1", from, to, interval)).await;
             assert_eq!(answer.text, again.text, "the past from memory");
-            let answer = answer.json();
-            let expected = windows(&passages, interval);
-            let expected: Vec<_> = expected
-                .iter()
-                .filter(|(start, _)| (from..to).contains(start))
-                .collect();
+            assert_recomputed(&answer.json(), &passages, from..to, interval);
+        }
+    }
+}
 
-            let mut whole = SpeedStats::default();
-            expected.iter().for_each(|(_, stats)| whole.merge(stats));
-            same_statistics(&answer, &whole);
+#[track_caller]
+fn assert_recomputed(
+    answer: &Value,
+    passages: &[Passage],
+    time_ms: std::ops::Range<i64>,
+    interval: Interval,
+) {
+    let expected = windows(passages, interval);
+    let expected: Vec<_> = expected
+        .iter()
+        .filter(|(start, _)| time_ms.contains(start))
+        .collect();
 
-            let shown: Vec<&Value> = answer["windows"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .filter(|window| window["vehicles"] != 0)
-                .collect();
-            assert_eq!(shown.len(), expected.len());
-            for (shown, (start, stats)) in shown.into_iter().zip(expected) {
-                assert_eq!(shown["start"], utc(*start));
-                assert_eq!(shown["end"], utc(start + interval.length_ms()));
-                same_statistics(shown, stats);
-                same_speed(&shown["std_dev"], stats.standard_deviation_kmh());
-                assert_eq!(shown["min_speed"].as_f64(), stats.min.map(Speed::kmh));
-                assert_eq!(shown["max_speed"].as_f64(), stats.max.map(Speed::kmh));
-                assert_eq!(shown["violations"], stats.violations);
-                assert_eq!(shown["revision"], 1);
-            }
+    let mut whole = SpeedStats::default();
+    expected.iter().for_each(|(_, stats)| whole.merge(stats));
+    same_statistics(answer, &whole);
+
+    let shown: Vec<&Value> = answer["windows"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|window| window["vehicles"] != 0)
+        .collect();
+    assert_eq!(shown.len(), expected.len());
+    for (shown, (start, stats)) in shown.into_iter().zip(expected) {
+        assert_eq!(shown["start"], utc(*start));
+        assert_eq!(shown["end"], utc(start + interval.length_ms()));
+        same_statistics(shown, stats);
+        same_speed(&shown["std_dev"], stats.standard_deviation_kmh());
+        assert_eq!(shown["min_speed"].as_f64(), stats.min.map(Speed::kmh));
+        assert_eq!(shown["max_speed"].as_f64(), stats.max.map(Speed::kmh));
+        assert_eq!(shown["violations"], stats.violations);
+        assert_eq!(shown["revision"], 1);
+    }
+}
+
+#[tokio::test]
+async fn answers_from_memory_stay_right_while_time_moves_on() {
+    let centre = Centre::start().await;
+    let passages = traffic(MIDNIGHT_MS - 2 * HOUR_MS, 12 * 60);
+    unit(&centre.database, "KV1").await;
+    store(&centre.database, "KV1", &passages).await;
+    for step in 0..30 {
+        // By fits and starts: the past behind the question, at its end, and beyond.
+        let now = MIDNIGHT_MS + step * 7 * MINUTE_MS;
+        past(&centre.database, "KV1", now - (step % 5) * 9 * MINUTE_MS, 0).await;
+        for (span, interval) in [
+            (2 * HOUR_MS, Interval::FiveMinutes),
+            (90 * MINUTE_MS, Interval::FiveMinutes),
+            (30 * HOUR_MS, Interval::Hour),
+        ] {
+            let range = now - span..now;
+            let path = path("KV1", range.start, range.end, interval);
+            let answer = centre.get(&path).await;
+            assert_eq!(answer.status, 200, "{}", answer.text);
+            let from = interval.ceil(range.start);
+            assert_recomputed(&answer.json(), &passages, from..range.end, interval);
         }
     }
 }
@@ -126,7 +160,7 @@ async fn the_past_is_kept_until_it_changes_and_the_present_is_read_each_time() {
         .collect();
     store(&centre.database, "KV1", &passages).await;
     past(&centre.database, "KV1", from + 50 * MINUTE_MS, 0).await;
-    let path = path("KV1", from, from + 2 * HOUR_MS, Interval::FiveMinutes);
+    let path = path("KV1", from, from + 65 * MINUTE_MS, Interval::FiveMinutes);
     let vehicles = async || {
         let answer = centre.get(&path).await.json();
         let of_windows = answer["windows"].as_array().unwrap().iter();

@@ -115,6 +115,12 @@ impl ReasonKinds {
         self.0 == 0
     }
 
+    /// One bit for each.
+    #[must_use]
+    pub const fn bits(self) -> u8 {
+        self.0
+    }
+
     /// Whether this kind is among them.
     #[must_use]
     pub const fn contains(self, kind: ReasonKind) -> bool {

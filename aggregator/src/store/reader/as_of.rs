@@ -22,8 +22,8 @@ use super::loss::{self, Losses};
 use super::speed::{speed, sums};
 use super::versions::{Version, Versions, shorter};
 use super::{
-    ANSWER_TIMEOUT, Attempt, Interval, ReadError, Reader, SpeedRows, Standing, Totals, WindowRow,
-    abandoned, column,
+    ANSWER_TIMEOUT, Attempt, Interval, KnownWindow, ReadError, Reader, SpeedRows, Standing, Totals,
+    WindowRow, abandoned, column,
 };
 
 /// A flush whose instant is longer ago is over: the writer gives it up after a minute.
@@ -175,13 +175,16 @@ impl Question<'_> {
         };
         let losses = self.losses(snapshot).await?;
         let kept = versions.kept.into_iter();
-        let windows = kept.map(|version| version.window).collect();
-        Ok(Ok(Some(SpeedRows::then(
+        let windows = kept
+            .map(|version| KnownWindow::new(version.window))
+            .collect();
+        Ok(Ok(Some(SpeedRows {
             standing,
             losses,
             totals,
-            (windows, versions.not_kept),
-        ))))
+            windows,
+            not_kept: versions.not_kept,
+        })))
     }
 
     async fn losses(&self, snapshot: &Transaction<'_>) -> Result<Losses, Attempt> {

@@ -12,6 +12,7 @@ mod cover;
 mod device;
 mod group;
 mod instant;
+mod known;
 mod loss;
 mod past;
 mod speed;
@@ -34,8 +35,9 @@ pub use backlog::BacklogRow;
 pub use cover::{Cover, Interval};
 pub use device::DeviceRow;
 pub use group::{EarlyWindow, GroupRows, GroupUnit, GroupWindow};
+pub use known::{KnownWindow, Manner, WindowRow};
 pub use loss::Losses;
-pub use speed::{SpeedRows, WindowRow};
+pub use speed::SpeedRows;
 pub use standing::Standing;
 pub use totals::{HistogramError, Sums, Totals};
 

@@ -2,9 +2,10 @@
 //!
 //! A day of a unit is 288 rows, each in a page of its own, for rows of all units are written side by
 //! side. So the past is kept in memory ([`super::past`]) and only what is younger is read, with the
-//! number that says whether the copy is still true.
+//! number that says whether the copy is still true. One statement answers any question.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use proto::device::DeviceId;
 use proto::passage::Speed;
@@ -12,26 +13,11 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::instant::Instant;
+use super::known::Known;
 use super::loss::{self, Losses};
+use super::past::{self, Past, Shelf};
 use super::standing::{self, Standing};
-use super::{Cover, Interval, ReadError, Reader, Sums, Totals, column};
-
-/// One window of the answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WindowRow {
-    /// Its first instant, ms since 1970.
-    pub start_ms: i64,
-    /// Its sums.
-    pub sums: Sums,
-    /// The median speed.
-    pub p50: Option<Speed>,
-    /// The speed that 85 % do not exceed.
-    pub p85: Option<Speed>,
-    /// Changed after it was final.
-    pub revised: bool,
-    /// How many times it was written.
-    pub revision: i32,
-}
+use super::{Cover, Interval, KnownWindow, ReadError, Reader, Sums, Totals, WindowRow, column};
 
 /// All that is known of one unit and one stretch of time, in one snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,31 +29,12 @@ pub struct SpeedRows {
     /// Over the whole stretch; none, of a time in the past, when that is not kept.
     pub totals: Option<Totals>,
     /// Windows in which a vehicle was counted, by ascending start.
-    pub windows: Vec<WindowRow>,
+    pub windows: Vec<Arc<KnownWindow>>,
     /// Starts of further such windows, ascending, of which is not kept what they held.
     pub not_kept: Vec<i64>,
-    /// How many times the past has changed.
-    past_changes: i64,
 }
 
 impl SpeedRows {
-    /// As they were at another time; such rows are not kept in memory.
-    pub(super) fn then(
-        standing: Standing,
-        losses: Losses,
-        totals: Option<Totals>,
-        (windows, not_kept): (Vec<WindowRow>, Vec<i64>),
-    ) -> Self {
-        Self {
-            standing,
-            losses,
-            totals,
-            windows,
-            not_kept,
-            past_changes: 0,
-        }
-    }
-
     /// What there is with nothing counted.
     #[cfg(test)]
     pub(crate) fn of(standing: Standing, windows: Vec<WindowRow>) -> Self {
@@ -75,71 +42,54 @@ impl SpeedRows {
             standing,
             losses: Losses::default(),
             totals: Some(Totals::default()),
-            windows,
+            windows: windows.into_iter().map(KnownWindow::new).collect(),
             not_kept: Vec::new(),
-            past_changes: 0,
         }
-    }
-
-    /// Puts the past in front. None when it has changed since it was read. How the unit stands and
-    /// what it lost changes without the past: that is taken from the younger reading alone.
-    fn after(self, past: &Self) -> Option<Self> {
-        if past.past_changes != self.past_changes {
-            return None;
-        }
-        let mut totals = past.totals.clone()?;
-        totals.merge(self.totals.as_ref()?);
-        let mut windows = Vec::with_capacity(past.windows.len() + self.windows.len());
-        windows.extend_from_slice(&past.windows);
-        windows.extend(self.windows);
-        Some(Self {
-            totals: Some(totals),
-            windows,
-            ..self
-        })
-    }
-
-    /// About how much memory it takes.
-    pub(super) fn memory_bytes(&self) -> usize {
-        size_of::<Self>() + size_of_val(&self.windows[..]) + Totals::HISTOGRAM_BYTES
     }
 }
 
 /// What a row of a statement is: the first column.
 const UNIT: i16 = 0;
+/// A longer window, for the totals alone.
 const COVER: i16 = 1;
+/// A window without its histogram.
 const WINDOW: i16 = 2;
 const LOSS: i16 = 3;
+/// A window with its histogram, which stands for itself in the totals.
+const BOTH: i16 = 4;
+/// The histogram of a window in memory that is older than what is asked for.
+const DROPPED: i16 = 5;
 
 /// Where things stand in a row.
 const TIMES: usize = 1;
 const STATISTICS: usize = TIMES + standing::COLUMN_COUNT;
 const PAST_CHANGES: usize = STATISTICS + 4;
+const PAST_TO: usize = STATISTICS + 5;
 const WINDOW_ONLY: usize = STATISTICS + 9;
-const COVER_ONLY: usize = WINDOW_ONLY + 4;
+const HISTOGRAM: usize = WINDOW_ONLY + 4;
 
 /// The columns that [`sums`] reads.
 pub(super) const SUMS: &str = "vehicles, vehicles_with_speed, vehicles_moving, violations, speed_sum_ckmh, \
      speed_sumsq_ckmh2, pace_sum_ms_per_km, min_speed_ckmh, max_speed_ckmh";
-/// Of their types, with how often the past has changed.
-const PAST: &str = "NULL::int4, NULL::int4, NULL::int4, NULL::int4, past_changes, NULL::int8, \
-                    NULL::int8, NULL::int4, NULL::int4";
+/// Of their types, with how often the past has changed and up to where it is.
+const PAST: &str = "NULL::int4, NULL::int4, NULL::int4, NULL::int4, past_changes, \
+                    (extract(epoch FROM past_to) * 1000)::int8, NULL::int8, NULL::int4, NULL::int4";
 /// Of their types, for rows of a union that have none of them.
 pub(super) const NO_SUMS: &str = "NULL::int4, NULL::int4, NULL::int4, NULL::int4, NULL::int8, \
                                   NULL::int8, NULL::int8, NULL::int4, NULL::int4";
-/// A window that stands for itself in the totals.
-const BOTH: i16 = 4;
-
-/// Up to so many windows bring their histograms along, instead of longer windows for the totals.
-const FEW: i64 = 12;
 
 /// The statements for windows of one length. Columns that a kind of row lacks are NULL.
 ///
-/// Parameters: the unit; begin and end of the windows; begin and end of the time whose losses are
-/// asked for; for many windows, begins and ends of the cover's five parts.
+/// Parameters of each: the unit; begin and end of the windows that bring their histograms; begin and
+/// end of the time whose losses are asked for.
 pub(super) struct Statements {
-    few: String,
-    many: String,
+    /// No more than that.
+    late: String,
+    /// And begin and end of the windows to drop.
+    rolled: String,
+    /// And begin and end of the windows without histograms; begins and ends of the five parts of
+    /// their cover.
+    all: String,
 }
 
 impl Statements {
@@ -148,36 +98,64 @@ impl Statements {
         let standing = standing::COLUMNS;
         let losses = loss::stretches("device = $1", loss::LOST, ["$4", "$5"]);
         let no_window = "NULL::int4, NULL::int4, NULL::boolean, NULL::int4";
-        let no_cover = "NULL::int2, NULL::int4[]";
-        let windows = |kind: i16, histogram: &str| {
+        let no_histogram = "NULL::int2, NULL::int4[]";
+        let histogram = "hist_from_kmh, hist_counts";
+        let windows = |kind: i16, histogram: &str, [begin, end]: [usize; 2]| {
             format!(
-                "SELECT {UNIT}::int2, {standing}, {PAST}, {no_window}, {no_cover} \
-                 FROM v_device WHERE device = $1 \
-                 UNION ALL \
-                 SELECT {kind}::int2, window_start, NULL, NULL, NULL, {SUMS}, \
+                "SELECT {kind}::int2, window_start, NULL, NULL, NULL, {SUMS}, \
                  v50_ckmh, v85_ckmh, revised, revision, {histogram} \
                  FROM v_speed_{suffix} \
-                 WHERE device = $1 AND window_start >= $2 AND window_start < $3 \
-                 UNION ALL \
-                 SELECT {LOSS}::int2, begins, ends, NULL, NULL, {NO_SUMS}, {no_window}, {no_cover} \
-                 FROM ({losses}) AS losses"
+                 WHERE device = $1 AND window_start >= ${begin} AND window_start < ${end}"
             )
         };
-        let mut many = windows(WINDOW, no_cover);
+        let late = format!(
+            "SELECT {UNIT}::int2, {standing}, {PAST}, {no_window}, {no_histogram} \
+             FROM v_device WHERE device = $1 \
+             UNION ALL {} \
+             UNION ALL \
+             SELECT {LOSS}::int2, begins, ends, NULL, NULL, {NO_SUMS}, {no_window}, {no_histogram} \
+             FROM ({losses}) AS losses",
+            windows(BOTH, histogram, [2, 3])
+        );
+        let rolled = format!("{late} UNION ALL {}", windows(DROPPED, histogram, [6, 7]));
+        let mut all = format!("{late} UNION ALL {}", windows(WINDOW, no_histogram, [6, 7]));
         for (part, suffix) in ["24h", "1h", "1h", "5m", "5m"].into_iter().enumerate() {
-            let (begin, end) = (6 + 2 * part, 7 + 2 * part);
-            many.push_str(&format!(
+            let (begin, end) = (8 + 2 * part, 9 + 2 * part);
+            all.push_str(&format!(
                 " UNION ALL SELECT {COVER}::int2, NULL, NULL, NULL, NULL, {SUMS}, \
-                 {no_window}, hist_from_kmh, hist_counts \
+                 {no_window}, {histogram} \
                  FROM v_speed_{suffix} \
                  WHERE device = $1 AND window_start >= ${begin} AND window_start < ${end}"
             ));
         }
-        Self {
-            few: windows(BOTH, "hist_from_kmh, hist_counts"),
-            many,
-        }
+        Self { late, rolled, all }
     }
+}
+
+/// Which windows are asked for, in time that follows upon each other.
+struct Question<'a> {
+    device: &'a DeviceId,
+    interval: Interval,
+    /// In memory, and older than what is asked for.
+    dropped_ms: Range<i64>,
+    /// Without histograms; or else in memory.
+    early_ms: Range<i64>,
+    /// With theirs.
+    late_ms: Range<i64>,
+}
+
+/// What one statement says.
+struct Reading {
+    standing: Standing,
+    losses: Losses,
+    past_changes: i64,
+    past_to_ms: Option<i64>,
+    /// Of the windows to drop.
+    dropped: Totals,
+    /// Windows without histograms, with their totals.
+    early: Known,
+    /// Windows with theirs, by time.
+    late: Vec<(Arc<KnownWindow>, Totals)>,
 }
 
 impl Reader {
@@ -192,90 +170,179 @@ impl Reader {
         interval: Interval,
         covered_ms: Range<i64>,
     ) -> Result<Option<SpeedRows>, ReadError> {
-        let past = self.past(device, interval, covered_ms.clone()).await?;
-        if let Some(past) = past {
-            let young = past.to_ms..covered_ms.end;
-            let asked = covered_ms.clone();
-            let Some(young) = self.read_speed(device, interval, young, asked).await? else {
+        let shelf = self.past.shelf(device, interval);
+        if let Some(past) = shelf.serving(interval, &covered_ms) {
+            let question = Question {
+                device,
+                interval,
+                dropped_ms: past.time_ms.start..covered_ms.start,
+                early_ms: covered_ms.start..past.time_ms.end,
+                late_ms: past.time_ms.end..covered_ms.end,
+            };
+            let Some(reading) = self.read_beside(&question).await? else {
                 return Ok(None);
             };
-            if let Some(rows) = young.after(&past.rows) {
-                return Ok(Some(rows));
+            if reading.past_changes == past.changes {
+                let known = past.from(covered_ms.start, &reading.dropped);
+                return Ok(Some(self.put_together(&question, &shelf, known, reading)));
             }
         }
-        let asked = covered_ms.clone();
-        self.read_speed(device, interval, covered_ms, asked).await
+        let split_ms = shelf.split(interval, &covered_ms);
+        let question = Question {
+            device,
+            interval,
+            dropped_ms: covered_ms.start..covered_ms.start,
+            early_ms: covered_ms.start..split_ms,
+            late_ms: split_ms..covered_ms.end,
+        };
+        let reading = if question.early_ms.is_empty() {
+            self.read_beside(&question).await?
+        } else {
+            self.read_all(&question).await?
+        };
+        Ok(reading.map(|mut reading| {
+            let early = std::mem::take(&mut reading.early);
+            self.put_together(&question, &shelf, early, reading)
+        }))
     }
 
-    /// The same without what is in memory, with the losses of `lost_in_ms`.
-    pub(super) async fn read_speed(
-        &self,
-        device: &DeviceId,
-        interval: Interval,
-        covered_ms: Range<i64>,
-        lost_in_ms: Range<i64>,
-    ) -> Result<Option<SpeedRows>, ReadError> {
-        let few = covered_ms.end - covered_ms.start <= FEW * interval.length_ms();
-        let cover = Cover::of(covered_ms.clone());
-        let [hour_head, hour_tail] = cover.hours;
-        let [five_head, five_rest] = cover.fives;
-        let parts = [
-            covered_ms, lost_in_ms, cover.days, hour_head, hour_tail, five_head, five_rest,
-        ];
-        let bounds = parts.map(|part| [Instant(part.start), Instant(part.end)]);
-        let bounds = if few { &bounds[..2] } else { &bounds[..] };
-        let device = device.as_str();
-        let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&device];
-        parameters.extend(
-            bounds
-                .iter()
-                .flatten()
-                .map(|bound| bound as &(dyn ToSql + Sync)),
-        );
-        let statements = &self.speed_statements[interval as usize];
-        let statement = if few {
-            &statements.few
+    /// The late windows, beside early ones in memory.
+    async fn read_beside(&self, question: &Question<'_>) -> Result<Option<Reading>, ReadError> {
+        let statements = &self.speed_statements[question.interval as usize];
+        let (statement, further) = if question.dropped_ms.is_empty() {
+            (&statements.late, vec![])
         } else {
-            &statements.many
+            (&statements.rolled, vec![question.dropped_ms.clone()])
         };
-        let rows = self.query(statement, &parameters).await?;
-        sort_out(&rows)
+        self.read(question, statement, further).await
+    }
+
+    /// All windows.
+    async fn read_all(&self, question: &Question<'_>) -> Result<Option<Reading>, ReadError> {
+        let cover = Cover::of(question.early_ms.clone());
+        let [hour_head, hour_tail] = cover.hours;
+        let [five_head, five_tail] = cover.fives;
+        let early_ms = question.early_ms.clone();
+        let further = vec![
+            early_ms, cover.days, hour_head, hour_tail, five_head, five_tail,
+        ];
+        let statements = &self.speed_statements[question.interval as usize];
+        self.read(question, &statements.all, further).await
+    }
+
+    async fn read(
+        &self,
+        question: &Question<'_>,
+        statement: &str,
+        further: Vec<Range<i64>>,
+    ) -> Result<Option<Reading>, ReadError> {
+        let lost_ms = question.early_ms.start..question.late_ms.end;
+        let bounds: Vec<Instant> = [question.late_ms.clone(), lost_ms]
+            .into_iter()
+            .chain(further)
+            .flat_map(|part| [Instant(part.start), Instant(part.end)])
+            .collect();
+        let device = question.device.as_str();
+        let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&device];
+        parameters.extend(bounds.iter().map(|bound| bound as &(dyn ToSql + Sync)));
+        sort_out(&self.query(statement, &parameters).await?)
+    }
+
+    /// Answers with early windows and with those that were read; and keeps of all that what is past.
+    fn put_together(
+        &self,
+        question: &Question<'_>,
+        shelf: &Shelf,
+        early: Known,
+        reading: Reading,
+    ) -> SpeedRows {
+        let (start_ms, end_ms) = (question.early_ms.start, question.late_ms.end);
+        let mut known = early;
+        let mut late = reading.late.into_iter().peekable();
+        let past_to_ms = reading.past_to_ms.map(|to| question.interval.floor(to));
+        if let Some(to_ms) = past_to_ms.map(|to| to.clamp(start_ms, end_ms)) {
+            while let Some((window, totals)) =
+                late.next_if(|(window, _)| window.row.start_ms < to_ms)
+            {
+                known.add(window, &totals);
+            }
+            // Of a unit that lags, totals of the past alone are not known: where it ends is.
+            let lags = to_ms < question.early_ms.end;
+            let time_ms = if lags { to_ms..to_ms } else { start_ms..to_ms };
+            let short = past::is_short(question.interval, &(start_ms..end_ms));
+            if !short && !shelf.has(&time_ms, reading.past_changes) {
+                let past = Past {
+                    time_ms,
+                    changes: reading.past_changes,
+                    known: if lags {
+                        Known::default()
+                    } else {
+                        known.clone()
+                    },
+                };
+                self.past
+                    .put(question.device, question.interval, shelf, past);
+            }
+        }
+        for (window, totals) in late {
+            known.add(window, &totals);
+        }
+        SpeedRows {
+            standing: reading.standing,
+            losses: reading.losses,
+            totals: Some(known.totals),
+            windows: known.windows,
+            not_kept: Vec::new(),
+        }
     }
 }
 
-fn sort_out(rows: &[Row]) -> Result<Option<SpeedRows>, ReadError> {
+fn sort_out(rows: &[Row]) -> Result<Option<Reading>, ReadError> {
     let mut unit = None;
-    let mut totals = Totals::default();
     let mut lost_ms = Vec::new();
-    let mut windows = Vec::with_capacity(rows.len());
+    let mut dropped = Totals::default();
+    let mut early = Known::default();
+    let mut late = Vec::new();
     for row in rows {
         match column::<i16>(row, 0)? {
-            UNIT => unit = Some((Standing::read(row, TIMES)?, column(row, PAST_CHANGES)?)),
-            LOSS => lost_ms.push(loss::read(row, TIMES)?),
-            kind => {
-                if kind != WINDOW {
-                    let lowest_kmh: i16 = column(row, COVER_ONLY)?;
-                    let counts: Vec<i32> = column(row, COVER_ONLY + 1)?;
-                    totals
-                        .add(&sums(row, STATISTICS)?, lowest_kmh.into(), &counts)
-                        .map_err(|error| ReadError::Fault(error.to_string()))?;
-                }
-                if kind != COVER {
-                    windows.push(window(row)?);
-                }
+            UNIT => {
+                let past = (column(row, PAST_CHANGES)?, column(row, PAST_TO)?);
+                unit = Some((Standing::read(row, TIMES)?, past));
             }
+            LOSS => lost_ms.push(loss::read(row, TIMES)?),
+            WINDOW => early.windows.push(KnownWindow::new(window(row)?)),
+            COVER => add_to(&mut early.totals, row)?,
+            DROPPED => add_to(&mut dropped, row)?,
+            BOTH => {
+                let mut totals = Totals::default();
+                add_to(&mut totals, row)?;
+                late.push((KnownWindow::new(window(row)?), totals));
+            }
+            other => return Err(ReadError::Fault(format!("a row of kind {other}"))),
         }
     }
     // UNION ALL promises no order.
-    windows.sort_unstable_by_key(|window: &WindowRow| window.start_ms);
-    Ok(unit.map(|(standing, past_changes)| SpeedRows {
+    early
+        .windows
+        .sort_unstable_by_key(|window| window.row.start_ms);
+    late.sort_unstable_by_key(|(window, _)| window.row.start_ms);
+    Ok(unit.map(|(standing, (past_changes, past_to_ms))| Reading {
         standing,
         losses: Losses::new(lost_ms),
-        totals: Some(totals),
-        windows,
-        not_kept: Vec::new(),
         past_changes,
+        past_to_ms,
+        dropped,
+        early,
+        late,
     }))
+}
+
+fn add_to(totals: &mut Totals, row: &Row) -> Result<(), ReadError> {
+    let lowest_kmh: i16 = column(row, HISTOGRAM)?;
+    let counts: Vec<i32> = column(row, HISTOGRAM + 1)?;
+    totals
+        .add(&sums(row, STATISTICS)?, lowest_kmh.into(), &counts)
+        .map_err(|error| ReadError::Fault(error.to_string()))
 }
 
 fn window(row: &Row) -> Result<WindowRow, ReadError> {

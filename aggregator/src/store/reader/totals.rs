@@ -152,6 +152,17 @@ impl Totals {
         self.sums.add(&other.sums);
     }
 
+    /// Of the windows that are left when others are taken off: `sums` is what is left, for the lowest
+    /// and the highest speed cannot be taken off.
+    #[must_use]
+    pub fn without(&self, others: &Self, sums: Sums) -> Self {
+        let mut bins = self.bins.clone();
+        for (bin, count) in bins.iter_mut().zip(others.bins.iter()) {
+            *bin = bin.saturating_sub(*count);
+        }
+        Self { sums, bins }
+    }
+
     /// The speed in km/h that `percent` of the vehicles do not exceed.
     #[must_use]
     pub fn percentile_kmh(&self, percent: u8) -> Option<f64> {
@@ -293,6 +304,16 @@ mod tests {
                 add(&mut totals, &stats(part));
             }
             let whole = stats(&speeds);
+            let mut dropped = Totals::default();
+            if !right.is_empty() {
+                add(&mut dropped, &stats(right));
+            }
+            if !left.is_empty() {
+                let left = stats(left);
+                let rest = totals.without(&dropped, sums(&left));
+                let exact = left.percentile(percent).map(Speed::kmh);
+                prop_assert_eq!(rest.percentile_kmh(percent), exact);
+            }
             prop_assert_eq!(totals.sums, sums(&whole));
             prop_assert_eq!(totals.percentile_kmh(percent), whole.percentile(percent).map(Speed::kmh));
             let exact = whole.time_mean_kmh().unwrap();
