@@ -170,18 +170,24 @@ impl Default for RawConfig {
     }
 }
 
-/// `[store]`: how long the past is kept.
+/// `[store]`: how long the past is kept, and what the ledger shows.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StoreConfig {
     /// For how many days an answer can be asked for as it was then (`as_of`), 1 to 3,650. Grows with
     /// the changes of windows that were final, about 1 KiB each.
     pub history_days: u32,
+    /// After how many minutes without a word of its unit a passage that is neither counted nor lost
+    /// counts as unexplained, 1 to 525,600. Too short, and every unit that is offline shows.
+    pub unexplained_after_minutes: u32,
 }
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { history_days: 7 }
+        Self {
+            history_days: 7,
+            unexplained_after_minutes: 24 * 60,
+        }
     }
 }
 

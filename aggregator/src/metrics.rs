@@ -22,6 +22,13 @@ pub struct By {
     reason: &'static str,
 }
 
+/// A loss, by what is lost and why.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Loss {
+    scope: &'static str,
+    reason: &'static str,
+}
+
 type ByReason = Family<By, Counter>;
 
 /// Clones count the same.
@@ -34,7 +41,8 @@ pub struct Metrics {
     pub passages_received: Counter,
     passages: ByReason,
     passages_rejected: ByReason,
-    passages_lost: Counter,
+    passages_lost: Family<Loss, Counter>,
+    passages_recovered: Counter,
     raw_rows: Counter,
     windows_written: ByReason,
     receipts: Counter,
@@ -56,6 +64,8 @@ pub struct Metrics {
     pub shards_owned: Gauge<i64, AtomicI64>,
     units_behind: Family<By, Gauge<i64, AtomicI64>>,
     backlog_passages: Gauge<i64, AtomicI64>,
+    /// Passages of the owned shards of which nobody can say where they are.
+    pub unexplained_passages: Gauge<i64, AtomicI64>,
     /// Whether the broker is connected and subscribed.
     pub broker_connected: Gauge<i64, AtomicI64>,
     /// When the last flush was committed, in seconds since 1970.
@@ -83,7 +93,8 @@ impl Metrics {
             passages_received: Counter::default(),
             passages: Family::default(),
             passages_rejected: Family::default(),
-            passages_lost: Counter::default(),
+            passages_lost: Family::default(),
+            passages_recovered: Counter::default(),
             raw_rows: Counter::default(),
             windows_written: Family::default(),
             receipts: Counter::default(),
@@ -98,6 +109,7 @@ impl Metrics {
             shards_owned: Gauge::default(),
             units_behind: Family::default(),
             backlog_passages: Gauge::default(),
+            unexplained_passages: Gauge::default(),
             broker_connected: Gauge::default(),
             last_commit_seconds: Gauge::default(),
             clone_alarms: Counter::default(),
@@ -131,8 +143,13 @@ impl Metrics {
         );
         registry.register(
             "passages_lost",
-            "Passages booked in the loss ledger",
+            "Passages booked in the loss ledger, by scope and reason",
             m.passages_lost,
+        );
+        registry.register(
+            "passages_recovered",
+            "Passages booked as lost that were counted after all",
+            m.passages_recovered,
         );
         registry.register("raw_rows", "Raw rows written", m.raw_rows);
         registry.register(
@@ -178,6 +195,11 @@ impl Metrics {
             "backlog_passages",
             "Passages that wait for a receipt at the units of the owned shards, by their last heartbeats",
             m.backlog_passages,
+        );
+        registry.register(
+            "unexplained_passages",
+            "Passages of the owned shards that are neither counted nor lost, and of which their unit has not said for long that it holds them",
+            m.unexplained_passages,
         );
         registry.register(
             "broker_connected",
@@ -267,7 +289,11 @@ impl Metrics {
                 })
                 .inc_by(*passages);
         }
-        self.passages_lost.inc_by(tally.lost);
+        for ((scope, reason), passages) in &tally.lost {
+            let loss = Loss { scope, reason };
+            self.passages_lost.get_or_create(&loss).inc_by(*passages);
+        }
+        self.passages_recovered.inc_by(tally.recovered);
         self.raw_rows.inc_by(tally.raw_rows);
         for sent_at in &tally.sent_at {
             self.freshness_seconds

@@ -346,6 +346,12 @@ async fn backlog(reader: Reader, holdings: watch::Receiver<Holdings>, metrics: M
             Ok(rows) => metrics.backlog(&rows),
             Err(error) => tracing::debug!(%error, "cannot look what the units hold"),
         }
+        match reader.unexplained(&owned).await {
+            Ok(passages) => {
+                metrics.unexplained_passages.set(passages);
+            }
+            Err(error) => tracing::debug!(%error, "cannot look into the ledger"),
+        }
     }
 }
 

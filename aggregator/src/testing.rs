@@ -196,15 +196,11 @@ impl MemoryCentre {
                 };
                 self.memory.learn_device(device.clone(), state);
             }
-            if let Some(stream) = message.stream()
-                && !self
-                    .memory
-                    .device(device)
-                    .unwrap()
-                    .cursors
-                    .contains_key(&stream)
-            {
-                self.memory.learn_cursor(device, stream, Cursor::default());
+            for stream in message.streams() {
+                let state = self.memory.device(device).unwrap();
+                if !state.cursors.contains_key(&stream) {
+                    self.memory.learn_cursor(device, stream, Cursor::default());
+                }
             }
         }
     }
@@ -236,7 +232,10 @@ impl Tally {
         self.duplicate += other.duplicate;
         self.refused += other.refused;
         self.summarised += other.summarised;
-        self.lost += other.lost;
+        for (what, passages) in &other.lost {
+            *self.lost.entry(*what).or_default() += passages;
+        }
+        self.recovered += other.recovered;
         self.raw_rows += other.raw_rows;
         for (reason, passages) in &other.rejected {
             *self.rejected.entry(*reason).or_default() += passages;

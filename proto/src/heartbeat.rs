@@ -33,6 +33,10 @@ pub struct HeldStream {
     pub accepted_to: u64,
     /// Numbers whose receipt arrived, the right to delete them with it.
     pub released: SeqSet,
+    /// Numbers of which the unit has something left: passages (also ones that are released), sums or
+    /// losses without a receipt. Of the others nothing will ever be heard. Where it has more ranges
+    /// than a message takes, the narrowest gaps are filled.
+    pub held: SeqSet,
 }
 
 /// What waits for a receipt.

@@ -37,6 +37,17 @@ pub enum LossScope {
     RawOnly,
 }
 
+impl LossScope {
+    /// The word for it in the ledger and in answers.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::RawOnly => "raw_only",
+        }
+    }
+}
+
 /// Why a range was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum LossReason {

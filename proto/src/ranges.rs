@@ -267,6 +267,29 @@ impl SeqSet {
             .is_some_and(|range| range.overlaps(wanted))
     }
 
+    /// 1 to `last`; none for 0. What lies beyond the last number there is does not count.
+    #[must_use]
+    pub fn up_to(last: u64) -> Self {
+        SeqRange::from_count(Seq::FIRST, last.min(SEQ_MAX)).map_or_else(|_| Self::new(), Self::from)
+    }
+
+    /// These numbers and, where they are more ranges than `ranges_max`, those of their narrowest gaps.
+    #[must_use]
+    pub fn cover(&self, ranges_max: usize) -> Self {
+        let mut gaps: Vec<SeqRange> = self
+            .ranges
+            .windows(2)
+            .filter_map(|pair| SeqRange::new(pair[0].last, pair[1].first))
+            .collect();
+        let surplus = self.range_count().saturating_sub(ranges_max.max(1));
+        gaps.sort_unstable_by_key(|gap| gap.count());
+        let mut cover = self.clone();
+        gaps.into_iter()
+            .take(surplus)
+            .for_each(|gap| cover.insert(gap));
+        cover
+    }
+
     /// Adds a range.
     pub fn insert(&mut self, added: SeqRange) {
         // Everything from `from` to `to` touches the new range and melts into it.

@@ -25,7 +25,8 @@ pub struct Receipt {
     pub streams: Vec<StreamReceipt>,
 }
 
-/// The committed cursor of one stream, whole: a receipt replaces what the ones before said.
+/// The committed cursor of one stream, whole. Within one life of the centre cursors only grow, so an
+/// older receipt that comes late takes nothing back, unless it says `afresh`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamReceipt {
     /// Which stream.
@@ -34,8 +35,11 @@ pub struct StreamReceipt {
     pub counted: SeqSet,
     /// Numbers whose raw passage is in the database as well; a subset of `counted`.
     pub stored: SeqSet,
-    /// Numbers that the ledger has booked as lost.
+    /// Numbers that the ledger has booked as lost on the unit's own word.
     pub lost: SeqSet,
+    /// What earlier receipts of this life of the centre said of the stream holds no more: the unit
+    /// claims a receipt that the database does not know. What is held is to be offered again.
+    pub afresh: bool,
 }
 
 /// "This range I do not take", and what to do about it.

@@ -66,6 +66,8 @@ pub struct Report {
     pub posting_ms: u128,
     /// Until the last passage was counted and stored.
     pub settled_ms: u128,
+    /// Streams whose books do not add up: accepted = counted + lost + held.
+    pub books_wrong: u64,
     /// The first differences in words.
     pub differences: Vec<String>,
 }
@@ -74,7 +76,8 @@ impl Report {
     /// Everything is equal, and something was compared.
     #[must_use]
     pub const fn exact(&self) -> bool {
-        let differences = self.windows_wrong + self.rows_wrong + self.expected_wrong;
+        let differences =
+            self.windows_wrong + self.rows_wrong + self.expected_wrong + self.books_wrong;
         let complete = self.accepted == self.counted && self.accepted == self.stored;
         differences == 0 && complete && self.windows_compared > 0
     }
@@ -178,10 +181,12 @@ pub async fn replay(
         expected_wrong: outside.wrong,
         posting_ms,
         settled_ms,
+        books_wrong: verdict.books.wrong.len() as u64,
         differences: quoted
             .into_iter()
             .flatten()
             .flat_map(|findings| findings.quoted.clone())
+            .chain(verdict.books.wrong.clone())
             .collect(),
     })
 }

@@ -9,6 +9,7 @@
 //! numbers.
 
 pub mod group;
+pub mod ledger;
 pub mod reason;
 pub mod unit;
 

@@ -49,6 +49,17 @@ pub(super) fn unknown_units(units: &[DeviceId]) -> Problem {
         .with("kvfv", names)
 }
 
+/// More streams than one answer may hold.
+pub(super) fn too_many_streams(streams_max: u32) -> Problem {
+    let status = StatusCode::UNPROCESSABLE_ENTITY;
+    Problem::new(status, "too-many-streams", "Too many streams")
+        .detail(format!(
+            "more than {streams_max} streams of the unit were heard of in the range, the limit is \
+             {streams_max}; ask for less time"
+        ))
+        .with("limit", streams_max)
+}
+
 /// More units than one question may name.
 pub(super) fn too_many_units(units: usize, units_max: u32) -> Problem {
     let status = StatusCode::UNPROCESSABLE_ENTITY;

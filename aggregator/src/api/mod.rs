@@ -12,6 +12,7 @@ pub mod answer;
 mod devices;
 mod error;
 mod group;
+mod ledger;
 pub mod metrics;
 mod page;
 pub mod range;
@@ -88,6 +89,7 @@ pub fn router(reader: Reader, config: &ApiConfig, metrics: ApiMetrics) -> Router
         .route("/kvfv", get(devices::list))
         .route("/kvfv/{kvfv_id}", get(devices::show))
         .route("/kvfv/{kvfv_id}/avg-speed", get(speed::avg_speed))
+        .route("/kvfv/{kvfv_id}/ledger", get(ledger::ledger))
         .layer(map_response(cacheable));
     Router::new()
         .merge(questions)

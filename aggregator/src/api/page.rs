@@ -5,7 +5,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use utoipa::OpenApi;
 
-use super::{Api, ProblemDocument, devices, group, speed};
+use super::{Api, ProblemDocument, devices, group, ledger, speed};
 
 /// The description of the API.
 #[derive(OpenApi)]
@@ -16,7 +16,13 @@ use super::{Api, ProblemDocument, devices, group, speed};
                        they name an offset, all speeds km/h. Errors are problem documents \
                        (RFC 9457).",
     ),
-    paths(speed::avg_speed, group::avg_speed, devices::list, devices::show),
+    paths(
+        speed::avg_speed,
+        group::avg_speed,
+        devices::list,
+        devices::show,
+        ledger::ledger
+    ),
     components(schemas(ProblemDocument)),
     tags(
         (name = "speed", description = "Speeds over time"),
@@ -44,6 +50,7 @@ pub(super) async fn index() -> &'static str {
          GET /kvfv                          the units, a page at a time (limit, after)\n\
          GET /kvfv/{kvfv_id}                one unit\n\
          GET /kvfv/{kvfv_id}/avg-speed      its speeds (from, to, interval=5m|1h|24h)\n\
+         GET /kvfv/{kvfv_id}/ledger         what became of all that it accepted (from, to)\n\
          GET /avg-speed?kvfv=KV1,KV2        speeds of many units together (likewise)\n\
          GET /openapi.json                  all of it for programs\n\n\
          Example: /kvfv/KV12345/avg-speed?from=2025-04-05T10:00:00Z&to=2025-04-05T11:00:00Z\n"

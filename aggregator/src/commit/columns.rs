@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use proto::heartbeat::{CameraLink, Heartbeat};
-use proto::loss::LossScope;
 use proto::passage::{EventTime, Speed};
 use tokio_postgres::Statement;
 use tokio_postgres::types::ToSql;
@@ -123,13 +122,10 @@ impl Columns {
             losses.stream_key.push(row.stream_key);
             losses.first_seq.push(signed(row.range.first().get()));
             losses.last_seq.push(signed(row.range.last().get()));
-            losses.scope.push(match row.loss.scope {
-                LossScope::All => "all",
-                LossScope::RawOnly => "raw_only",
-            });
-            losses.reason.push(row.loss.reason.word());
-            losses.event_min.push(plausible(row.loss.event_min));
-            losses.event_max.push(plausible(row.loss.event_max));
+            losses.scope.push(row.scope.word());
+            losses.reason.push(row.cause.word());
+            losses.event_min.push(plausible(row.event_min));
+            losses.event_max.push(plausible(row.event_max));
         }
         for row in &rows.recovered {
             self.recovered.stream_key.push(row.stream_key);
@@ -197,7 +193,7 @@ macro_rules! columns {
 
 columns!(CursorColumns, "stream_cursor", {
     device_key: i32, stream: String, stream_key: i32, counted: String, stored: String,
-    lost: String, accepted_to: i64, settled: bool, rev: i32,
+    lost: String, presumed: String, accepted_to: i64, settled: bool, rev: i32,
 });
 columns!(StatusColumns, "device_status", {
     device_key: i32, final_to: Option<SystemTime>, frontier: Option<SystemTime>,
@@ -218,6 +214,7 @@ columns!(HeartbeatColumns, "device_status", {
     oldest: Option<SystemTime>, newest: Option<SystemTime>, drain: Option<i64>,
     camera: Option<SystemTime>, clock: Option<i64>,
     version: String, used: i64, quota: i64, free: i64,
+    streams: String, accepted_to: String, held: String,
 });
 columns!(RejectedColumns, "rejected_passage", {
     device_key: i32, stream_key: i32, seq: i64, event_time: SystemTime,
@@ -246,6 +243,7 @@ impl CursorColumns {
         self.counted.push(multirange(&cursor.counted));
         self.stored.push(multirange(&cursor.stored));
         self.lost.push(multirange(&cursor.lost));
+        self.presumed.push(multirange(&cursor.presumed));
         self.accepted_to.push(signed(cursor.accepted_to));
         self.settled.push(cursor.is_settled());
         self.rev.push(cursor.rev);
@@ -289,6 +287,17 @@ impl HeartbeatColumns {
         self.used.push(signed(heartbeat.disk.used_bytes));
         self.quota.push(signed(heartbeat.disk.quota_bytes));
         self.free.push(signed(heartbeat.disk.free_bytes));
+        let listed = heartbeat.held.iter();
+        self.streams
+            .push(array(listed.clone().map(|held| held.stream.to_string())));
+        self.accepted_to.push(array(
+            listed
+                .clone()
+                .map(|held| signed(held.accepted_to).to_string()),
+        ));
+        self.held.push(array(
+            listed.map(|held| format!("\"{}\"", multirange(&held.held))),
+        ));
     }
 }
 
@@ -415,6 +424,11 @@ fn push_each<T, const N: usize>(columns: &mut [Vec<T>; N], values: [T; N]) {
         .iter_mut()
         .zip(values)
         .for_each(|(column, value)| column.push(value));
+}
+
+/// An array as text: an array of arrays would be flattened.
+fn array(elements: impl Iterator<Item = String>) -> String {
+    format!("{{{}}}", elements.collect::<Vec<_>>().join(","))
 }
 
 /// PostgreSQL counts array elements from 1.

@@ -122,16 +122,13 @@ async fn loaded(writer: &Writer, memory: &mut Memory, messages: &[Message]) {
                 .await
                 .unwrap();
         }
-        if let Some(stream) = message.stream()
-            && !memory
-                .device(&device)
-                .unwrap()
-                .cursors
-                .contains_key(&stream)
-        {
-            load::cursors(client, memory, &[(device, stream)])
-                .await
-                .unwrap();
+        for stream in message.streams() {
+            let state = memory.device(&device).unwrap();
+            if !state.cursors.contains_key(&stream) {
+                load::cursors(client, memory, &[(device.clone(), stream)])
+                    .await
+                    .unwrap();
+            }
         }
     }
 }

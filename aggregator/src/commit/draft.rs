@@ -1,9 +1,11 @@
 //! What a flush changes of one device. Pure.
 //!
-//! `batch`, `summary` and `rejected` say what is counted; here is what they need: the cursor with the
+//! `batch`, `summary` and `rejected` say what is counted, `inventory` what is not and why; here is what
+//! they need: the cursor with the
 //! caps on streams, room in windows, and the end, where deltas become windows of all lengths.
 
 mod batch;
+mod inventory;
 mod rejected;
 mod summary;
 
@@ -35,6 +37,8 @@ pub struct Draft<'m> {
     deltas: BTreeMap<Bucket, SpeedStats>,
     /// Streams that get a receipt.
     touched: BTreeSet<StreamId>,
+    /// Streams whose earlier receipts hold no more.
+    afresh: BTreeSet<StreamId>,
 }
 
 impl<'m> Draft<'m> {
@@ -58,6 +62,7 @@ impl<'m> Draft<'m> {
             change,
             deltas: BTreeMap::new(),
             touched: BTreeSet::new(),
+            afresh: BTreeSet::new(),
         }
     }
 
@@ -86,9 +91,7 @@ impl<'m> Draft<'m> {
             .unwrap_or_else(|| panic!("the cursor of {stream} is not loaded"))
             .clone();
         if cursor.stream_key == 0 {
-            self.admit_stream()?;
-            cursor.stream_key = planner.stream_key();
-            self.change.today.new_streams += 1;
+            self.begin(&mut cursor, context, planner)?;
         }
         if cursor.accept_to(header.accepted_to)
             && self.change.finality.advanced(stream, context.now_ms)
@@ -96,6 +99,20 @@ impl<'m> Draft<'m> {
             self.change.clone_alarm = true;
         }
         Ok(cursor)
+    }
+
+    /// A stream that the database does not know gets its key.
+    fn begin(
+        &mut self,
+        cursor: &mut Cursor,
+        context: &Context<'_>,
+        planner: &mut Planner<'_, '_>,
+    ) -> Result<(), Refused> {
+        self.admit_stream()?;
+        cursor.stream_key = planner.stream_key();
+        cursor.since_ms = context.now_ms;
+        self.change.today.new_streams += 1;
+        Ok(())
     }
 
     fn admit_stream(&self) -> Result<(), Refused> {
@@ -136,6 +153,7 @@ impl<'m> Draft<'m> {
             return;
         }
         let found = cursor.lost.intersection(&seqs);
+        planner.tally.recovered += found.count();
         let stream_key = cursor.stream_key;
         let rows = found.ranges().iter().map(|range| RecoveredRow {
             stream_key,
@@ -227,7 +245,7 @@ impl<'m> Draft<'m> {
         self.change.rejected_changed = self.change.today.rejected != today.rejected;
         let receipts = self
             .touched
-            .iter()
+            .union(&self.afresh)
             .filter_map(|stream| {
                 let drafted = self.change.cursors.get(stream);
                 let cursor = drafted.or_else(|| self.state.cursors.get(stream))?;
@@ -235,7 +253,8 @@ impl<'m> Draft<'m> {
                     stream: *stream,
                     counted: cursor.counted.clone(),
                     stored: cursor.stored.clone(),
-                    lost: cursor.lost.clone(),
+                    lost: cursor.declared(),
+                    afresh: self.afresh.contains(stream),
                 })
             })
             .collect();

@@ -37,11 +37,14 @@ pub fn unknown_streams(
 ) -> Vec<(DeviceId, StreamId)> {
     let unknown: HashSet<(&DeviceId, StreamId)> = owned
         .iter()
-        .filter_map(|place| {
+        .flat_map(|place| {
             let message = &messages[*place];
-            let (device, stream) = (&message.sender().device, message.stream()?);
-            let known = memory.device(device)?.cursors.contains_key(&stream);
-            (!known).then_some((device, stream))
+            let device = &message.sender().device;
+            let known = memory.device(device).map(|state| &state.cursors);
+            message
+                .streams()
+                .filter(move |stream| known.is_some_and(|known| !known.contains_key(stream)))
+                .map(move |stream| (device, stream))
         })
         .collect();
     unknown
@@ -53,19 +56,17 @@ pub fn unknown_streams(
 /// How many streams have no key yet.
 #[must_use]
 pub fn new_streams(memory: &Memory, messages: &[Message], owned: &[usize]) -> usize {
-    let mut new: HashMap<(&DeviceId, StreamId), ()> = HashMap::new();
+    let mut new: HashSet<(&DeviceId, StreamId)> = HashSet::new();
     for place in owned {
         let message = &messages[*place];
         let device = &message.sender().device;
-        let Some(stream) = message.stream() else {
-            continue;
-        };
-        let cursor = memory
-            .device(device)
-            .and_then(|state| state.cursors.get(&stream));
-        if cursor.is_none_or(|cursor| cursor.stream_key == 0) {
-            new.insert((device, stream), ());
-        }
+        let state = memory.device(device);
+        new.extend(message.streams().filter_map(|stream| {
+            let cursor = state.and_then(|state| state.cursors.get(&stream));
+            cursor
+                .is_none_or(|cursor| cursor.stream_key == 0)
+                .then_some((device, stream))
+        }));
     }
     new.len()
 }

@@ -34,7 +34,8 @@ pub enum LoadError {
 }
 
 const CURSOR_COLUMNS: &str = "c.device_key, c.stream::text, c.stream_key, c.counted::text, \
-    c.stored::text, c.lost::text, c.accepted_to, c.rev";
+    c.stored::text, c.lost::text, c.accepted_to, c.rev, c.presumed::text, \
+    (extract(epoch FROM c.first_seen) * 1000)::int8";
 
 /// Brings devices into memory, and enters those that the database does not know.
 ///
@@ -253,6 +254,8 @@ fn cursor(row: &Row) -> Result<(i32, StreamId, Cursor), LoadError> {
         lost: set(5)?,
         accepted_to: row.get::<_, i64>(6).unsigned_abs(),
         rev: row.get(7),
+        presumed: set(8)?,
+        since_ms: row.get(9),
     };
     let id = parse_uuid(stream).ok_or_else(|| foreign("stream_cursor", &stream))?;
     Ok((row.get(0), id, cursor))

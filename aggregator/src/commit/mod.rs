@@ -30,6 +30,8 @@ pub(crate) mod database_tests;
 #[cfg(test)]
 mod history_tests;
 #[cfg(test)]
+mod inventory_tests;
+#[cfg(test)]
 mod owner_tests;
 #[cfg(test)]
 mod plan_tests;

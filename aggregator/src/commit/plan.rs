@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use proto::device::{DeviceId, StreamId};
 use proto::heartbeat::Heartbeat;
-use proto::loss::Loss;
+use proto::loss::{LossReason, LossScope};
 use proto::passage::EventTime;
 use proto::ranges::{SeqRange, SeqSet};
 use proto::receipt::{Centre, Refusal, StreamReceipt};
@@ -130,10 +130,39 @@ pub struct LossRow {
     pub device_key: i32,
     /// Key of the stream.
     pub stream_key: i32,
-    /// What the unit declared; `range` is what of it is booked.
-    pub loss: Loss,
     /// The numbers.
     pub range: SeqRange,
+    /// What is lost of them.
+    pub scope: LossScope,
+    /// Why.
+    pub cause: LossCause,
+    /// No lost passage is older; none when that is not known.
+    pub event_min: Option<EventTime>,
+    /// No lost passage is newer; none when that is not known.
+    pub event_max: Option<EventTime>,
+}
+
+/// Why passages are lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LossCause {
+    /// As the unit declared.
+    Declared(LossReason),
+    /// The unit says that it has nothing left of them, and nobody declared why.
+    Vanished,
+    /// The database had counted them, was put back in time, and the unit has let go of them.
+    CentreLost,
+}
+
+impl LossCause {
+    /// The word for it in the ledger, in answers and in metrics.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Declared(reason) => reason.word(),
+            Self::Vanished => "vanished",
+            Self::CentreLost => "centre_lost",
+        }
+    }
 }
 
 /// Numbers of the ledger that were counted after all.
@@ -162,8 +191,10 @@ pub struct Tally {
     pub refused: u64,
     /// Into their windows by summaries.
     pub summarised: u64,
-    /// Booked as lost.
-    pub lost: u64,
+    /// Booked as lost, by scope and reason.
+    pub lost: BTreeMap<(&'static str, &'static str), u64>,
+    /// Booked as lost before, and counted after all.
+    pub recovered: u64,
     /// Raw rows.
     pub raw_rows: u64,
     /// The latest statement of each device of when it sent, for the freshness.
@@ -219,6 +250,7 @@ pub fn plan<'a>(
                     .rows
                     .heartbeats
                     .insert(draft.key(), (sent_at, heartbeat));
+                draft.inventory(&message.header, heartbeat, context, &mut planner);
                 None
             }
             Body::Refused(refused) => Some(refused.clone()),
@@ -337,6 +369,14 @@ impl<'k> Planner<'_, 'k> {
 }
 
 impl Tally {
+    /// So many were booked as lost.
+    pub fn lose(&mut self, scope: LossScope, cause: LossCause, passages: u64) {
+        if passages > 0 {
+            let lost = self.lost.entry((scope.word(), cause.word()));
+            *lost.or_default() += passages;
+        }
+    }
+
     fn check(&self) {
         let rejected: u64 = self.rejected.values().sum();
         let sum = self.counted + self.stored + self.duplicate + rejected + self.refused;

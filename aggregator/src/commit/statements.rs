@@ -95,22 +95,25 @@ const LOG_FINALITY: &str = "
 
 const INSERT_CURSORS: &str = "
     INSERT INTO stream_cursor
-        (device_key, stream, stream_key, counted, stored, lost, accepted_to, settled, rev)
+        (device_key, stream, stream_key, counted, stored, lost, presumed, accepted_to, settled, rev)
     SELECT u.device_key, u.stream::uuid, u.stream_key, u.counted::int8multirange,
-        u.stored::int8multirange, u.lost::int8multirange, u.accepted_to, u.settled, u.rev
+        u.stored::int8multirange, u.lost::int8multirange, u.presumed::int8multirange,
+        u.accepted_to, u.settled, u.rev
     FROM unnest($1::int4[], $2::text[], $3::int4[], $4::text[], $5::text[], $6::text[],
-        $7::int8[], $8::boolean[], $9::int4[])
-        AS u (device_key, stream, stream_key, counted, stored, lost, accepted_to, settled, rev)
+        $7::text[], $8::int8[], $9::boolean[], $10::int4[])
+        AS u (device_key, stream, stream_key, counted, stored, lost, presumed, accepted_to, settled,
+            rev)
     ON CONFLICT DO NOTHING";
 
 const UPDATE_CURSORS: &str = "
     UPDATE stream_cursor c SET
         counted = u.counted::int8multirange, stored = u.stored::int8multirange,
-        lost = u.lost::int8multirange, accepted_to = u.accepted_to, settled = u.settled,
-        rev = u.rev, updated_at = now()
+        lost = u.lost::int8multirange, presumed = u.presumed::int8multirange,
+        accepted_to = u.accepted_to, settled = u.settled, rev = u.rev, updated_at = now()
     FROM unnest($1::int4[], $2::text[], $3::int4[], $4::text[], $5::text[], $6::text[],
-        $7::int8[], $8::boolean[], $9::int4[])
-        AS u (device_key, stream, stream_key, counted, stored, lost, accepted_to, settled, rev)
+        $7::text[], $8::int8[], $9::boolean[], $10::int4[])
+        AS u (device_key, stream, stream_key, counted, stored, lost, presumed, accepted_to, settled,
+            rev)
     WHERE c.stream_key = u.stream_key AND c.rev = u.rev - 1";
 
 const UPSERT_STATUS: &str = "
@@ -127,15 +130,17 @@ const UPSERT_STATUS: &str = "
 const UPSERT_HEARTBEATS: &str = "
     INSERT INTO device_status AS s (
         device_key, heartbeat_at, sent_at, backlog_passages, backlog_bytes, backlog_oldest,
-        backlog_newest, backlog_drain_per_min, camera_last_post, clock_offset_ms, agent_version, disk_used_bytes, disk_quota_bytes,
-        disk_free_bytes)
+        backlog_newest, backlog_drain_per_min, camera_last_post, clock_offset_ms, agent_version,
+        disk_used_bytes, disk_quota_bytes, disk_free_bytes, inventory_stream,
+        inventory_accepted_to, inventory_held)
     SELECT u.device_key, now(), u.sent_at, u.passages, u.bytes, u.oldest, u.newest,
-        u.drain, u.camera, u.clock, u.version, u.used, u.quota, u.free
+        u.drain, u.camera, u.clock, u.version, u.used, u.quota, u.free,
+        u.streams::uuid[], u.accepted_to::int8[], u.held::int8multirange[]
     FROM unnest($1::int4[], $2::timestamptz[], $3::int8[], $4::int8[], $5::timestamptz[],
         $6::timestamptz[], $7::int8[], $8::timestamptz[], $9::int8[], $10::text[], $11::int8[],
-        $12::int8[], $13::int8[])
+        $12::int8[], $13::int8[], $14::text[], $15::text[], $16::text[])
         AS u (device_key, sent_at, passages, bytes, oldest, newest, drain, camera, clock, version,
-            used, quota, free)
+            used, quota, free, streams, accepted_to, held)
     ON CONFLICT (device_key) DO UPDATE SET
         heartbeat_at = excluded.heartbeat_at, sent_at = excluded.sent_at,
         backlog_passages = excluded.backlog_passages, backlog_bytes = excluded.backlog_bytes,
@@ -144,7 +149,10 @@ const UPSERT_HEARTBEATS: &str = "
         camera_last_post = excluded.camera_last_post,
         clock_offset_ms = excluded.clock_offset_ms, agent_version = excluded.agent_version,
         disk_used_bytes = excluded.disk_used_bytes, disk_quota_bytes = excluded.disk_quota_bytes,
-        disk_free_bytes = excluded.disk_free_bytes";
+        disk_free_bytes = excluded.disk_free_bytes,
+        inventory_stream = excluded.inventory_stream,
+        inventory_accepted_to = excluded.inventory_accepted_to,
+        inventory_held = excluded.inventory_held";
 
 const INSERT_REJECTED: &str = "
     INSERT INTO rejected_passage

@@ -34,6 +34,12 @@ impl Validate for Config {
             format!("{retention} days is not above windows.horizon_days = {horizon}")
         });
         faults.within("store.history_days", self.store.history_days, 1, 3_650);
+        faults.within(
+            "store.unexplained_after_minutes",
+            self.store.unexplained_after_minutes,
+            1,
+            525_600,
+        );
         faults.within("lease.ttl_ms", self.lease.ttl_ms, 1_000, 60_000);
         faults.within(
             "lease.renew_ms",

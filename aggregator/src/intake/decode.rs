@@ -9,7 +9,7 @@ use proto::batch::PassageBatch;
 use proto::device::StreamId;
 use proto::frame::{BodyError, FrameError, Up, UpFrame};
 use proto::header::UpHeader;
-use proto::heartbeat::Heartbeat;
+use proto::heartbeat::{Heartbeat, HeldStream};
 use proto::limits::{SEQ_MAX, TEXT_BYTES_MAX};
 use proto::loss::Losses;
 use proto::passage::EventTime;
@@ -118,13 +118,17 @@ impl Message {
         }
     }
 
-    /// The stream whose cursor it concerns; none for a heartbeat and for what is refused anyway.
-    #[must_use]
-    pub fn stream(&self) -> Option<StreamId> {
-        match &self.body {
-            Body::Passages(_) | Body::Summary(_) | Body::Losses(_) => Some(self.header.stream),
-            Body::Heartbeat(_) | Body::Refused(_) => None,
-        }
+    /// The streams whose cursors it concerns; none for what is refused anyway.
+    pub fn streams(&self) -> impl Iterator<Item = StreamId> + '_ {
+        let (one, listed) = match &self.body {
+            Body::Passages(_) | Body::Summary(_) | Body::Losses(_) => {
+                (Some(self.header.stream), &[] as &[HeldStream])
+            }
+            Body::Heartbeat(heartbeat) => (None, heartbeat.held.as_slice()),
+            Body::Refused(_) => (None, &[] as &[HeldStream]),
+        };
+        let begun = listed.iter().filter(|held| held.accepted_to > 0);
+        one.into_iter().chain(begun.map(|held| held.stream))
     }
 }
 
@@ -181,7 +185,7 @@ fn body(frame: &UpFrame<'_>, bytes: &Bytes, raw: bool) -> Body {
                 .iter()
                 .filter_map(|entry| entry.seqs.last())
                 .max();
-            beyond(&frame.header, last.map_or(0, proto::Seq::get))
+            beyond(frame.header.accepted_to, last.map_or(0, proto::Seq::get))
                 .map_or(Body::Summary(summary), Body::Refused)
         }
         Ok(Up::Loss(losses)) => {
@@ -190,9 +194,16 @@ fn body(frame: &UpFrame<'_>, bytes: &Bytes, raw: bool) -> Body {
                 .iter()
                 .map(|loss| loss.range.last().get())
                 .max();
-            beyond(&frame.header, last.unwrap_or(0)).map_or(Body::Losses(losses), Body::Refused)
+            beyond(frame.header.accepted_to, last.unwrap_or(0))
+                .map_or(Body::Losses(losses), Body::Refused)
         }
-        Ok(Up::Heartbeat(heartbeat)) => Body::Heartbeat(heartbeat),
+        Ok(Up::Heartbeat(heartbeat)) => {
+            let wrong = heartbeat.held.iter().find_map(|held| {
+                let last = held.held.last().map_or(0, proto::Seq::get);
+                beyond(held.accepted_to, last)
+            });
+            wrong.map_or(Body::Heartbeat(heartbeat), Body::Refused)
+        }
         Err(error) => Body::Refused(verdict(&error)),
     }
 }
@@ -204,7 +215,7 @@ fn passages(header: &UpHeader, batch: &PassageBatch, bytes: &Bytes, raw: bool) -
             body: batch.len().to_string(),
         }));
     };
-    if let Some(refused) = beyond(header, range.last().get()) {
+    if let Some(refused) = beyond(header.accepted_to, range.last().get()) {
         return Body::Refused(refused);
     }
     let rows = if raw {
@@ -223,8 +234,7 @@ fn passages(header: &UpHeader, batch: &PassageBatch, bytes: &Bytes, raw: bool) -
 }
 
 /// A stream that sends numbers which it says it never accepted contradicts itself.
-fn beyond(header: &UpHeader, last: u64) -> Option<Refused> {
-    let accepted_to = header.accepted_to;
+fn beyond(accepted_to: u64, last: u64) -> Option<Refused> {
     (last > accepted_to || accepted_to > SEQ_MAX).then(|| {
         let detail = format!("number {last} or accepted_to {accepted_to} is beyond its limit");
         refused(RefusalClass::Never, RefusalReason::Malformed, &detail)
@@ -303,8 +313,8 @@ mod tests {
         assert_eq!((passages.rows.len(), passages.deltas[0].stats.n), (5, 5));
         assert_eq!(passages.batch(), batch());
         assert_eq!(
-            (message.passages(), message.stream()),
-            (5, Some(testing::stream(1)))
+            (message.passages(), message.streams().collect::<Vec<_>>()),
+            (5, vec![testing::stream(1)])
         );
     }
 

@@ -1,4 +1,5 @@
-//! What is dropped when it is old: days of raw passages, rejected passages, the history of answers.
+//! What is dropped when it is old: days of raw passages, rejected passages, the history of answers. And
+//! what the views must know of the settings.
 //!
 //! Days of raw passages are made ahead as well. A flush makes those that it touches itself; making
 //! them ahead only spares it the wait. Any aggregator may do it, one at a time.
@@ -111,10 +112,22 @@ async fn keep(
         )
         .await?;
     forget_history(client, store.history_days).await?;
+    state_limit(client, store.unexplained_after_minutes).await?;
     let row = client
         .query_one("SELECT raw_days_drop('epoch'::date + $1::int4)", &[&oldest])
         .await?;
     Ok(row.get(0))
+}
+
+/// Tells the views after how long a unit's word explains nothing any more.
+pub(crate) async fn state_limit(
+    client: &Client,
+    unexplained_after_minutes: u32,
+) -> Result<(), tokio_postgres::Error> {
+    let minutes = i32::try_from(unexplained_after_minutes).unwrap_or(i32::MAX);
+    let state = "UPDATE ledger_limit SET unexplained_after = make_interval(mins => $1)
+                 WHERE unexplained_after <> make_interval(mins => $1)";
+    client.execute(state, &[&minutes]).await.map(drop)
 }
 
 /// Deletes what of the history is older than so many days.

@@ -79,6 +79,7 @@ fn migrations(storage: Storage) -> Result<Vec<Migration>, refinery::Error> {
             "V7__completeness",
             include_str!("migrations/V7__completeness.sql"),
         ),
+        ("V8__ledger", include_str!("migrations/V8__ledger.sql")),
     ]
     .into_iter()
     .map(|(name, sql)| Migration::unapplied(name, sql))

@@ -1,7 +1,7 @@
 //! What of a stream is settled: the cursor, by which every passage is counted exactly once.
 //!
-//! Invariants, asserted at every change: stored ⊆ counted; counted ∩ lost = ∅;
-//! counted ∪ lost ⊆ [1..accepted_to]; no set but `lost` ever shrinks; at most
+//! Invariants, asserted at every change: stored ⊆ counted; counted ∩ lost = ∅; presumed ⊆ lost;
+//! counted ∪ lost ⊆ [1..accepted_to]; no set but `lost` and `presumed` ever shrinks; at most
 //! [`RANGES_MAX`] ranges in each.
 
 use proto::limits::RANGES_MAX;
@@ -18,10 +18,15 @@ pub struct Cursor {
     pub stored: SeqSet,
     /// Booked as lost, and not counted.
     pub lost: SeqSet,
+    /// Those of the lost that nobody declared: the unit may yet find and send them, so its receipts
+    /// do not call them settled.
+    pub presumed: SeqSet,
     /// The last number that the stream is known to have accepted.
     pub accepted_to: u64,
     /// How many times the database has written it; 0 when it is not there yet.
     pub rev: i32,
+    /// When the centre first heard of the stream, ms since 1970.
+    pub since_ms: i64,
 }
 
 /// How a range stands to a cursor.
@@ -63,6 +68,20 @@ impl Cursor {
         self.counted.count() + self.lost.count() == self.accepted_to
     }
 
+    /// Numbers that are neither counted nor lost.
+    #[must_use]
+    pub fn open(&self) -> SeqSet {
+        SeqSet::up_to(self.accepted_to)
+            .difference(&self.counted)
+            .difference(&self.lost)
+    }
+
+    /// Numbers that the unit itself has declared as lost.
+    #[must_use]
+    pub fn declared(&self) -> SeqSet {
+        self.lost.difference(&self.presumed)
+    }
+
     /// This cursor with the numbers counted (and stored, if `stored`); numbers that were lost are
     /// lost no more.
     ///
@@ -75,17 +94,30 @@ impl Cursor {
             next.stored = self.stored.union(seqs);
         }
         next.lost = self.lost.difference(seqs);
+        next.presumed = self.presumed.difference(seqs);
         next.accept_to(seqs.last().map_or(0, Seq::get));
         next.checked(self)
     }
 
-    /// This cursor with the numbers lost; they must not be counted.
+    /// This cursor with the numbers presumed lost; they must be open.
+    ///
+    /// # Errors
+    /// When it would consist of too many ranges; nothing has changed then.
+    pub fn presume_lost(&self, seqs: &SeqSet) -> Result<Self, TooManyRanges> {
+        let mut next = self.clone();
+        next.lost = self.lost.union(seqs);
+        next.presumed = self.presumed.union(seqs);
+        next.checked(self)
+    }
+
+    /// This cursor with the numbers lost, as the unit declares; they must not be counted.
     ///
     /// # Errors
     /// When it would consist of too many ranges; nothing has changed then.
     pub fn lose(&self, seqs: &SeqSet) -> Result<Self, TooManyRanges> {
         let mut next = self.clone();
         next.lost = self.lost.union(seqs);
+        next.presumed = self.presumed.difference(seqs);
         next.accept_to(seqs.last().map_or(0, Seq::get));
         next.checked(self)
     }
@@ -108,7 +140,8 @@ impl Cursor {
     }
 
     fn checked(self, before: &Self) -> Result<Self, TooManyRanges> {
-        let ranges = [&self.counted, &self.stored, &self.lost].map(SeqSet::range_count);
+        let sets = [&self.counted, &self.stored, &self.lost, &self.presumed];
+        let ranges = sets.map(SeqSet::range_count);
         let most = ranges.into_iter().max().unwrap_or(0);
         if most > RANGES_MAX {
             return Err(TooManyRanges(most));
@@ -120,6 +153,10 @@ impl Cursor {
         assert!(
             self.counted.is_disjoint(&self.lost),
             "counted and lost overlap: {self:?}"
+        );
+        assert!(
+            self.presumed.is_subset(&self.lost),
+            "presumed is not within lost: {self:?}"
         );
         let last = self
             .counted
@@ -185,6 +222,21 @@ mod tests {
         let cursor = cursor.count(&set(&[(4, 6)]), true).unwrap();
         assert_eq!(cursor.lost, set(&[(1, 3), (7, 10)]));
         assert!(cursor.is_settled());
+    }
+
+    #[test]
+    fn what_is_presumed_lost_is_so_until_it_is_declared_or_counted() {
+        let mut cursor = Cursor::default();
+        cursor.accept_to(10);
+        let cursor = cursor.presume_lost(&cursor.open()).unwrap();
+        assert!(cursor.is_settled() && cursor.declared().is_empty());
+        let cursor = cursor.lose(&set(&[(1, 4)])).unwrap();
+        assert_eq!(cursor.declared(), set(&[(1, 4)]));
+        let cursor = cursor.count(&set(&[(4, 5)]), true).unwrap();
+        assert_eq!(
+            (cursor.lost, cursor.presumed),
+            (set(&[(1, 3), (6, 10)]), set(&[(6, 10)]))
+        );
     }
 
     #[test]

@@ -70,6 +70,18 @@ impl Horizon {
         }
     }
 
+    /// No window takes an older passage, ms since 1970.
+    #[must_use]
+    pub const fn oldest_ms(&self) -> i64 {
+        self.oldest_ms
+    }
+
+    /// Nor a newer one.
+    #[must_use]
+    pub const fn newest_ms(&self) -> i64 {
+        self.newest_ms
+    }
+
     /// Why a passage of this time cannot enter a window; none when it can.
     #[must_use]
     pub const fn rejects(&self, time: EventTime) -> Option<Rejection> {

@@ -45,7 +45,8 @@ async fn the_description_is_complete_and_only_changes_on_purpose() {
             "/avg-speed",
             "/kvfv",
             "/kvfv/{kvfv_id}",
-            "/kvfv/{kvfv_id}/avg-speed"
+            "/kvfv/{kvfv_id}/avg-speed",
+            "/kvfv/{kvfv_id}/ledger"
         ])
     );
     for (path, item) in document["paths"].as_object().unwrap() {

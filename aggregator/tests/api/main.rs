@@ -9,6 +9,7 @@ mod completeness;
 mod description;
 mod errors;
 mod group;
+mod ledger;
 mod roles;
 mod traffic;
 mod units;

@@ -58,6 +58,7 @@ async fn a_reader_sees_the_views_and_nothing_else() {
         "v_speed_version_24h",
         "v_finality",
         "v_history",
+        "v_ledger",
     ] {
         reader
             .batch_execute(&format!("SELECT * FROM {view}"))

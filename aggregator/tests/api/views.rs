@@ -17,7 +17,7 @@ async fn every_view_and_column_says_what_it_is() {
     assert_eq!(centre.value(silent).await, None);
     let views = "SELECT string_agg(viewname, ' ' ORDER BY viewname) FROM pg_views
         WHERE schemaname = 'public'";
-    let expected = "v_backlog v_device v_finality v_history v_loss v_ml_5m v_passage v_speed_1h \
+    let expected = "v_backlog v_device v_finality v_history v_ledger v_loss v_ml_5m v_passage v_speed_1h \
                     v_speed_24h v_speed_5m v_speed_version_1h v_speed_version_24h v_speed_version_5m";
     assert_eq!(centre.value(views).await.as_deref(), Some(expected));
 }

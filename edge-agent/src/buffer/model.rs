@@ -383,6 +383,7 @@ impl World {
                     counted,
                     stored,
                     lost,
+                    afresh: false,
                 }
             })
             .collect();

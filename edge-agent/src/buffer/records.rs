@@ -65,11 +65,11 @@ impl Marks {
         before != (self.counted.clone(), self.stored.clone(), self.lost.clone())
     }
 
-    /// Forgets what receipts said: the centre may have, too.
-    pub(super) fn forget_receipts(&mut self) {
-        self.counted = SeqSet::new();
-        self.stored = SeqSet::new();
-        self.lost = SeqSet::new();
+    /// Forgets what receipts said of these numbers: the centre may have, too.
+    pub(super) fn forget_receipts(&mut self, of: &SeqSet) {
+        for said in [&mut self.counted, &mut self.stored, &mut self.lost] {
+            *said = said.difference(of);
+        }
     }
 }
 
@@ -179,6 +179,7 @@ mod tests {
             counted: set(counted),
             stored: set(stored),
             lost: set(lost),
+            afresh: false,
         }
     }
 

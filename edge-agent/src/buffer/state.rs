@@ -55,6 +55,8 @@ pub struct StreamState {
     pub offered: SeqSet,
     /// Numbers whose raw passages are on the disk.
     pub held: SeqSet,
+    /// Numbers of which anything is left here: passages, sums, or losses without a receipt.
+    pub kept: SeqSet,
     /// Numbers on the disk that neither a `stored` nor a `lost` of a receipt covers: to be sent.
     pub unsent: SeqSet,
     /// Those of the unsent whose window deltas wait for a receipt: they are not to be sent before it.

@@ -212,6 +212,7 @@ impl Stream {
     /// The loss of a chunk that is aside is stated once more.
     pub(super) fn lose_again(&mut self, chunk: &ChunkMeta) {
         self.marks.accepted_to = self.marks.accepted_to.max(chunk.range.last().get());
+        self.marks.forget_receipts(&chunk.range.into());
         self.marks_changed = true;
         self.losses.remove(&chunk.range.into());
         self.declare(chunk, chunk.range, LossReason::Refused, false);
@@ -323,6 +324,9 @@ impl Stream {
 
     /// Takes over what the centre committed. Returns the summaries that it frees.
     pub(super) fn receipt(&mut self, receipt: &StreamReceipt) -> Vec<EntryMeta> {
+        if receipt.afresh {
+            self.forget_receipts();
+        }
         if !self.marks.take_over(receipt, &self.again) {
             return Vec::new();
         }
@@ -342,9 +346,10 @@ impl Stream {
         freed
     }
 
-    /// Forgets what receipts said, so that what is still held is offered again.
+    /// Forgets what receipts said of the numbers of which anything is left here, so that they are
+    /// offered again. Of the others it stays known that they were released.
     pub(super) fn forget_receipts(&mut self) {
-        self.marks.forget_receipts();
+        self.marks.forget_receipts(&self.kept());
         self.marks_changed = true;
         let entries = self.entries.iter().flat_map(|entry| entry.seqs.ranges());
         self.losses.doubt(&entries.copied().collect());
@@ -363,6 +368,7 @@ impl Stream {
         let Some(within) = chunk.range.intersection(within) else {
             return;
         };
+        self.view = None;
         let within = SeqSet::from(within);
         if !self.again.is_disjoint(&within) {
             self.again = self.again.difference(&within);
@@ -407,8 +413,16 @@ impl Stream {
         let (marks, held) = (&self.marks, &self.held);
         let mute = || marks.settled().difference(held).difference(&gone);
         let dropped = self.losses.deepen(&gone, reason, span, mute);
+        self.view = None;
         unstated(self.id, dropped);
         gone
+    }
+
+    /// Numbers of which anything is left here: passages, sums, or losses without a receipt.
+    fn kept(&self) -> SeqSet {
+        let mut kept = self.held.union(&self.summed);
+        self.losses.iter().for_each(|loss| kept.insert(loss.range));
+        kept
     }
 
     /// The form that others see.
@@ -422,6 +436,7 @@ impl Stream {
             accepted_to: self.marks.accepted_to,
             offered: self.marks.offered.clone(),
             held: self.held.clone(),
+            kept: self.kept(),
             unsent: self.unsent.clone(),
             summed: self.summed.intersection(&self.unsent),
             counted: self.marks.counted.clone(),
@@ -483,6 +498,7 @@ mod tests {
             counted: set(counted),
             stored: set(stored),
             lost: set(lost),
+            afresh: false,
         }
     }
 

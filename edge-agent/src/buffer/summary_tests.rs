@@ -103,6 +103,7 @@ fn tell(engine: &mut Engine, stream: StreamId, counted: SeqSet, stored: SeqSet) 
         counted,
         stored,
         lost: SeqSet::new(),
+        afresh: false,
     };
     engine.receipt(centre, &[receipt]);
     engine.commit(NOW_MS).unwrap();

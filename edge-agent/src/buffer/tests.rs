@@ -205,6 +205,7 @@ async fn an_event_id_outlives_the_receipt_of_its_passage() {
         counted: set.clone(),
         stored: set,
         lost: SeqSet::new(),
+        afresh: false,
     };
     let verdict = running
         .buffer
@@ -240,6 +241,7 @@ async fn a_later_timeline_offers_again_what_is_held_and_another_centre_is_not_be
         counted: set.clone(),
         stored: set,
         lost: SeqSet::new(),
+        afresh: false,
     };
     running
         .buffer
@@ -329,6 +331,7 @@ fn what_is_aside_is_called_lost_again_when_the_centre_was_put_back_in_time() {
         counted: SeqSet::new(),
         stored: SeqSet::new(),
         lost: range(1, 20).into(),
+        afresh: false,
     };
     engine.receipt(centre(9, 1), std::slice::from_ref(&booked));
     engine.commit(NOW_MS).unwrap();
@@ -371,6 +374,7 @@ async fn what_one_build_refused_comes_back_once_for_each_other_build_across_rest
         counted: SeqSet::new(),
         stored: SeqSet::new(),
         lost: range(60, 140).into(),
+        afresh: false,
     };
     let told = running.buffer.receipt(centre(1, 1), vec![booked.clone()]);
     told.await.unwrap();
@@ -555,6 +559,7 @@ fn a_full_quota_that_refuses_takes_passages_again_after_a_receipt() {
         counted: set.clone(),
         stored: set,
         lost: SeqSet::new(),
+        afresh: false,
     };
     engine.receipt(centre(1, 1), &[receipt]);
     engine.stage(&many(accepted, 500), NOW_MS).unwrap().unwrap();
@@ -581,6 +586,7 @@ fn a_large_file_without_unsent_passages_is_rebuilt_and_keeps_what_is_held() {
         counted: set.clone(),
         stored: set,
         lost: SeqSet::new(),
+        afresh: false,
     };
     engine.receipt(centre(1, 1), &[receipt]);
     engine.commit(NOW_MS).unwrap();

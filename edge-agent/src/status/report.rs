@@ -7,10 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use super::backlog::BufferedReport;
 use super::rates::Flow;
-use crate::buffer::{Alarm, BufferState, Counters, StoreHealth};
+use crate::buffer::{Alarm, BufferState, Counters, StoreHealth, StreamState};
 use crate::metrics::REASONS;
 use crate::uplink::view::{LinkPhase, UplinkView};
-use proto::EventTime;
+use proto::loss::Loss;
+use proto::{EventTime, StreamId};
 
 /// Days before the end of the certificate from which on the unit is degraded.
 const CERTIFICATE_DAYS_MIN: i64 = 14;
@@ -48,6 +49,8 @@ pub struct Report {
     pub rates: RatesReport,
     /// Passages since the start.
     pub passages: PassagesReport,
+    /// The streams that the unit still knows, newest first.
+    pub streams: Vec<StreamReport>,
     /// The disk under the buffer.
     pub disk: DiskReport,
     /// `ok`, `no_space`, or why it failed.
@@ -124,6 +127,49 @@ pub struct PassagesReport {
     pub offered_again: u64,
     /// Lost, raw or altogether, by reason.
     pub lost: BTreeMap<String, u64>,
+}
+
+/// What became of the passages of one run of the agent, as far as the unit knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamReport {
+    /// Its name, as in the ledger of the centre.
+    pub stream: String,
+    /// Whether it is the run that goes on.
+    pub current: bool,
+    /// Accepted.
+    pub accepted: u64,
+    /// In the windows of the centre.
+    pub counted: u64,
+    /// In the database of the centre with their raw rows.
+    pub stored: u64,
+    /// In the buffer without a receipt.
+    pub waiting: u64,
+    /// In the buffer, sent copies included.
+    pub held: u64,
+    /// Lost, as the centre has booked.
+    pub lost: u64,
+    /// Lost, raw or altogether, as the centre has yet to book, by reason.
+    pub unbooked: BTreeMap<String, u64>,
+}
+
+impl StreamReport {
+    fn new(stream: &StreamState, losses: &[(StreamId, Loss)]) -> Self {
+        let mut unbooked = BTreeMap::new();
+        for (_, loss) in losses.iter().filter(|(of, _)| *of == stream.id) {
+            *unbooked.entry(loss.reason.word().to_owned()).or_default() += loss.range.count();
+        }
+        Self {
+            stream: stream.id.to_string(),
+            current: stream.current,
+            accepted: stream.accepted_to,
+            counted: stream.counted.count(),
+            stored: stream.stored.count(),
+            waiting: stream.unsent.count(),
+            held: stream.held.count(),
+            lost: stream.lost.count(),
+            unbooked,
+        }
+    }
 }
 
 /// The disk under the buffer.
@@ -218,6 +264,12 @@ impl Report {
                 offered_again: buffer.counters.offered_again,
                 lost: lost.into_iter().collect(),
             },
+            streams: buffer
+                .streams
+                .iter()
+                .rev()
+                .map(|stream| StreamReport::new(stream, &buffer.losses))
+                .collect(),
             disk: DiskReport {
                 used_bytes: buffer.disk.used_bytes,
                 free_bytes: buffer.disk.free_bytes,

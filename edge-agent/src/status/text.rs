@@ -1,8 +1,11 @@
 //! The report for people: one line a subject, columns aligned. Pure.
 
-use super::report::{LinkReport, Report};
+use super::report::{LinkReport, Report, StreamReport};
 
 const KIB: f64 = 1_024.0;
+
+/// Streams that are shown, the newest first.
+const STREAMS_SHOWN: usize = 8;
 
 /// The whole report as text, ending with a line break.
 #[must_use]
@@ -19,7 +22,42 @@ pub fn render(report: &Report) -> String {
     for (subject, said) in lines(report) {
         line(&mut text, subject, &said);
     }
+    for stream in report.streams.iter().take(STREAMS_SHOWN) {
+        line(&mut text, "stream", &books(stream));
+    }
+    if let Some(more) = report.streams.len().checked_sub(STREAMS_SHOWN)
+        && more > 0
+    {
+        line(
+            &mut text,
+            "stream",
+            &format!("and {more} older ones (--json)"),
+        );
+    }
     text
+}
+
+/// One stream in a line; what is nothing is left out.
+fn books(stream: &StreamReport) -> String {
+    let mut said = format!(
+        "{}{} {} accepted, {} counted, {} stored",
+        stream.stream.get(..8).unwrap_or(&stream.stream),
+        if stream.current { " (this run):" } else { ":" },
+        grouped(stream.accepted),
+        grouped(stream.counted),
+        grouped(stream.stored),
+    );
+    let unbooked = stream.unbooked.values().sum();
+    for (count, what) in [
+        (stream.waiting, "waiting"),
+        (stream.lost, "lost"),
+        (unbooked, "lost and not booked yet"),
+    ] {
+        if count > 0 {
+            said.push_str(&format!(", {} {what}", grouped(count)));
+        }
+    }
+    said
 }
 
 fn line(text: &mut String, subject: &str, said: &str) {

@@ -127,6 +127,7 @@ impl Framer {
                 stream: stream.id,
                 accepted_to: stream.accepted_to,
                 released: first_ranges(&stream.stored.union(&stream.lost)),
+                held: stream.kept.cover(RANGES_MAX),
             });
         let heartbeat = Heartbeat {
             held: held.collect(),
@@ -189,6 +190,7 @@ pub(crate) mod fixtures {
             accepted_to: 1_000,
             offered: SeqSet::new(),
             held: SeqSet::new(),
+            kept: SeqSet::new(),
             unsent: SeqSet::new(),
             summed: SeqSet::new(),
             counted: SeqSet::new(),

@@ -28,7 +28,11 @@ impl Inbox {
             self.waiting.pop_front();
         }
         if let Some((_, words)) = self.waiting.back_mut() {
-            words.extend(streams.into_iter().map(|receipt| (receipt.stream, receipt)));
+            for mut receipt in streams {
+                // Takes the place of one that was not heard yet, and says what that one said.
+                receipt.afresh |= words.get(&receipt.stream).is_some_and(|word| word.afresh);
+                words.insert(receipt.stream, receipt);
+            }
         }
     }
 
@@ -60,6 +64,7 @@ mod tests {
             counted,
             stored,
             lost: SeqSet::new(),
+            afresh: false,
         }
     }
 

@@ -132,6 +132,9 @@ impl Queue {
 
     /// Takes over a committed cursor.
     pub fn settle(&mut self, receipt: &StreamReceipt) {
+        if receipt.afresh {
+            self.unsettle();
+        }
         self.counted = self.counted.union(&receipt.counted);
         self.stored = self.stored.union(&receipt.stored);
         self.lost = self.lost.union(&receipt.lost);
@@ -383,6 +386,7 @@ mod tests {
             current,
             accepted_to,
             offered: SeqSet::new(),
+            kept: SeqSet::new(),
             held: unsent.clone(),
             unsent,
             summed: SeqSet::new(),
@@ -407,6 +411,7 @@ mod tests {
             counted: stored.clone(),
             stored,
             lost: SeqSet::new(),
+            afresh: false,
         }
     }
 

@@ -332,6 +332,7 @@ mod tests {
             stored: counted.clone(),
             counted,
             lost: SeqSet::new(),
+            afresh: false,
         }
     }
 

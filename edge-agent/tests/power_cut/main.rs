@@ -118,6 +118,7 @@ fn write_and_tell(directory: &Path) {
                     counted,
                     stored,
                     lost: SeqSet::new(),
+                    afresh: false,
                 };
                 buffer.receipt(CENTRE, vec![receipt]).await.unwrap();
             }
@@ -171,6 +172,7 @@ fn found(directory: &Path) -> Found {
                 counted: stream.summed.union(&stream.counted),
                 stored: SeqSet::new(),
                 lost: SeqSet::new(),
+                afresh: false,
             };
             buffer.receipt(CENTRE, vec![receipt]).await.unwrap();
             let mut next = Seq::FIRST;

@@ -144,13 +144,14 @@ fn losses() -> impl Strategy<Value = Losses> {
 }
 
 fn heartbeat() -> impl Strategy<Value = Heartbeat> {
-    let held = (stream(), 0_u64..1_000, seq_set()).prop_map(|(stream, accepted_to, released)| {
-        HeldStream {
+    let held = (stream(), 0_u64..1_000, seq_set(), seq_set()).prop_map(
+        |(stream, accepted_to, released, held)| HeldStream {
             stream,
             accepted_to,
             released,
-        }
-    });
+            held,
+        },
+    );
     (
         vec(held, 0..4),
         any::<(u32, u32)>(),
@@ -221,6 +222,7 @@ pub(crate) fn down() -> impl Strategy<Value = Down> {
             stored: counted.clone(),
             counted,
             lost,
+            afresh: false,
         });
     let receipt = (centre(), vec(stream_receipt, 0..5))
         .prop_map(|(centre, streams)| Down::Receipt(Receipt { centre, streams }));

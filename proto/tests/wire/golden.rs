@@ -113,6 +113,7 @@ fn ups() -> Vec<(&'static str, UpHeader, Up)> {
             stream: StreamId::from_bytes(*b"stream-of-golden"),
             accepted_to: 1_500,
             released: [range(1, 900), range(950, 10)].into_iter().collect(),
+            held: [range(512, 389), range(901, 600)].into_iter().collect(),
         }],
         backlog: Backlog {
             passages: 590,
@@ -150,6 +151,7 @@ fn downs() -> Vec<(&'static str, Down)> {
                     counted: counted.clone(),
                     stored: range(1, 1_000).into(),
                     lost: SeqSet::new(),
+                    afresh: false,
                 }],
             }),
         ),

@@ -61,6 +61,32 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn a_cover_holds_everything_in_few_ranges_and_fills_the_narrowest_gaps(set in seq_set(), most in 1_usize..8) {
+        let cover = set.cover(most);
+        prop_assert!(set.is_subset(&cover) && canonical(&cover));
+        prop_assert_eq!(cover.range_count(), set.range_count().min(most));
+        let gap = |pair: &[SeqRange]| pair[1].first().get() - pair[0].last().get();
+        let mut gaps: Vec<u64> = set.ranges().windows(2).map(gap).collect();
+        gaps.sort_unstable_by(|a, b| b.cmp(a));
+        gaps.truncate(most - 1);
+        let mut left: Vec<u64> = cover.ranges().windows(2).map(gap).collect();
+        left.sort_unstable_by(|a, b| b.cmp(a));
+        prop_assert_eq!(left, gaps);
+    }
+}
+
+#[test]
+fn a_set_up_to_a_number_begins_with_the_first() {
+    assert!(SeqSet::up_to(0).is_empty());
+    assert_eq!(SeqSet::up_to(7), range(1, 7).into());
+    assert_eq!(
+        SeqSet::up_to(u64::MAX).last().map(Seq::get),
+        Some(proto::limits::SEQ_MAX)
+    );
+}
+
 #[test]
 fn the_ends_of_the_numbers_do_not_overflow() {
     let last = Seq::new(proto::limits::SEQ_MAX).unwrap();

@@ -82,6 +82,8 @@ pub struct Outcome {
     pub windows_compared: u64,
     /// Of them, those that differ.
     pub windows_wrong: u64,
+    /// Streams whose books do not add up: accepted = counted + lost + held.
+    pub books_wrong: u64,
     /// From the post at a unit to its receipt (sent after COMMIT), before the first outage.
     pub freshness_p50_ms: Option<u64>,
     /// The same for 99 % of the passages.
@@ -99,6 +101,7 @@ impl Outcome {
             && self.buffered == 0
             && self.windows_compared > 0
             && self.windows_wrong == 0
+            && self.books_wrong == 0
     }
 }
 
@@ -336,6 +339,7 @@ impl Stage {
             windows_compared: verdict.windows.compared,
             // A raw row that differs is a window that somebody else would compute differently.
             windows_wrong: verdict.windows.wrong + verdict.rows_wrong(),
+            books_wrong: verdict.books.wrong.len() as u64,
             freshness_p50_ms: calm.quantile_ms(0.5),
             freshness_p99_ms: calm.quantile_ms(0.99),
         })

@@ -201,3 +201,79 @@ pub async fn totals(client: &Client) -> Result<Totals, tokio_postgres::Error> {
         rejected: number(3),
     })
 }
+
+/// The books of all streams: accepted = counted + lost + held.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Books {
+    /// Streams.
+    pub streams: u64,
+    /// Passages that units have accepted, as far as the centre knows.
+    pub accepted: u64,
+    /// Passages that are counted.
+    pub counted: u64,
+    /// Passages that are known to be lost.
+    pub lost: u64,
+    /// Passages that wait at their units.
+    pub held: u64,
+    /// Streams whose books do not add up, in words.
+    pub wrong: Vec<String>,
+}
+
+/// Adds up the books of all streams from the cursors, and compares them with what `v_ledger` shows and
+/// with the entries of the ledger.
+///
+/// # Errors
+/// The database fails.
+pub async fn books(client: &Client) -> Result<Books, tokio_postgres::Error> {
+    let rows = client
+        .query(
+            "SELECT d.device, c.stream::text, c.accepted_to, c.counted::text, c.lost::text,
+                v.accepted, v.counted, v.lost, v.held, v.unexplained,
+                (SELECT coalesce(sum(l.last_seq - l.first_seq + 1 - l.recovered), 0)::int8
+                 FROM loss_ledger l WHERE l.stream_key = c.stream_key AND l.scope = 'all')
+             FROM stream_cursor c JOIN device d USING (device_key)
+             LEFT JOIN v_ledger v USING (stream_key)",
+            &[],
+        )
+        .await?;
+    let mut books = Books::default();
+    for row in rows {
+        let (device, stream): (String, String) = (row.get(0), row.get(1));
+        let shown: [Option<i64>; 5] = std::array::from_fn(|place| row.get(5 + place));
+        let (accepted, booked): (i64, i64) = (row.get(2), row.get(10));
+        let (counted, lost) = (numbers(row.get(3)), numbers(row.get(4)));
+        let held = shown[3].unwrap_or(0);
+        let right = accepted == counted + lost + held
+            && booked == lost
+            && shown
+                == [
+                    Some(accepted),
+                    Some(counted),
+                    Some(lost),
+                    Some(held),
+                    Some(0),
+                ];
+        if !right {
+            books.wrong.push(format!(
+                "{device} {stream}: accepted {accepted}, counted {counted}, lost {lost}, booked as \
+                 lost {booked}; v_ledger shows accepted, counted, lost, held, unexplained {shown:?}"
+            ));
+        }
+        let add = |sum: &mut u64, n: i64| *sum += u64::try_from(n).unwrap_or(0);
+        books.streams += 1;
+        add(&mut books.accepted, accepted);
+        add(&mut books.counted, counted);
+        add(&mut books.lost, lost);
+        add(&mut books.held, held);
+    }
+    Ok(books)
+}
+
+/// How many numbers a multirange holds, from its text: `{[1,5),[8,9)}`.
+fn numbers(text: &str) -> i64 {
+    let ends: Vec<i64> = text
+        .split(|c: char| !c.is_ascii_digit())
+        .filter_map(|digits| digits.parse().ok())
+        .collect();
+    ends.chunks_exact(2).map(|range| range[1] - range[0]).sum()
+}

@@ -70,6 +70,7 @@ fn forged(stage: &mut Stage, db: &Database) -> Vec<u8> {
         counted: all.clone(),
         stored: all,
         lost: proto::SeqSet::new(),
+        afresh: false,
     };
     let (centre, streams) = (db.centre(), vec![receipt]);
     Down::Receipt(Receipt { centre, streams }).encode()

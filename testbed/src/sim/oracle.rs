@@ -456,7 +456,7 @@ impl Oracle {
         let ledger = |scope| -> SeqSet {
             let rows = writes.losses.iter();
             let of_scope =
-                rows.filter(|row: &&LossRow| of_stream(row.stream_key) && row.loss.scope == scope);
+                rows.filter(|row: &&LossRow| of_stream(row.stream_key) && row.scope == scope);
             of_scope.map(|row| row.range).collect()
         };
         let raw_lost = expected.raw_lost.entry(stream).or_default();

@@ -830,6 +830,7 @@ impl Unit {
             counted: stored.clone(),
             stored,
             lost: proto::SeqSet::new(),
+            afresh: false,
         };
         self.believe(stage, centre, receipt);
     }

@@ -21,10 +21,19 @@ impl System {
             None
         };
         let totals = tables::totals(database.client()).await?;
+        let mut books = tables::books(database.client()).await?;
+        let posted = ledger.passages();
+        if books.accepted < posted {
+            let accepted = books.accepted;
+            books.wrong.push(format!(
+                "{posted} passages were posted, the books know of {accepted}"
+            ));
+        }
         Ok(Verdict {
             windows,
             rows,
             totals,
+            books,
         })
     }
 }
@@ -38,13 +47,17 @@ pub struct Verdict {
     pub rows: Option<Findings>,
     /// What the tables hold in total.
     pub totals: tables::Totals,
+    /// What became of everything that units accepted.
+    pub books: tables::Books,
 }
 
 impl Verdict {
-    /// Every window and every raw row is as posted.
+    /// Every window and every raw row is as posted, and the books of every stream add up.
     #[must_use]
     pub fn exact(&self) -> bool {
-        self.windows.exact() && self.rows.as_ref().is_none_or(Findings::exact)
+        self.windows.exact()
+            && self.rows.as_ref().is_none_or(Findings::exact)
+            && self.books.wrong.is_empty()
     }
 
     /// Raw rows that differ.
@@ -60,6 +73,14 @@ impl std::fmt::Display for Verdict {
         if let Some(rows) = &self.rows {
             writeln!(f, "raw rows: {rows}")?;
         }
-        write!(f, "totals: {:?}", self.totals)
+        writeln!(f, "totals: {:?}", self.totals)?;
+        let books = &self.books;
+        write!(
+            f,
+            "books: {} streams, {} accepted = {} counted + {} lost + {} held",
+            books.streams, books.accepted, books.counted, books.lost, books.held
+        )?;
+        let mut wrong = books.wrong.iter();
+        wrong.try_for_each(|line| write!(f, "\n  wrong: {line}"))
     }
 }

@@ -6,7 +6,7 @@ use proto::ranges::SeqSet;
 use proto::receipt::{RefusalClass, RefusalReason};
 use proto::summary::SummaryEntry;
 
-use super::super::plan::{Context, LossRow, Planner};
+use super::super::plan::{Context, LossCause, LossRow, Planner};
 use super::super::select::FLUSH_WINDOWS_MAX;
 use super::{Draft, too_many_ranges};
 use crate::intake::decode::{Refused, refused};
@@ -104,9 +104,9 @@ impl Draft<'_> {
             let range = SeqSet::from(loss.range);
             let (news, next) = match loss.scope {
                 LossScope::All => {
-                    let news = range.difference(&cursor.counted).difference(&cursor.lost);
-                    let next = cursor.lose(&news);
-                    (news, next)
+                    let open = range.difference(&cursor.counted);
+                    let next = cursor.lose(&open);
+                    (open.difference(&cursor.lost), next)
                 }
                 // The raw passages will never come: settled, so that the unit may let go of them.
                 LossScope::RawOnly => {
@@ -118,14 +118,18 @@ impl Draft<'_> {
                 }
             };
             cursor = next.map_err(too_many_ranges)?;
-            planner.tally.lost += news.count();
+            let cause = LossCause::Declared(loss.reason);
+            planner.tally.lose(loss.scope, cause, news.count());
             let (device_key, stream_key) = (self.state.key, cursor.stream_key);
             let rows = news.ranges().iter();
             planner.rows.losses.extend(rows.map(|range| LossRow {
                 device_key,
                 stream_key,
-                loss: *loss,
                 range: *range,
+                scope: loss.scope,
+                cause,
+                event_min: loss.event_min,
+                event_max: loss.event_max,
             }));
         }
         self.touch(header.stream, cursor);

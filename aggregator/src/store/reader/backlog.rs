@@ -19,7 +19,21 @@ const STATEMENT: &str = "
     SELECT behind, count(*), least(coalesce(sum(backlog_passages), 0), 9e18)::int8
     FROM v_backlog WHERE shard = ANY ($1) GROUP BY behind";
 
+const UNEXPLAINED: &str = "
+    SELECT least(coalesce(sum(unexplained), 0), 9e18)::int8
+    FROM v_ledger WHERE NOT settled AND shard = ANY ($1)";
+
 impl Reader {
+    /// Passages of the units of these shards of which nobody can say where they are.
+    ///
+    /// # Errors
+    /// When the database does not answer, or not with what the view promises.
+    pub async fn unexplained(&self, shards: &[Shard]) -> Result<i64, ReadError> {
+        let shards: Vec<i16> = shards.iter().map(|shard| shard.get().into()).collect();
+        let rows = self.query(UNEXPLAINED, &[&shards]).await?;
+        rows.first().map_or(Ok(0), |row| column(row, 0))
+    }
+
     /// What the units of these shards hold, by the reason for which they are behind.
     ///
     /// # Errors

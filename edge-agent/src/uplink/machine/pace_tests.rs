@@ -141,6 +141,7 @@ impl World {
             accepted_to: self.accepted,
             offered: SeqSet::new(),
             held: all.clone(),
+            kept: SeqSet::new(),
             unsent: all.difference(&self.heard),
             summed: SeqSet::new(),
             counted: self.heard.clone(),
@@ -254,6 +255,7 @@ impl World {
                     counted: self.heard.clone(),
                     stored: self.heard.clone(),
                     lost: SeqSet::new(),
+                    afresh: false,
                 }];
                 self.feed(Input::Receipt(Receipt {
                     centre: CENTRE,

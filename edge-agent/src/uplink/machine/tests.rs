@@ -404,6 +404,7 @@ impl World {
                 accepted_to: held.accepted_to,
                 offered: SeqSet::new(),
                 held: held.all(),
+                kept: SeqSet::new(),
                 unsent: held.unsent(),
                 summed: held.summed().intersection(&held.unsent()),
                 counted: held.counted.clone(),
@@ -629,6 +630,7 @@ impl World {
                     counted: everything.clone(),
                     stored: everything.clone(),
                     lost: SeqSet::new(),
+                    afresh: false,
                 });
                 let streams = streams.collect();
                 self.down.push(Input::Receipt(Receipt { centre, streams }));
@@ -849,6 +851,7 @@ impl World {
                 counted,
                 stored,
                 lost,
+                afresh: false,
             }];
             self.down.push(Input::Receipt(Receipt {
                 centre: self.centre,

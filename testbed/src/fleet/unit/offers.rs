@@ -4,9 +4,9 @@ use bytes::Bytes;
 use proto::frame::Up;
 use proto::header::{Frontier, UpHeader};
 use proto::heartbeat::{Backlog, CameraLink, Disk, Heartbeat, HeldStream};
-use proto::limits::IN_FLIGHT_BYTES_MAX;
+use proto::limits::{IN_FLIGHT_BYTES_MAX, RANGES_MAX};
 use proto::receipt::Intake;
-use proto::{EventTime, PassageBatch, Seq};
+use proto::{EventTime, PassageBatch, Seq, SeqSet};
 
 use super::batch::{Batch, Content, InFlight};
 use super::{Owner, Unit};
@@ -110,6 +110,9 @@ impl Unit {
                 stream: self.stream,
                 accepted_to: self.accepted_to,
                 released: self.released.clone(),
+                held: SeqSet::up_to(self.accepted_to)
+                    .difference(&self.released)
+                    .cover(RANGES_MAX),
             }],
             backlog: Backlog {
                 passages,

@@ -65,6 +65,7 @@ fn receipt(ranges: impl IntoIterator<Item = SeqRange>) -> Vec<u8> {
         counted: stored.clone(),
         stored,
         lost: SeqSet::new(),
+        afresh: false,
     };
     Down::Receipt(Receipt {
         centre: centre(),
@@ -278,6 +279,7 @@ fn receipts_of_another_centre_or_stream_free_nothing() {
             counted: SeqSet::new(),
             stored: SeqSet::new(),
             lost: SeqSet::new(),
+            afresh: false,
         }],
     };
     foreign.streams[0].stored.insert(range_of(&offered[0].0));
