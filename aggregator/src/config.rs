@@ -89,6 +89,10 @@ pub struct DatabaseConfig {
     /// Whether a new database uses TimescaleDB; one that exists stays what it is.
     #[serde(default)]
     pub timescale: Timescale,
+    /// Whether the aggregator is ready while the server has an asynchronous standby: promoted, it may
+    /// lack what was confirmed to units, of which they hold a copy for as long as it has room only.
+    #[serde(default)]
+    pub accept_async_standby: bool,
 }
 
 /// Whether a new database uses TimescaleDB.
@@ -177,6 +181,10 @@ pub struct StoreConfig {
     /// For how many days an answer can be asked for as it was then (`as_of`), 1 to 3,650. Grows with
     /// the changes of windows that were final, about 1 KiB each.
     pub history_days: u32,
+    /// For how many days it is known what a stream that ended has settled, 1 to 36,500; at least one
+    /// more than raw passages are kept. Older passages are refused: about 200 bytes for each start of
+    /// each agent, against a buffer that turns up later than that.
+    pub streams_days: u32,
     /// After how many minutes without a word of its unit a passage that is neither counted nor lost
     /// counts as unexplained, 1 to 525,600. Too short, and every unit that is offline shows.
     pub unexplained_after_minutes: u32,
@@ -186,6 +194,7 @@ impl Default for StoreConfig {
     fn default() -> Self {
         Self {
             history_days: 7,
+            streams_days: 400,
             unexplained_after_minutes: 24 * 60,
         }
     }

@@ -30,8 +30,8 @@ pub(super) struct Part<'a> {
 }
 
 /// A plan in columns.
-#[derive(Default)]
 pub(super) struct Columns {
+    oldest: SystemTime,
     versions: BTreeMap<Length, VersionColumns>,
     windows: BTreeMap<Length, WindowColumns>,
     new_cursors: CursorColumns,
@@ -49,7 +49,22 @@ pub(super) struct Columns {
 
 impl Columns {
     pub(super) fn of(plan: &Plan<'_>) -> Self {
-        let mut columns = Self::default();
+        let mut columns = Self {
+            oldest: time(plan.oldest_ms),
+            versions: BTreeMap::new(),
+            windows: BTreeMap::new(),
+            new_cursors: CursorColumns::default(),
+            cursors: CursorColumns::default(),
+            status: StatusColumns::default(),
+            finality_log: FinalityLogColumns::default(),
+            standing: StandingColumns::default(),
+            heartbeats: HeartbeatColumns::default(),
+            rejected: RejectedColumns::default(),
+            rejected_days: RejectedDayColumns::default(),
+            taken: TakenColumns::default(),
+            losses: LossColumns::default(),
+            recovered: RecoveredColumns::default(),
+        };
         let mut changes: Vec<_> = plan.changes.values().collect();
         // In the order of the keys, so that neighbouring rows stand in neighbouring pages.
         changes.sort_unstable_by_key(|change| change.key);
@@ -141,7 +156,8 @@ impl Columns {
         self.standing.part(&statements.standing)
     }
 
-    /// The statements that have something to write.
+    /// The statements that have something to write, and before them the proof that the floor is not
+    /// above what the plan took.
     pub(super) fn parts<'a>(&'a self, statements: &'a Statements) -> Vec<Part<'a>> {
         let mut parts = Vec::new();
         for (length, columns) in &self.versions {
@@ -165,6 +181,17 @@ impl Columns {
         }
         parts.push(recovered);
         parts.retain(|part| part.planned != Some(0));
+        if !parts.is_empty() {
+            parts.insert(
+                0,
+                Part {
+                    table: "cursor_floor",
+                    statement: &statements.floor,
+                    parameters: vec![&self.oldest],
+                    planned: Some(1),
+                },
+            );
+        }
         parts
     }
 }

@@ -213,6 +213,15 @@ pub async fn windows(
     Ok(())
 }
 
+/// Before this time, ms since 1970, nobody knows any more what was settled.
+///
+/// # Errors
+/// When the database fails.
+pub async fn floor_ms(client: &Client) -> Result<i64, LoadError> {
+    let floor = "SELECT ceil(extract(epoch FROM floor) * 1000)::int8 FROM cursor_floor";
+    Ok(client.query_one(floor, &[]).await?.get(0))
+}
+
 /// Fresh keys for streams.
 ///
 /// # Errors

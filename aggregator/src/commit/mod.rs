@@ -28,6 +28,8 @@ pub mod writer;
 #[cfg(test)]
 pub(crate) mod database_tests;
 #[cfg(test)]
+mod floor_tests;
+#[cfg(test)]
 mod history_tests;
 #[cfg(test)]
 mod inventory_tests;

@@ -95,6 +95,8 @@ struct Session {
     centre: Centre,
     memory: Memory,
     stream_keys: Vec<i32>,
+    /// Windows that begin earlier take nothing; none when it has to be read (again).
+    floor_ms: Option<i64>,
 }
 
 impl Owner {
@@ -202,6 +204,7 @@ impl Owner {
             centre,
             memory,
             stream_keys,
+            floor_ms: None,
         };
         let mut ticks = tokio::time::interval(self.windows.flush_interval() / u32::from(TURNS));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -46,6 +46,8 @@ pub struct Plan<'a> {
     pub rows: SideRows<'a>,
     /// Shards that it touches: their tokens must hold.
     pub shards: BTreeSet<Shard>,
+    /// It took no passage from before this time: the floor must not be above.
+    pub oldest_ms: i64,
     /// To be sent after the COMMIT.
     pub receipts: Vec<(DeviceId, Vec<StreamReceipt>)>,
     /// To be sent after the COMMIT.
@@ -303,6 +305,7 @@ pub fn plan<'a>(
         changes,
         rows,
         shards,
+        oldest_ms: context.horizon.oldest_ms(),
         receipts,
         refusals,
         stream_keys_used,

@@ -186,6 +186,11 @@ const STANDING: &str = "
     WHERE s.final_to IS NOT DISTINCT FROM u.final_to
         AND s.cloned_at IS NOT DISTINCT FROM u.cloned_at";
 
+/// Finds the floor while it is where the plan took it to be, or below. Under the lock of the tokens,
+/// which whoever raises it takes, too; in a statement of its own, for what a statement sees was decided
+/// before it waited for a lock.
+const FLOOR: &str = "SELECT FROM cursor_floor WHERE floor <= $1::timestamptz";
+
 const INSERT_LOSSES: &str = "
     INSERT INTO loss_ledger
         (device_key, stream_key, first_seq, last_seq, scope, reason, event_min, event_max, booked_at)
@@ -216,6 +221,7 @@ pub(super) struct Statements {
     pub(super) tokens: Statement,
     pub(super) tokens_alone: Statement,
     pub(super) standing: Statement,
+    pub(super) floor: Statement,
     pub(super) versions: BTreeMap<Length, Statement>,
     pub(super) windows: BTreeMap<Length, Statement>,
     pub(super) new_cursors: Statement,
@@ -249,6 +255,7 @@ impl Statements {
             tokens: client.prepare(&lock("SHARE")).await?,
             tokens_alone: client.prepare(&lock("UPDATE")).await?,
             standing: client.prepare(STANDING).await?,
+            floor: client.prepare(FLOOR).await?,
             versions,
             windows,
             new_cursors: client.prepare(INSERT_CURSORS).await?,

@@ -34,6 +34,7 @@ impl Validate for Config {
             format!("{retention} days is not above windows.horizon_days = {horizon}")
         });
         faults.within("store.history_days", self.store.history_days, 1, 3_650);
+        faults.within("store.streams_days", self.store.streams_days, 1, 36_500);
         faults.within(
             "store.unexplained_after_minutes",
             self.store.unexplained_after_minutes,

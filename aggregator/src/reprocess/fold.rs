@@ -45,10 +45,16 @@ pub(super) fn plan(
         &mut planner,
     );
     let (change, _) = draft.finish();
+    // In the order of their times.
+    let oldest_ms = chunk
+        .rows
+        .first()
+        .map_or(scope.now_ms, |row| row.event_time.as_millis());
     let plan = Plan {
         changes: HashMap::from([(device.clone(), change)]),
         rows: planner.rows,
         shards: BTreeSet::from([Shard::of(device)]),
+        oldest_ms,
         receipts: Vec::new(),
         refusals: Vec::new(),
         stream_keys_used: 0,

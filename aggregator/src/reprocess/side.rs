@@ -49,7 +49,8 @@ impl Chunk {
     }
 }
 
-/// The next rows after a place, at most `most`, all of one day; empty when there are no more.
+/// The next rows after a place, at most `most`, all of one day; empty when there are no more. Of
+/// passages from before the floor nobody knows any more whether they were counted once.
 pub(super) async fn read(
     client: &Client,
     device_key: i32,
@@ -66,6 +67,7 @@ pub(super) async fn read(
                     passage::text
              FROM rejected_passage
              WHERE device_key = $1
+               AND event_time >= (SELECT floor FROM cursor_floor)
                AND event_time >= coalesce($2::timestamptz, '-infinity')
                AND event_time < coalesce($3::timestamptz, 'infinity')
                AND reason = coalesce($4::text, reason)

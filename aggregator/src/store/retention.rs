@@ -1,10 +1,11 @@
-//! What is dropped when it is old: days of raw passages, rejected passages, the history of answers. And
-//! what the views must know of the settings.
+//! What is dropped when it is old: days of raw passages, rejected passages, the history of answers, the
+//! cursors of streams that ended. And what the views must know of the settings.
 //!
 //! Days of raw passages are made ahead as well. A flush makes those that it touches itself; making
 //! them ahead only spares it the wait. Any aggregator may do it, one at a time.
 //!
-//! Invariant: `history_kept` says how far the history reaches before anything of it is deleted.
+//! Invariants: `history_kept` says how far the history reaches before anything of it is deleted; no
+//! cursor is forgotten of whose passages a window above `cursor_floor` may hold any.
 
 use std::time::Duration;
 
@@ -112,11 +113,49 @@ async fn keep(
         )
         .await?;
     forget_history(client, store.history_days).await?;
+    forget_streams(client, store.streams_days.max(raw.retention_days + 1)).await?;
     state_limit(client, store.unexplained_after_minutes).await?;
     let row = client
         .query_one("SELECT raw_days_drop('epoch'::date + $1::int4)", &[&oldest])
         .await?;
     Ok(row.get(0))
+}
+
+/// Forgets what was settled of streams that ended so many days ago, which must be more than the
+/// horizon: settled, no longer spoken of by their unit, and without a passage in any window since. The
+/// floor rises before, so that nobody counts their passages again.
+pub(crate) async fn forget_streams(
+    client: &Client,
+    days: u32,
+) -> Result<(), tokio_postgres::Error> {
+    let days = i32::try_from(days).unwrap_or(i32::MAX);
+    let before = "now() - make_interval(days => $1)";
+    let any = format!("SELECT EXISTS (SELECT {})", ended(before));
+    while client.query_one(&any, &[&days]).await?.get(0) {
+        // Flushes under way took the floor to be where it is; those after them see it raised.
+        let begin = "BEGIN; SELECT shard FROM shard_token ORDER BY shard FOR UPDATE";
+        client.batch_execute(begin).await?;
+        let raise = format!("UPDATE cursor_floor SET floor = greatest(floor, {before})");
+        client.execute(&raise, &[&days]).await?;
+        let forget = format!(
+            "DELETE FROM stream_cursor WHERE ctid = ANY (ARRAY(SELECT c.ctid {} LIMIT $1))",
+            ended("(SELECT floor FROM cursor_floor)")
+        );
+        client.execute(&forget, &[&BATCH_ROWS]).await?;
+        client.batch_execute("COMMIT").await?;
+    }
+    Ok(())
+}
+
+/// Selects streams all of whose passages happened before a time: none of a stream is newer than an
+/// hour after its cursor was last written, which is as far ahead of the clock as windows reach.
+fn ended(before: &str) -> String {
+    format!(
+        "FROM stream_cursor c
+         WHERE c.settled AND c.updated_at < {before} - interval '2 hours'
+           AND NOT EXISTS (SELECT FROM device_status t
+                           WHERE t.device_key = c.device_key AND c.stream = ANY (t.inventory_stream))"
+    )
 }
 
 /// Tells the views after how long a unit's word explains nothing any more.

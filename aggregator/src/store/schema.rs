@@ -80,6 +80,10 @@ fn migrations(storage: Storage) -> Result<Vec<Migration>, refinery::Error> {
             include_str!("migrations/V7__completeness.sql"),
         ),
         ("V8__ledger", include_str!("migrations/V8__ledger.sql")),
+        (
+            "V10__cursor_floor",
+            include_str!("migrations/V10__cursor_floor.sql"),
+        ),
     ]
     .into_iter()
     .map(|(name, sql)| Migration::unapplied(name, sql))

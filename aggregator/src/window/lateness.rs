@@ -70,6 +70,15 @@ impl Horizon {
         }
     }
 
+    /// The same, but for event times before the floor: what was settled there is forgotten.
+    #[must_use]
+    pub fn not_below(self, floor_ms: i64) -> Self {
+        Self {
+            oldest_ms: self.oldest_ms.max(floor_ms),
+            ..self
+        }
+    }
+
     /// No window takes an older passage, ms since 1970.
     #[must_use]
     pub const fn oldest_ms(&self) -> i64 {

@@ -55,6 +55,7 @@ pub(crate) fn settings(url: &str) -> DatabaseConfig {
         pool_size: 2,
         migrate: true,
         timescale: Timescale::Off,
+        accept_async_standby: false,
     }
 }
 

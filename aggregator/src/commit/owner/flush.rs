@@ -69,6 +69,7 @@ impl Owner {
                     tracing::info!(reason, attempts, "the database has moved on; loading again");
                     self.metrics.flushed("stale");
                     session.memory = Memory::new();
+                    session.floor_ms = None;
                     parts.push(messages);
                     continue;
                 }
@@ -143,7 +144,13 @@ impl Owner {
         .await?;
         let streams = unknown_streams(&session.memory, messages, &owned);
         load::cursors(session.writer.client(), &mut session.memory, &streams).await?;
-        let horizon = Horizon::at(now_ms, self.windows.horizon_ms(), self.windows.ahead_ms());
+        let floor_ms = match session.floor_ms {
+            Some(floor_ms) => floor_ms,
+            None => load::floor_ms(session.writer.client()).await?,
+        };
+        session.floor_ms = Some(floor_ms);
+        let horizon = Horizon::at(now_ms, self.windows.horizon_ms(), self.windows.ahead_ms())
+            .not_below(floor_ms);
         let selection = select(&session.memory, messages, &owned, &horizon);
         load::windows(
             session.writer.client(),
