@@ -30,6 +30,7 @@ use crate::store::connect::{Target, TargetError};
 use crate::store::reader::Reader;
 use crate::store::retention;
 use crate::store::schema::{self, Migrated, SchemaError};
+use crate::store::standby;
 use crate::window::lateness::summaries_age_max_ms;
 
 /// From the stop until tasks that still run are given up.
@@ -288,6 +289,12 @@ async fn centre(program: Program<'_>, instance: Instance) {
         stop.clone(),
     );
     tasks.spawn("retention", retention);
+    if !config.database.accept_async_standby {
+        let unknown = Condition::NotReady("not looked for standbys yet".to_owned());
+        health.set(standby::CONDITION, unknown);
+        let watch = standby::run(target.clone(), tasks.clone(), health.clone(), stop.clone());
+        tasks.spawn("standby", watch);
+    }
 
     let owner = Owner {
         windows: config.windows.clone(),

@@ -250,13 +250,17 @@ impl LeaseKeeper {
         self.raise(client, &self.held()).await
     }
 
+    /// At least to the seconds since 1970: units believe the highest token, and a database that was put
+    /// back in time must not give out lower ones than before.
     async fn raise(&self, client: &Client, shards: &[i16]) -> Result<(), Error> {
         let rows = client
             .query(
                 "WITH locked AS (
                      SELECT shard FROM shard_token WHERE shard = ANY($1) ORDER BY shard FOR UPDATE
                  )
-                 UPDATE shard_token t SET token = token + 1 FROM locked
+                 UPDATE shard_token t
+                 SET token = greatest(token + 1, extract(epoch FROM clock_timestamp())::int8)
+                 FROM locked
                  WHERE t.shard = locked.shard RETURNING t.shard, t.token",
                 &[&shards],
             )

@@ -10,6 +10,7 @@
 //!
 //! All calls block the calling thread (a start takes about half a second).
 
+mod copies;
 mod host;
 mod running;
 
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 use rustix::process::{Signal, kill_process};
 
+pub use copies::{Backup, Standby};
 pub use host::free_port;
 use host::{ACCOUNTS, DEBIAN_SERVERS, account, newest_server};
 use running::{children_of, is_ready, shared_segment};
@@ -273,6 +275,11 @@ impl Cluster {
     /// # Errors
     /// It does not get ready; the text quotes its log.
     pub fn restart(&mut self) -> Result<(), ClusterError> {
+        self.stop();
+        self.run()
+    }
+
+    fn stop(&mut self) {
         if let Some(mut server) = self.server.take() {
             // "Fast shutdown": ends sessions, writes a checkpoint.
             server.signal(Signal::INT);
@@ -282,7 +289,6 @@ impl Cluster {
                 self.stop_immediate();
             }
         }
-        self.run()
     }
 
     /// `SIGSTOP` to the server and its backends: connections stay open and nothing answers.
@@ -309,6 +315,18 @@ impl Cluster {
 
     fn data(&self) -> PathBuf {
         self.directory.path().join("data")
+    }
+
+    /// A server that was killed leaves a segment of shared memory behind, which its status file names.
+    fn remove_segment(&self) {
+        if let Some(segment) = shared_segment(&self.data().join("postmaster.pid")) {
+            let removal = Launch::new("ipcrm", "ipcrm", "/dev/null")
+                .args(["-m", &segment])
+                .run();
+            if let Err(error) = removal {
+                tracing::debug!(%error, "shared memory segment was gone already");
+            }
+        }
     }
 
     fn initialise(&self) -> Result<(), ClusterError> {
@@ -385,15 +403,7 @@ impl Drop for Cluster {
                 self.stop_immediate();
             }
         }
-        // Present only when the server was killed: names the segment that it could not remove.
-        if let Some(segment) = shared_segment(&self.data().join("postmaster.pid")) {
-            let removal = Launch::new("ipcrm", "ipcrm", "/dev/null")
-                .args(["-m", &segment])
-                .run();
-            if let Err(error) = removal {
-                tracing::debug!(%error, "shared memory segment was gone already");
-            }
-        }
+        self.remove_segment();
     }
 }
 

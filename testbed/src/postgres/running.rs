@@ -2,14 +2,17 @@
 
 use std::path::Path;
 
-/// `postmaster.pid`: line 1 the process, line 8 `ready` once connections are taken.
+/// `postmaster.pid`: line 1 the process, line 8 `ready` (of a replica: `standby`) once connections are
+/// taken.
 pub(super) fn is_ready(status_file: &Path, id: u32) -> bool {
     let text = std::fs::read_to_string(status_file).unwrap_or_default();
     let mut lines = text.lines();
     let ours = lines
         .next()
         .is_some_and(|line| line.trim() == id.to_string());
-    ours && lines.nth(6).is_some_and(|line| line.trim() == "ready")
+    ours && lines
+        .nth(6)
+        .is_some_and(|line| ["ready", "standby"].contains(&line.trim()))
 }
 
 /// `postmaster.pid`: line 7 holds key and number of the System V segment.

@@ -34,6 +34,8 @@ pub struct Tuning {
     pub flush_interval_ms: u32,
     /// Bytes that one agent may hold.
     pub buffer_quota_bytes: u32,
+    /// From one heartbeat of an agent to its next, in seconds.
+    pub heartbeat_s: u32,
     /// Log level of all programs.
     pub log_level: &'static str,
 }
@@ -44,6 +46,7 @@ impl Default for Tuning {
             horizon_days: 60,
             flush_interval_ms: 1_000,
             buffer_quota_bytes: 512 * 1024 * 1024,
+            heartbeat_s: 30,
             log_level: "info",
         }
     }
@@ -179,6 +182,7 @@ pub(super) fn agent(
                 ("key", path(&pki.key(device))),
                 ("reconnect_max_s", RECONNECT_MAX_S.into()),
                 ("resend_min_s", RESEND_MIN_S.into()),
+                ("heartbeat_s", i64::from(tuning.heartbeat_s).into()),
             ]),
         ),
         ("status", section([("socket", path(&place.status))])),

@@ -21,7 +21,7 @@ mod verdict;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -215,7 +215,7 @@ impl System {
             directory,
         };
         for device in &options.agents {
-            let agent = system.make_agent(device)?;
+            let agent = system.make_agent(device, device)?;
             system.agents.insert(device.clone(), agent);
         }
         for agent in system.agents.values_mut() {
@@ -227,12 +227,47 @@ impl System {
         Ok(system)
     }
 
-    fn make_agent(&self, device: &str) -> Result<Agent, SystemError> {
+    /// Another agent with the identity of `device`, not started yet: its store is a copy of that one's
+    /// as it lies on the disk now.
+    ///
+    /// # Errors
+    /// No port or no file.
+    pub fn clone_of(&self, device: &str) -> Result<Agent, SystemError> {
+        let name = format!("{device}-clone");
+        let agent = self.make_agent(device, &name)?;
+        self.copy_image(device, &self.buffer(&name))?;
+        Ok(agent)
+    }
+
+    /// Copies the store of a unit, as it lies on the disk now, to a place that does not exist yet.
+    ///
+    /// # Errors
+    /// It cannot be copied.
+    pub fn copy_image(&self, device: &str, to: &Path) -> Result<(), SystemError> {
+        copy_tree(&self.buffer(device), to)
+    }
+
+    /// Puts the store of a unit back to an image of it; its agent must not run.
+    ///
+    /// # Errors
+    /// It cannot be copied.
+    pub fn restore_image(&self, device: &str, from: &Path) -> Result<(), SystemError> {
+        let buffer = self.buffer(device);
+        std::fs::remove_dir_all(&buffer)?;
+        copy_tree(from, &buffer)
+    }
+
+    fn buffer(&self, name: &str) -> PathBuf {
+        self.directory.path().join(format!("buffer-{name}"))
+    }
+
+    /// An agent of `device` under a name of its own here.
+    fn make_agent(&self, device: &str, name: &str) -> Result<Agent, SystemError> {
         let home = self.directory.path();
         let (door, ops) = (loopback()?, loopback()?);
         let place = agent::Place {
-            buffer: home.join(format!("buffer-{device}")),
-            status: home.join(format!("{device}.sock")),
+            buffer: self.buffer(name),
+            status: home.join(format!("{name}.sock")),
             door,
             ops,
         };
@@ -243,8 +278,8 @@ impl System {
             .map_or(direct, |link| link.address().port());
         let text = config::agent(&self.tuning, &self.pki, device, port, &place);
         let program = self.programs.agent();
-        let server = server(home, device, &program, &text, ops, &self.http)?;
-        let config = config_path(home, device);
+        let server = server(home, name, &program, &text, ops, &self.http)?;
+        let config = config_path(home, name);
         Ok(Agent::new(
             device,
             server,
@@ -384,7 +419,15 @@ fn loopback() -> io::Result<SocketAddr> {
     Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?)))
 }
 
-fn config_path(home: &Path, name: &str) -> std::path::PathBuf {
+fn copy_tree(from: &Path, to: &Path) -> Result<(), SystemError> {
+    let copy = Launch::new("cp", "cp", "/dev/null")
+        .arg("-a")
+        .args([from, to]);
+    tokio::task::block_in_place(|| copy.run())?;
+    Ok(())
+}
+
+fn config_path(home: &Path, name: &str) -> PathBuf {
     home.join(format!("{name}.toml"))
 }
 

@@ -4,10 +4,12 @@
 //! and every raw row with a recomputation from what was posted. The programs must have been built
 //! (`cargo build --workspace --bins`; `deploy/test` does).
 
+mod clones;
 mod delivery;
 mod kills;
 mod late;
 mod leftovers;
+mod put_back;
 mod replays;
 mod reprocess;
 mod rest;

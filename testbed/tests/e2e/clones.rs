@@ -1,0 +1,137 @@
+//! The image of a unit's store in two places, or put back in time.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use testbed::feed::{self, Line};
+use testbed::recompute::Ledger;
+use testbed::system::{Camera, Options, READY_WITHIN, STOPPED_WITHIN, System, Tuning};
+
+use crate::support::{HOUR_MS, SETTLED_WITHIN, alone, lines, names};
+
+const UNIT: &str = "twin-1";
+/// How long a camera goes on trying.
+const THROUGH: Duration = Duration::from_secs(60);
+/// Until the centre has noticed.
+const ALARM_WITHIN: Duration = Duration::from_secs(90);
+
+async fn post(camera: &Camera, lines: &[Line], ledger: &mut Ledger) {
+    let texts: Vec<String> = lines.iter().map(|line| line.text.clone()).collect();
+    feed::accept(UNIT, &texts, camera, THROUGH)
+        .await
+        .expect("accepted");
+    lines
+        .iter()
+        .for_each(|line| ledger.add(UNIT, line.fact.clone()));
+}
+
+async fn start(ledger: &mut Ledger, image: &[Line]) -> System {
+    let system = System::start(Options {
+        agents: names(&[UNIT]),
+        tuning: Tuning {
+            heartbeat_s: 1,
+            ..Tuning::default()
+        },
+        ..Options::default()
+    })
+    .await
+    .expect("a running system");
+    post(system.agents[UNIT].camera(), image, ledger).await;
+    system
+}
+
+async fn judged(system: &System, ledger: &Ledger) {
+    system
+        .settled(ledger.passages(), SETTLED_WITHIN)
+        .await
+        .expect("all counted and stored");
+    let verdict = system.judge(ledger).await.expect("compared");
+    assert!(verdict.exact(), "{verdict}");
+    let (counted, lost) = (verdict.totals.counted, verdict.totals.lost);
+    assert_eq!((counted, lost), (ledger.passages(), 0), "{verdict}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_store_image_on_two_units_swallows_and_doubles_nothing_and_raises_the_alarm() {
+    let _alone = alone().await;
+    let mut ledger = Ledger::new();
+    let mut system = start(&mut ledger, &lines(UNIT, 1_000, 5 * HOUR_MS, 81)).await;
+    // Some of it has its receipt, some has not: the image is of a running unit that loses its power.
+    let agent = system.agents.get_mut(UNIT).expect("running");
+    agent.server.kill();
+    let mut clone = system.clone_of(UNIT).expect("a second unit");
+    let agent = system.agents.get_mut(UNIT).expect("running");
+    agent.server.start().expect("started again");
+    clone.server.start().expect("started");
+    clone
+        .server
+        .answers("healthz", READY_WITHIN)
+        .await
+        .expect("its door is open");
+
+    let (mine, theirs) = (
+        lines(UNIT, 40_000, 4 * HOUR_MS, 82),
+        lines(UNIT, 40_000, 4 * HOUR_MS, 83),
+    );
+    let mut turns = mine.chunks(100).zip(theirs.chunks(100));
+    let cloned = system.api(&format!("kvfv/{UNIT}"));
+    let deadline = tokio::time::Instant::now() + ALARM_WITHIN;
+    loop {
+        let (mine, theirs) = turns
+            .next()
+            .expect("the alarm comes before the traffic ends");
+        post(system.agents[UNIT].camera(), mine, &mut ledger).await;
+        post(clone.camera(), theirs, &mut ledger).await;
+        let answer = system.http().get(&cloned).send().await.expect("an answer");
+        let unit: Value = answer.json().await.expect("JSON");
+        if unit["state"] == "cloned" {
+            break;
+        }
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "no alarm: {unit}\n{}",
+            system.log_tails()
+        );
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    let metrics = system.http().get(system.aggregator.page("metrics")).send();
+    let metrics = metrics
+        .await
+        .expect("an answer")
+        .text()
+        .await
+        .expect("text");
+    assert!(
+        metrics.contains("verst_aggregator_clone_alarms_total 1"),
+        "{metrics}"
+    );
+    judged(&system, &ledger).await;
+    clone.server.stop(STOPPED_WITHIN).expect("an orderly end");
+    system.stop().expect("an orderly end");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_unit_whose_store_is_put_back_to_a_backup_goes_on_without_a_doubt() {
+    let _alone = alone().await;
+    let mut ledger = Ledger::new();
+    let mut system = start(&mut ledger, &lines(UNIT, 1_000, 5 * HOUR_MS, 84)).await;
+    let agent = system.agents.get_mut(UNIT).expect("running");
+    agent.server.kill();
+    let image = system.directory().join("image");
+    system.copy_image(UNIT, &image).expect("a backup");
+    let agent = system.agents.get_mut(UNIT).expect("running");
+    agent.server.start().expect("started again");
+    let later = lines(UNIT, 2_000, 3 * HOUR_MS, 85);
+    post(system.agents[UNIT].camera(), &later, &mut ledger).await;
+    judged(&system, &ledger).await;
+
+    let agent = system.agents.get_mut(UNIT).expect("running");
+    agent.server.kill();
+    system.restore_image(UNIT, &image).expect("put back");
+    let agent = system.agents.get_mut(UNIT).expect("put back");
+    agent.server.start().expect("started again");
+    let latest = lines(UNIT, 2_000, HOUR_MS, 86);
+    post(system.agents[UNIT].camera(), &latest, &mut ledger).await;
+    judged(&system, &ledger).await;
+    system.stop().expect("an orderly end");
+}
