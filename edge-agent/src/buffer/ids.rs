@@ -6,6 +6,10 @@
 //! never confused. Kept for 24 hours or 2,000,000 ids, whichever is less, whatever becomes of their
 //! passages.
 //!
+//! The hours are those that the agent lives through, not what its wall clock shows: a unit that
+//! starts in 1970 and is then told the time would otherwise forget every id at once, and a post that
+//! is tried again just then would count twice.
+//!
 //! Pure: the caller reads and writes the blocks.
 
 use super::EventKey;
@@ -16,6 +20,9 @@ pub(super) const IDS_MAX: usize = 2_000_000;
 
 /// How long an id is remembered.
 pub(super) const KEEP_MS: i64 = 24 * 3_600_000;
+
+/// From one look at the clock to the next, ids age by at most this much and never grow younger.
+const STEP_MS_MAX: i64 = 600_000;
 
 /// Ids of one block: its value is written once per commit, so it stays near a kilobyte.
 pub(super) const BLOCK_IDS: usize = 64;
@@ -36,6 +43,10 @@ pub(super) struct EventIds {
     /// Number of the block that is being filled.
     newest: u32,
     filling: IdBlock,
+    /// The time by which ids age, in ms; goes on from what the disk holds.
+    age_ms: i64,
+    /// What the wall clock showed at the last look.
+    seen_ms: Option<i64>,
 }
 
 impl EventIds {
@@ -47,6 +58,8 @@ impl EventIds {
             oldest: 0,
             newest: 0,
             filling: IdBlock::default(),
+            age_ms: 0,
+            seen_ms: None,
         }
     }
 
@@ -64,7 +77,16 @@ impl EventIds {
             self.insert(*id, number);
         }
         self.newest = number;
+        self.age_ms = self.age_ms.max(block.newest_ms);
         self.filling = block;
+    }
+
+    /// What time it is for ids when the wall clock shows `now_ms`.
+    pub(super) fn aged_to(&mut self, now_ms: i64) -> i64 {
+        let seen_ms = self.seen_ms.replace(now_ms).unwrap_or(now_ms);
+        let step_ms = now_ms.saturating_sub(seen_ms).clamp(0, STEP_MS_MAX);
+        self.age_ms = self.age_ms.saturating_add(step_ms);
+        self.age_ms
     }
 
     /// The blocks in which the id may stand. The one that is being filled is answered for already.
@@ -87,7 +109,7 @@ impl EventIds {
     pub(super) fn remember(&mut self, key: EventKey, now_ms: i64) -> Option<(u32, IdBlock)> {
         self.insert(key.0, self.newest);
         self.filling.ids.push(key.0);
-        self.filling.newest_ms = self.filling.newest_ms.max(now_ms);
+        self.filling.newest_ms = self.aged_to(now_ms);
         (self.filling.ids.len() >= BLOCK_IDS).then(|| {
             let full = (self.newest, std::mem::take(&mut self.filling));
             self.newest = self.newest.wrapping_add(1);
@@ -105,9 +127,9 @@ impl EventIds {
         (self.oldest != self.newest).then_some(self.oldest)
     }
 
-    /// Whether the oldest block, whose newest id is from `newest_ms`, may go.
-    pub(super) fn is_expired(&self, newest_ms: i64, now_ms: i64) -> bool {
-        self.len > IDS_MAX || now_ms.saturating_sub(newest_ms) > KEEP_MS
+    /// Whether the oldest block, whose newest id is from `newest_ms`, may go at `age_ms`.
+    pub(super) fn is_expired(&self, newest_ms: i64, age_ms: i64) -> bool {
+        self.len > IDS_MAX || age_ms.saturating_sub(newest_ms) > KEEP_MS
     }
 
     /// Forgets the oldest block with these ids.
@@ -307,5 +329,29 @@ mod tests {
         assert!(ids.is_expired(1_000, 1_001 + KEEP_MS));
         ids.len = IDS_MAX + 1;
         assert!(ids.is_expired(1_000, 1_000));
+    }
+
+    #[test]
+    fn ids_age_by_the_time_that_passes_and_not_by_a_clock_that_is_set() {
+        let mut ids = EventIds::new();
+        let begun_ms = ids.aged_to(0);
+        // From 1970 to today, a day back, and years ahead.
+        for jump_ms in [1_763_000_000_000, 1_762_913_600_000, 2_500_000_000_000] {
+            assert!(!ids.is_expired(begun_ms, ids.age_ms));
+            ids.aged_to(jump_ms);
+        }
+        assert!(ids.age_ms - begun_ms <= 2 * STEP_MS_MAX);
+        let set_ms = 2_500_000_000_000;
+        for minute in 1..=25 * 60 {
+            ids.aged_to(set_ms + minute * 60_000);
+        }
+        assert!(ids.is_expired(begun_ms, ids.age_ms));
+        let after = IdBlock {
+            newest_ms: ids.age_ms,
+            ..IdBlock::default()
+        };
+        let mut restarted = EventIds::new();
+        restarted.load(0, after);
+        assert_eq!(restarted.aged_to(0), ids.age_ms, "goes on after a restart");
     }
 }

@@ -139,7 +139,7 @@ impl Refusals {
 /// A block of event ids in the order of their acceptance.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct IdBlock {
-    /// When the newest of them was accepted, milliseconds since 1970.
+    /// When the newest of them was accepted, in ms of the time by which ids age.
     pub(super) newest_ms: i64,
     pub(super) ids: Vec<[u8; 16]>,
 }

@@ -120,12 +120,13 @@ impl Engine {
     }
 
     fn expire_ids(&mut self, now_ms: i64) -> Result<(), StoreError> {
+        let age_ms = self.ids.aged_to(now_ms);
         for _ in 0..EXPIRED_BLOCKS_MAX {
             let Some(number) = self.ids.oldest() else {
                 break;
             };
             let block = self.id_block(number)?.clone();
-            if !self.ids.is_expired(block.newest_ms, now_ms) {
+            if !self.ids.is_expired(block.newest_ms, age_ms) {
                 break;
             }
             self.ids.forget_oldest(&block.ids);
