@@ -29,7 +29,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run until SIGTERM or SIGINT.
+    /// Run until SIGTERM or SIGINT. SIGHUP checks the configuration; new settings need a restart.
     Run(ConfigFile),
     /// Bring the database's schema up to date.
     Migrate(ConfigFile),
@@ -89,7 +89,7 @@ fn main() -> ExitCode {
     service::panics::install();
     service::tls::install_crypto_provider();
     let outcome = match Cli::parse().command {
-        Command::Run(file) => with_config(&file, serve),
+        Command::Run(file) => with_config(&file, |config| serve(config, &file)),
         Command::Migrate(file) => with_config(&file, bring_up_to_date),
         Command::Reprocess(args) => {
             with_config(&args.file, |config| fold_in_rejected(&config, &args))
@@ -159,11 +159,14 @@ fn fold_in_rejected(config: &Config, args: &Reprocess) -> anyhow::Result<u8> {
     Ok(exit::OK)
 }
 
-fn serve(config: Config) -> anyhow::Result<u8> {
+fn serve(config: Config, file: &ConfigFile) -> anyhow::Result<u8> {
     service::logging::init(config.log.format, &config.log.level)?;
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     runtime.block_on(async {
         let stop = service::shutdown::signals();
+        service::hangup::check_config(&file.config, |path| {
+            service::config::load::<Config>(path, ENV_PREFIX).map(drop)
+        });
         let stopping = stop.clone();
         let watched = run(config, stop, |api, ops| {
             let place = |address: Option<std::net::SocketAddr>| {

@@ -1,6 +1,6 @@
 //! `broker`: Verst's MQTT gate, and the certificates for it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -25,7 +25,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run until SIGTERM or SIGINT. SIGHUP loads certificates and revocation lists anew.
+    /// Run until SIGTERM or SIGINT. SIGHUP loads certificates and revocation lists anew and checks the
+    /// configuration; new settings need a restart.
     Run(ConfigFile),
     /// Look at the configuration without running.
     Config {
@@ -157,10 +158,10 @@ fn run(file: &ConfigFile) -> anyhow::Result<u8> {
     };
     service::logging::init(config.log.format, &config.log.directives())?;
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-    runtime.block_on(serve(config))
+    runtime.block_on(serve(config, &file.config))
 }
 
-async fn serve(config: config::Config) -> anyhow::Result<u8> {
+async fn serve(config: config::Config, file: &Path) -> anyhow::Result<u8> {
     let stop = service::shutdown::signals();
     let mut hangup = signal(SignalKind::hangup()).context("cannot handle SIGHUP")?;
     let broker = match Broker::start(config, stop.clone()).await {
@@ -168,6 +169,7 @@ async fn serve(config: config::Config) -> anyhow::Result<u8> {
         Err(error @ StartError::Tls(_)) => return Ok(complain(&error.to_string(), exit::CONFIG)),
         Err(error) => return Err(error.into()),
     };
+    service::hangup::check_config(file, |path| config::load(path).map(drop));
     service::systemd::ready(&format!("listening on {}", broker.address));
     let reload = broker.reload.clone();
     while tokio::select! { () = stop.cancelled() => false, heard = hangup.recv() => heard.is_some() }

@@ -114,11 +114,11 @@ impl RunError {
     }
 }
 
-/// Runs until SIGTERM or SIGINT.
+/// Runs until SIGTERM or SIGINT, with the settings that were read from `file`.
 ///
 /// # Errors
 /// What kept the agent from starting, or ended it.
-pub fn run(config: Config) -> Result<(), RunError> {
+pub fn run(config: Config, file: &Path) -> Result<(), RunError> {
     service::logging::init(config.log.format, &config.log.level)?;
     let credentials = Credentials::new(&config.device.id, &config.uplink, TimeFloor::new());
     let (identity, _) = credentials.load()?;
@@ -156,7 +156,10 @@ pub fn run(config: Config) -> Result<(), RunError> {
     };
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(WORKERS).enable_all().build()?;
-    let ended = runtime.block_on(serve(config, parts));
+    let ended = runtime.block_on(async {
+        service::hangup::check_config(file, |file| crate::config::load(file).map(drop));
+        serve(config, parts).await
+    });
     // Whatever is left was named above; the process must not wait for it.
     runtime.shutdown_background();
     ended

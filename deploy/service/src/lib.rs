@@ -2,7 +2,7 @@
 //!
 //! Not on the path of a passage. A program's `main` reads as a story told with these modules:
 //! [`panics::install`], [`config::load`], [`logging::init`], [`tls::install_crypto_provider`],
-//! [`shutdown::signals`], tasks in a [`tasks::TaskSet`], pages by [`ops::router`] over
+//! [`shutdown::signals`], [`hangup::check_config`], tasks in a [`tasks::TaskSet`], pages by [`ops::router`] over
 //! [`serve::http`], and an [`exit`] code at the end.
 //!
 //! Invariants: a panic that nobody contained ends the process; a task that fails stops the whole
@@ -11,6 +11,7 @@
 pub mod clock;
 pub mod config;
 pub mod exit;
+pub mod hangup;
 pub mod logging;
 pub mod ops;
 pub mod panics;

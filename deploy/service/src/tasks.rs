@@ -221,7 +221,8 @@ impl Drop for Entry {
     }
 }
 
-/// Starts a task that lives as long as the process and is never joined: the signal watch alone.
+/// Starts a task that lives as long as the process and is never joined: the watches for signals
+/// alone.
 #[expect(clippy::disallowed_methods, reason = "the one place where tasks begin")]
 pub(crate) fn spawn_for_process<F>(task: F)
 where

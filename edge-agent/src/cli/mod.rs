@@ -22,7 +22,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run until SIGTERM or SIGINT.
+    /// Run until SIGTERM or SIGINT. SIGHUP checks the configuration; new settings need a restart.
     Run(ConfigFile),
     /// Look at the configuration without running.
     Config {
@@ -52,7 +52,7 @@ impl Cli {
     pub fn execute(self) -> u8 {
         match self.command {
             Command::Run(file) => match config::load(&file.config) {
-                Ok(config) => match run::run(config) {
+                Ok(config) => match run::run(config, &file.config) {
                     Ok(()) => exit::OK,
                     Err(error) => complain(&format!("{error:#}"), error.exit_code()),
                 },
