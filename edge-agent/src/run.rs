@@ -120,7 +120,8 @@ impl RunError {
 /// What kept the agent from starting, or ended it.
 pub fn run(config: Config, file: &Path) -> Result<(), RunError> {
     service::logging::init(config.log.format, &config.log.level)?;
-    let credentials = Credentials::new(&config.device.id, &config.uplink, TimeFloor::new());
+    let clock = TimeFloor::new();
+    let credentials = Credentials::new(&config.device.id, &config.uplink, clock.clone());
     let (identity, _) = credentials.load()?;
     let not_after = EventTime::from_millis(identity.not_after.as_millisecond());
     tracing::info!(
@@ -145,7 +146,7 @@ pub fn run(config: Config, file: &Path) -> Result<(), RunError> {
         plates,
         future_ms_max: i64::from(config.ingest.ahead_s) * 1_000,
     };
-    let door = Door::new(buffer.clone(), rules, door_settings(&config.ingest));
+    let door = Door::new(buffer.clone(), rules, clock, door_settings(&config.ingest));
     let parts = Opened {
         credentials,
         not_after,

@@ -17,6 +17,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Serialize;
 use service::clock::wall_millis;
 use service::problem::Problem;
+use service::tls::TimeFloor;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
 use super::admit::{ItemError, Judge, Rules};
@@ -85,6 +86,7 @@ pub struct DoorCounters {
 pub struct Door {
     buffer: Buffer,
     rules: Arc<Rules>,
+    clock: TimeFloor,
     settings: IngestSettings,
     /// A permit per byte in flight.
     in_flight: Arc<Semaphore>,
@@ -115,12 +117,13 @@ struct Judged {
 }
 
 impl Door {
-    /// In front of a buffer.
+    /// In front of a buffer, judging by this clock.
     #[must_use]
-    pub fn new(buffer: Buffer, rules: Rules, settings: IngestSettings) -> Self {
+    pub fn new(buffer: Buffer, rules: Rules, clock: TimeFloor, settings: IngestSettings) -> Self {
         Self {
             buffer,
             rules: Arc::new(rules),
+            clock,
             settings,
             in_flight: Arc::new(Semaphore::new(settings.in_flight_bytes_max)),
             counters: Arc::default(),
@@ -172,9 +175,10 @@ impl Door {
         self.counters
             .duplicates
             .fetch_add(appended.duplicates.into(), Ordering::Relaxed);
+        // The latest is the last, whatever a clock that has been set since had shown.
         self.counters
             .last_post_ms
-            .fetch_max(wall_millis(), Ordering::Relaxed);
+            .store(wall_millis(), Ordering::Relaxed);
         Ok(Verdict {
             accepted: appended.accepted,
             duplicates: appended.duplicates,
@@ -241,13 +245,24 @@ impl Door {
         .with("limit_bytes", limit)
     }
 
+    /// By which items are judged. While the clock is known to be wrong none of them lies in the
+    /// future: a camera may know the time when its unit does not, and the centre looks again.
+    fn now_ms(&self) -> i64 {
+        if self.clock.behind_ms() > self.rules.future_ms_max {
+            i64::MAX
+        } else {
+            self.clock.now_ms()
+        }
+    }
+
     async fn judge(&self, body: Bytes, media: Media) -> Result<Judged, Problem> {
         let rules = Arc::clone(&self.rules);
         let items_max = self.settings.items_max;
+        let now_ms = self.now_ms();
         if body.len() <= INLINE_BODY_BYTES_MAX {
-            return judge_body(&body, media, items_max, &rules);
+            return judge_body(&body, media, items_max, &rules, now_ms);
         }
-        tokio::task::spawn_blocking(move || judge_body(&body, media, items_max, &rules))
+        tokio::task::spawn_blocking(move || judge_body(&body, media, items_max, &rules, now_ms))
             .await
             .unwrap_or_else(|_| {
                 Err(
@@ -292,6 +307,7 @@ fn judge_body(
     media: Media,
     items_max: usize,
     rules: &Rules,
+    now_ms: i64,
 ) -> Result<Judged, Problem> {
     let text = std::str::from_utf8(body).map_err(|error| {
         not_json(format!(
@@ -315,7 +331,7 @@ fn judge_body(
         .with("limit_items", limit),
         other => not_json(other.to_string()),
     })?;
-    let mut judge = Judge::new(rules, wall_millis());
+    let mut judge = Judge::new(rules, now_ms);
     let mut judged = Judged {
         admitted: Vec::with_capacity(items.len()),
         ..Judged::default()

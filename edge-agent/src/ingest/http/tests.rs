@@ -11,6 +11,10 @@ const GOOD: &str = r#"{"timestamp":"2025-04-05T10:15:30Z","vehicle_speed":85.2}"
 const BAD: &str = r#"{"timestamp":"2025-04-05T10:15:30Z","lane":99}"#;
 
 fn door(directory: &Path, settings: IngestSettings, quota_bytes: u64) -> Door {
+    door_by(TimeFloor::new(), directory, settings, quota_bytes)
+}
+
+fn door_by(clock: TimeFloor, directory: &Path, settings: IngestSettings, quota_bytes: u64) -> Door {
     let buffer = BufferSettings {
         directory: directory.to_owned(),
         quota_bytes,
@@ -26,7 +30,7 @@ fn door(directory: &Path, settings: IngestSettings, quota_bytes: u64) -> Door {
         plates: PlatePolicy::Kept,
         future_ms_max: 300_000,
     };
-    Door::new(buffer, rules, settings)
+    Door::new(buffer, rules, clock, settings)
 }
 
 async fn post(door: &Door, media: &str, body: impl Into<Body>) -> (StatusCode, Value) {
@@ -46,6 +50,26 @@ fn small() -> IngestSettings {
         items_max: 5,
         in_flight_bytes_max: 8_192,
     }
+}
+
+#[tokio::test]
+async fn a_unit_in_1970_takes_the_passages_of_a_camera_that_knows_the_time() {
+    let place = tempfile::tempdir().unwrap();
+    let clock = TimeFloor::with_clock(|| 0);
+    let door = door_by(clock, place.path(), small(), 1 << 20);
+    let (status, answer) = post(&door, "application/json", GOOD).await;
+    assert_eq!((status, &answer["accepted"]), (StatusCode::OK, &json!(1)));
+}
+
+#[tokio::test]
+async fn a_clock_that_is_a_little_behind_the_centre_still_judges() {
+    let place = tempfile::tempdir().unwrap();
+    let clock = TimeFloor::with_clock(service::tls::build_time_ms);
+    clock.raise(service::tls::build_time_ms() + 300_000);
+    let door = door_by(clock, place.path(), small(), 1 << 20);
+    let ahead = r#"{"timestamp":"2999-01-01T00:00:00Z"}"#;
+    let (status, answer) = post(&door, "application/json", ahead).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{answer}");
 }
 
 #[tokio::test]
