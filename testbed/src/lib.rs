@@ -5,9 +5,11 @@
 //!
 //! Invariants: nothing started here outlives this process, whatever ends it; nothing written here
 //! stays behind outside the build directory; the programs are the built binaries, never linked in.
-//! Only the simulator ([`sim`]) links their libraries: it runs their decisions without their I/O.
+//! Only the simulator ([`sim`]) links their libraries, and runs their decisions without their I/O;
+//! [`pki`] has the broker's authority issue what no operator would: a certificate of yesterday.
 
 pub mod bench;
+pub mod chaos;
 pub mod clock;
 pub mod demo;
 pub mod feed;
@@ -20,6 +22,8 @@ pub mod programs;
 pub mod recompute;
 pub mod replay;
 pub mod sim;
+pub mod small_disk;
 pub mod synthetic;
 pub mod system;
+pub mod unit_clock;
 pub mod workdir;

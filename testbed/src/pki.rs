@@ -2,11 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
+pub use broker::pki::PkiError;
+use broker::pki::{Authority, Order, Purpose};
+use proto::DeviceId;
+
+use crate::clock;
 use crate::process::{Launch, RunError};
 use crate::programs::Programs;
 
 /// The name under which clients know the broker; it stands in its certificate.
 pub const BROKER_HOST: &str = "localhost";
+const DAY_MS: i64 = 86_400_000;
 
 /// An authority in a directory; certificates lie beside it as `NAME.pem` and `NAME.key`.
 #[derive(Debug, Clone)]
@@ -44,6 +50,38 @@ impl Pki {
         } else {
             self.issue("unit", names, &[])
         }
+    }
+
+    /// Revokes what a name has.
+    ///
+    /// # Errors
+    /// What `broker pki` says.
+    pub fn revoke(&self, name: &str) -> Result<(), RunError> {
+        self.run("revoke").arg(name).run().map(drop)
+    }
+
+    /// Issues a unit another certificate.
+    ///
+    /// # Errors
+    /// What `broker pki` says.
+    pub fn renew_unit(&self, name: &str) -> Result<(), RunError> {
+        self.issue("unit", &[name], &["--renew"])
+    }
+
+    /// Issues a unit another certificate, which ended so long ago. `broker pki` has no such order.
+    ///
+    /// # Errors
+    /// The authority cannot be opened or refuses.
+    pub fn expired_unit(&self, name: &str, ago_ms: i64) -> Result<(), PkiError> {
+        let order = Order {
+            purpose: Purpose::Unit,
+            san: Vec::new(),
+            days: 1,
+            renew: true,
+        };
+        let now_ms = clock::unix_ms() - DAY_MS - ago_ms;
+        let names = [DeviceId::new(name).map_err(|_| PkiError::Unknown(name.to_owned()))?];
+        Authority::open(&self.directory)?.issue(&names, &order, &self.directory, now_ms)
     }
 
     /// Issues a certificate to an aggregator.

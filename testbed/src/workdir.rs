@@ -1,9 +1,9 @@
 //! A temporary directory that vanishes with this process, even when the process is killed.
 //!
 //! A destructor does not run after SIGKILL. So a guard, a small shell process, holds the reading end
-//! of a pipe: when this process ends in whatever way, the pipe closes and the guard removes the
-//! directory. It tries for a few seconds, because processes that die together with us may still
-//! be writing.
+//! of a pipe: when this process ends in whatever way, the pipe closes and the guard unmounts what is
+//! mounted in the directory and removes it. It tries for a few seconds, because processes that die
+//! together with us may still be writing.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -15,6 +15,9 @@ const GUARD: &str = r#"
 cat >/dev/null
 i=0
 while [ -e "$1" ] && [ "$i" -lt 100 ]; do
+    awk -v home="$1/" 'index($2, home) == 1 { print $2 }' /proc/mounts | while read -r mounted; do
+        umount -l "$mounted"
+    done
     rm -rf -- "$1" && exit
     i=$((i + 1))
     sleep 0.1

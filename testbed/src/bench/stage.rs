@@ -57,6 +57,7 @@ impl Stage {
                 settings: vec![("shared_buffers".to_owned(), "1GB".to_owned())],
                 ..ClusterOptions::default()
             },
+            ..Options::default()
         };
         let system = System::start(options)
             .await

@@ -36,7 +36,8 @@ pub(crate) struct Demo {
     passages_per_s: f64,
 }
 
-fn rate(text: &str) -> Result<f64, String> {
+/// Passages per second.
+pub(super) fn rate(text: &str) -> Result<f64, String> {
     let rate: f64 = text.parse().map_err(|error| format!("{error}"))?;
     if (0.01..=1_000.0).contains(&rate) {
         Ok(rate)

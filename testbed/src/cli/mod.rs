@@ -1,6 +1,7 @@
 //! The command line: arguments in, one report out, an exit code.
 
 mod bench;
+mod chaos;
 mod demo;
 mod link;
 mod replay;
@@ -30,6 +31,8 @@ pub(crate) struct Arguments {
 enum Command {
     /// Measure the whole system on this machine.
     Bench(bench::Bench),
+    /// Break the real system in every way that a seed draws, and compare everything afterwards.
+    Chaos(chaos::Chaos),
     /// Show the whole system live, or check it with outages in the middle.
     Demo(demo::Demo),
     /// A slow, far and lossy link, to try a unit on.
@@ -51,6 +54,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<u8> {
     runtime.block_on(async {
         match arguments.command {
             Command::Bench(bench) => bench.run().await,
+            Command::Chaos(chaos) => chaos.run().await,
             Command::Demo(demo) => demo.run().await,
             Command::Link(link) => link.run().await,
             Command::Replay(replay) => replay.run().await,

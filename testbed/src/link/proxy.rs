@@ -34,12 +34,16 @@ const FAR: Duration = Duration::from_secs(30 * 24 * 3_600);
 /// What the owner of the link wants at this moment.
 #[derive(Debug, Clone, Copy)]
 struct Orders {
+    /// Where new connections lead.
+    to: SocketAddr,
     /// New connections are taken; otherwise they are reset.
     open: bool,
     /// Nothing arrives, and nobody is told: up, down.
     silent: [bool; 2],
     /// Connections of an earlier count are reset.
     cuts: u64,
+    /// Connections of an earlier count are forgotten.
+    forgets: u64,
 }
 
 /// What went through.
@@ -96,9 +100,11 @@ impl Link {
         let listener = socket.listen(BACKLOG)?;
         let address = listener.local_addr()?;
         let (orders, heard) = watch::channel(Orders {
+            to,
             open: true,
             silent: [false; 2],
             cuts: 0,
+            forgets: 0,
         });
         let shared = Arc::new(Shared {
             start: Instant::now(),
@@ -111,7 +117,6 @@ impl Link {
         let stop = CancellationToken::new();
         let tasks = TaskSet::new(stop.clone());
         let gate = Gate {
-            to,
             shared: shared.clone(),
             orders: heard,
         };
@@ -140,6 +145,18 @@ impl Link {
         };
         set(Direction::Up, plan.up);
         set(Direction::Down, plan.down);
+    }
+
+    /// New connections lead there from now on, as behind an address that moves.
+    pub fn lead_to(&self, to: SocketAddr) {
+        self.orders.send_modify(|orders| orders.to = to);
+    }
+
+    /// Forgets all connections, as a router does that starts anew: what is sent over them falls on
+    /// the floor and nobody is told, not even of an end; a later [`Self::cut`] resets them. New ones
+    /// are welcome.
+    pub fn forget(&self) {
+        self.orders.send_modify(|orders| orders.forgets += 1);
     }
 
     /// Resets all connections; new ones are welcome.
@@ -197,7 +214,6 @@ impl Drop for Link {
 
 /// Takes connections.
 struct Gate {
-    to: SocketAddr,
     shared: Arc<Shared>,
     orders: watch::Receiver<Orders>,
 }
@@ -216,7 +232,7 @@ impl Gate {
                 continue;
             }
             self.shared.accepted_at.send_replace(Some(Instant::now()));
-            let Ok(far) = TcpStream::connect(self.to).await else {
+            let Ok(far) = TcpStream::connect(orders.to).await else {
                 reset(&near);
                 continue;
             };
@@ -231,6 +247,7 @@ impl Gate {
                 to,
                 flow: Flow::default(),
                 cuts: orders.cuts,
+                forgets: orders.forgets,
                 orders: self.orders.clone(),
                 shared: self.shared.clone(),
                 stop: tasks.token().clone(),
@@ -249,6 +266,7 @@ struct Carrier {
     to: OwnedWriteHalf,
     flow: Flow,
     cuts: u64,
+    forgets: u64,
     orders: watch::Receiver<Orders>,
     shared: Arc<Shared>,
     stop: CancellationToken,
@@ -279,9 +297,15 @@ impl Carrier {
             if orders.cuts != self.cuts {
                 return Err(io::ErrorKind::ConnectionReset.into());
             }
+            if orders.forgets != self.forgets {
+                return self.swallow().await;
+            }
             let silent = orders.silent[self.direction as usize];
             if !silent {
                 self.deliver().await?;
+                if self.is_over() {
+                    continue;
+                }
                 if self.from.is_none() && self.flow.bytes() == 0 {
                     return self.to.shutdown().await;
                 }
@@ -320,14 +344,45 @@ impl Carrier {
         }
     }
 
-    /// Writes what has arrived. A far end that does not read holds this up until a cut.
-    async fn deliver(&mut self) -> io::Result<()> {
-        while let Some(bytes) = self.flow.take(self.shared.now()) {
+    /// Cut or forgotten.
+    fn is_over(&self) -> bool {
+        let orders = self.orders.borrow();
+        (orders.cuts, orders.forgets) != (self.cuts, self.forgets)
+    }
+
+    /// Takes what is sent, to no effect, until a cut or the end of the link.
+    async fn swallow(&mut self) -> io::Result<()> {
+        let mut hole = BytesMut::with_capacity(READ_BYTES);
+        loop {
             tokio::select! {
-                written = self.to.write_all(&bytes) => written?,
+                read = read(self.from.as_mut(), &mut hole, READ_BYTES) => {
+                    if !matches!(read, Ok(1..)) {
+                        self.from = None;
+                    }
+                    hole.clear();
+                }
                 cut = self.orders.wait_for(|orders| orders.cuts != self.cuts) => {
                     drop(cut);
                     return Err(io::ErrorKind::ConnectionReset.into());
+                }
+                () = self.stop.cancelled() => return Err(io::ErrorKind::ConnectionAborted.into()),
+            }
+        }
+    }
+
+    /// Writes what has arrived. A far end that does not read holds this up until the connection is
+    /// cut or forgotten.
+    async fn deliver(&mut self) -> io::Result<()> {
+        let (cuts, forgets) = (self.cuts, self.forgets);
+        while let Some(bytes) = self.flow.take(self.shared.now()) {
+            let ended = self
+                .orders
+                .wait_for(|orders| orders.cuts != cuts || orders.forgets != forgets);
+            tokio::select! {
+                written = self.to.write_all(&bytes) => written?,
+                ended = ended => {
+                    drop(ended);
+                    return Ok(());
                 }
                 () = self.stop.cancelled() => return Err(io::ErrorKind::ConnectionAborted.into()),
             }
@@ -360,89 +415,4 @@ fn reset(socket: &TcpStream) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::Shape;
-    use super::*;
-
-    struct Ends {
-        link: Link,
-        near: TcpStream,
-        far: TcpStream,
-    }
-
-    async fn ends(plan: Plan) -> Ends {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let link = Link::start(listener.local_addr().unwrap(), plan, 1).unwrap();
-        let near = TcpStream::connect(link.address()).await.unwrap();
-        let (far, _) = listener.accept().await.unwrap();
-        Ends { link, near, far }
-    }
-
-    #[tokio::test]
-    async fn a_free_link_carries_every_byte_both_ways_and_then_the_goodbye() {
-        let mut ends = ends(Plan::both(Shape::FREE)).await;
-        let sent: Vec<u8> = (0..100_000_u32).map(|n| n.to_le_bytes()[0]).collect();
-        let mut got = vec![0; sent.len()];
-        let (written, read) =
-            tokio::join!(ends.near.write_all(&sent), ends.far.read_exact(&mut got));
-        written.unwrap();
-        read.unwrap();
-        assert_eq!(got, sent);
-        ends.far.write_all(b"yes").await.unwrap();
-        drop(ends.far);
-        let mut answer = Vec::new();
-        ends.near.read_to_end(&mut answer).await.unwrap();
-        assert_eq!(answer, b"yes");
-        let counts = ends.link.counts();
-        assert!(counts.up_wire_bytes > 100_000 && counts.down_wire_bytes > 3);
-    }
-
-    #[tokio::test]
-    async fn a_cut_resets_both_ends_and_a_closed_link_takes_nobody() {
-        let mut ends = ends(Plan::both(Shape::FREE)).await;
-        ends.link.close();
-        let mut byte = [0];
-        for end in [&mut ends.near, &mut ends.far] {
-            let error = end.read(&mut byte).await.unwrap_err();
-            assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
-        }
-        let mut refused = TcpStream::connect(ends.link.address()).await.unwrap();
-        assert!(refused.read(&mut byte).await.is_err());
-        ends.link.open();
-        assert!(TcpStream::connect(ends.link.address()).await.is_ok());
-    }
-
-    #[tokio::test]
-    async fn a_silent_direction_holds_what_it_has_and_the_other_goes_on() {
-        let mut ends = ends(Plan::both(Shape::FREE)).await;
-        ends.link.silence(Direction::Up, true);
-        ends.near.write_all(b"held").await.unwrap();
-        ends.far.write_all(b"down").await.unwrap();
-        let mut four = [0; 4];
-        ends.near.read_exact(&mut four).await.unwrap();
-        assert_eq!(&four, b"down");
-        let nothing = ends.far.try_read(&mut four).unwrap_err();
-        assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
-        ends.link.silence(Direction::Up, false);
-        ends.far.read_exact(&mut four).await.unwrap();
-        assert_eq!(&four, b"held");
-    }
-
-    #[tokio::test]
-    async fn whoever_sends_more_than_the_link_carries_is_held_back() {
-        let slow = Shape::slow(64, Duration::from_millis(300));
-        let ends = ends(Plan::both(slow)).await;
-        let mut taken = 0;
-        while let Ok(Ok(())) =
-            tokio::time::timeout(Duration::from_millis(500), ends.near.writable()).await
-        {
-            match ends.near.try_write(&[0; 1_024]) {
-                Ok(bytes) => taken += bytes,
-                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
-            }
-            assert!(taken < 1_000_000, "nobody is held back");
-        }
-        let counts = ends.link.counts();
-        assert!(counts.up_wire_bytes < 64 * 1_024, "{counts:?}");
-    }
-}
+mod tests;

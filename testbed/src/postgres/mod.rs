@@ -11,11 +11,13 @@
 //! All calls block the calling thread (a start takes about half a second).
 
 mod copies;
+mod follower;
 mod host;
 mod running;
 
 use std::fmt::Write as _;
 use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -29,7 +31,8 @@ use host::{ACCOUNTS, DEBIAN_SERVERS, account, newest_server};
 use running::{children_of, is_ready, shared_segment};
 
 use crate::clock;
-use crate::process::{Launch, Process, RunError, pid, tail};
+use crate::process::{Launch, Process, RunError, pid};
+use crate::small_disk::{DiskError, SmallDisk};
 use crate::workdir::WorkDir;
 
 /// The superuser inside the cluster.
@@ -48,6 +51,8 @@ pub struct Options {
     pub fsync: bool,
     /// Further lines of `postgresql.conf`, name and value.
     pub settings: Vec<(String, String)>,
+    /// A small disk of its own, of so many bytes.
+    pub disk_bytes: Option<u64>,
 }
 
 impl Default for Options {
@@ -55,6 +60,7 @@ impl Default for Options {
         Self {
             fsync: true,
             settings: Vec::new(),
+            disk_bytes: None,
         }
     }
 }
@@ -81,6 +87,9 @@ pub enum ClusterError {
     /// This process is root and no other account exists.
     #[error("PostgreSQL does not run as root and none of the accounts {ACCOUNTS:?} exists")]
     NoAccount,
+    /// A small disk.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// A file or process could not be made.
     #[error("PostgreSQL cluster: {0}")]
     Io(#[from] io::Error),
@@ -90,6 +99,9 @@ pub enum ClusterError {
     /// It ended, or did not answer in time.
     #[error("PostgreSQL did not get ready within {READY_WITHIN:?}; {0}")]
     NotReady(String),
+    /// No commit waits for the standby.
+    #[error("the standby does not follow within {READY_WITHIN:?}; {0}")]
+    NotFollowed(String),
     /// The name would have to be quoted.
     #[error("database name {0:?}: only a-z, 0-9 and _ are allowed")]
     BadName(String),
@@ -104,6 +116,9 @@ pub struct Cluster {
     account: Option<&'static str>,
     port: u16,
     password: String,
+    options: Options,
+    /// Where the data is, when it has a disk of its own. Gone before the directory.
+    pub disk: Option<SmallDisk>,
     directory: WorkDir,
 }
 
@@ -113,48 +128,63 @@ impl Cluster {
     /// # Errors
     /// [`ClusterError`]; the text quotes the server's log.
     pub fn start(options: Options) -> Result<Self, ClusterError> {
+        let mut cluster = Self::empty(options, format!("{:032x}", rand::random::<u128>()))?;
+        cluster.initialise()?;
+        cluster.come_up(&[])?;
+        Ok(cluster)
+    }
+
+    /// A place for a cluster without data.
+    fn empty(options: Options, password: String) -> Result<Self, ClusterError> {
         let bin = newest_server().ok_or(ClusterError::NotInstalled)?;
         let account = account()?;
         let directory = WorkDir::new("postgres")?;
         let home = directory.path();
         let owner = account.map(|(_, uid, gid)| (uid, gid));
-        for (name, mode) in [("data", 0o700), ("socket", 0o700)] {
+        for name in ["data", "socket"] {
             std::fs::DirBuilder::new()
-                .mode(mode)
+                .mode(0o700)
                 .create(home.join(name))?;
             if let Some((uid, gid)) = owner {
                 chown(home.join(name), Some(uid), Some(gid))?;
             }
         }
+        let disk = match options.disk_bytes {
+            Some(bytes) => Some(SmallDisk::mount(&home.join("data"), bytes, owner)?),
+            None => None,
+        };
         let account = account.map(|(name, ..)| name);
-        let password = format!("{:032x}", rand::random::<u128>());
         let log = home.join("postgres.log");
         let launch = Launch::new("postgres", bin.join("postgres"), &log)
             .account(account)
             .death_signal("QUIT")
             .arg("-D")
             .arg(home.join("data"));
-        let mut cluster = Self {
+        Ok(Self {
             server: None,
             launch,
             bin,
             account,
             port: 0,
             password,
+            options,
+            disk,
             directory,
-        };
-        cluster.initialise()?;
+        })
+    }
+
+    /// Draws a port and starts on what data there is, with further settings.
+    fn come_up(&mut self, settings: &[(String, String)]) -> Result<(), ClusterError> {
         let mut attempt = 1;
         loop {
-            cluster.configure(&options)?;
-            match cluster.run() {
-                Err(ClusterError::NotReady(_))
-                    if attempt < PORT_ATTEMPTS && tail(&log).contains("could not bind") =>
+            self.configure(settings)?;
+            match self.run() {
+                Err(ClusterError::NotReady(said))
+                    if attempt < PORT_ATTEMPTS && said.contains("could not bind") =>
                 {
                     attempt += 1;
                 }
-                Err(error) => return Err(error),
-                Ok(()) => return Ok(cluster),
+                ended => return ended,
             }
         }
     }
@@ -180,7 +210,13 @@ impl Cluster {
     /// The superuser's URL of any database of the cluster.
     #[must_use]
     pub fn connection_string_of(&self, database: &str) -> String {
-        let Self { password, port, .. } = self;
+        self.connection_string_through(self.port, database)
+    }
+
+    /// The same over a link that listens on another port.
+    #[must_use]
+    pub fn connection_string_through(&self, port: u16, database: &str) -> String {
+        let password = &self.password;
         format!("postgres://{SUPERUSER}:{password}@127.0.0.1:{port}/{database}")
     }
 
@@ -236,10 +272,22 @@ impl Cluster {
         self.port
     }
 
+    /// The same as an address.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
+    }
+
     /// Where `psql` and its like are.
     #[must_use]
     pub fn bin(&self) -> &Path {
         &self.bin
+    }
+
+    /// Where its log is.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     /// Process id of the running server.
@@ -355,8 +403,9 @@ impl Cluster {
     }
 
     /// Draws a free port and writes the settings.
-    fn configure(&mut self, options: &Options) -> Result<(), ClusterError> {
+    fn configure(&mut self, further: &[(String, String)]) -> Result<(), ClusterError> {
         self.port = free_port()?;
+        let options = &self.options;
         let on_off = if options.fsync { "on" } else { "off" };
         let mut text = format!(
             "listen_addresses = '127.0.0.1'\nport = {}\nunix_socket_directories = '{}'\n\
@@ -367,7 +416,7 @@ impl Cluster {
             self.port,
             self.directory.path().join("socket").display(),
         );
-        for (name, value) in &options.settings {
+        for (name, value) in options.settings.iter().chain(further) {
             writeln!(text, "{name} = '{}'", value.replace('\'', "''")).map_err(io::Error::other)?;
         }
         // Read last, so that it wins over the file that initdb wrote.

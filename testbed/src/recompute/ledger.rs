@@ -155,11 +155,9 @@ impl Ledger {
                 .devices
                 .get(device)
                 .map_or(&none, |posted| &posted.rows);
-            let mut posted: Vec<&Fact> = posted.iter().collect();
-            let mut stored: Vec<&Fact> = found.get(device).unwrap_or(&none).iter().collect();
-            posted.sort_unstable();
-            stored.sort_unstable();
-            compare_sorted(device, &posted, &stored, &mut findings);
+            let posted: Vec<&Fact> = posted.iter().collect();
+            let stored: Vec<&Fact> = found.get(device).unwrap_or(&none).iter().collect();
+            compare_all(device, posted, stored, &mut findings);
         }
         Some(findings)
     }
@@ -184,8 +182,16 @@ pub fn compare(expected: &Windows, found: &Windows) -> Findings {
     findings
 }
 
-/// Walks two sorted lists side by side.
-fn compare_sorted(device: &str, posted: &[&Fact], stored: &[&Fact], findings: &mut Findings) {
+/// Compares two lists as multisets: what was posted and is missing, what is there and was never
+/// posted.
+pub fn compare_all<T: Ord + fmt::Debug>(
+    what: &str,
+    mut posted: Vec<T>,
+    mut stored: Vec<T>,
+    findings: &mut Findings,
+) {
+    posted.sort_unstable();
+    stored.sort_unstable();
     let (mut left, mut right) = (posted.iter().peekable(), stored.iter().peekable());
     loop {
         let order = match (left.peek(), right.peek()) {
@@ -198,8 +204,8 @@ fn compare_sorted(device: &str, posted: &[&Fact], stored: &[&Fact], findings: &m
         let missing = if order.is_le() { left.next() } else { None };
         let surplus = if order.is_ge() { right.next() } else { None };
         match (missing, surplus) {
-            (Some(fact), None) => findings.wrong(|| format!("{device}: not stored: {fact:?}")),
-            (None, Some(fact)) => findings.wrong(|| format!("{device}: never posted: {fact:?}")),
+            (Some(one), None) => findings.wrong(|| format!("{what}: not stored: {one:?}")),
+            (None, Some(one)) => findings.wrong(|| format!("{what}: never posted: {one:?}")),
             _ => {}
         }
     }

@@ -8,6 +8,8 @@ use serde::Deserialize;
 
 use super::{Server, SystemError};
 use crate::process::Launch;
+use crate::small_disk::SmallDisk;
+use crate::unit_clock::UnitClock;
 
 /// How long a camera waits for the answer to one post.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -36,6 +38,10 @@ pub struct Agent {
     program: PathBuf,
     config: PathBuf,
     camera: Camera,
+    /// Its wall clock, where the rig has one.
+    pub clock: Option<UnitClock>,
+    /// The disk of its buffer, where the rig has one. After the process, which holds files of it.
+    pub disk: Option<SmallDisk>,
 }
 
 impl Agent {
@@ -54,6 +60,8 @@ impl Agent {
             program,
             config,
             camera: Camera { url, http },
+            clock: None,
+            disk: None,
         }
     }
 

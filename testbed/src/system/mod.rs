@@ -15,6 +15,7 @@
 mod agent;
 mod config;
 mod database;
+mod rig;
 mod server;
 mod verdict;
 
@@ -28,6 +29,7 @@ use std::time::Duration;
 pub use agent::{Agent, Answer, Camera, PostError};
 pub use config::Tuning;
 pub use database::Database;
+pub use rig::{Rig, Wire};
 pub use server::Server;
 pub use verdict::Verdict;
 
@@ -37,6 +39,7 @@ use crate::postgres::{Cluster, ClusterError, Options as ClusterOptions, free_por
 use crate::process::{Launch, RunError};
 use crate::programs::{MissingProgram, Programs};
 use crate::recompute::database as tables;
+use crate::small_disk::{DiskError, SmallDisk};
 use crate::workdir::WorkDir;
 
 /// A cold start on a busy machine of two cores stays far below.
@@ -67,6 +70,8 @@ pub struct Options {
     pub cluster: ClusterOptions,
     /// A link between the agents and the broker; without, they connect directly.
     pub link: Option<Plan>,
+    /// What else stands between the parts, so that it can be broken.
+    pub rig: Rig,
 }
 
 /// Why the system is not as it should be.
@@ -84,6 +89,9 @@ pub enum SystemError {
     /// A file, directory, port or process.
     #[error("cannot start the system: {0}")]
     Io(#[from] io::Error),
+    /// A small disk.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// A query.
     #[error("database: {0}")]
     Database(#[from] tokio_postgres::Error),
@@ -143,11 +151,13 @@ pub struct System {
     pub pki: Pki,
     /// What lies between the agents and the broker, where it was asked for.
     pub link: Option<Link>,
+    /// A link for each way that the rig has.
+    pub wires: BTreeMap<Wire, Link>,
+    rig: Rig,
     programs: Programs,
     tuning: Tuning,
     broker_address: SocketAddr,
     api: SocketAddr,
-    database_url: String,
     http: reqwest::Client,
     directory: WorkDir,
 }
@@ -162,15 +172,15 @@ impl System {
         let programs = Programs::find()?;
         let directory = WorkDir::new("system")?;
         let home = directory.path();
-        let (pki, cluster, database_url) = tokio::task::block_in_place(|| {
+        let (pki, cluster) = tokio::task::block_in_place(|| {
             let pki = Pki::create(&programs, &home.join("pki"))?;
             pki.centre(CENTRE)?;
             pki.centre(SECOND_CENTRE)?;
             let units = options.agents.iter().chain(&options.units);
             pki.units(&units.map(String::as_str).collect::<Vec<_>>())?;
-            let cluster = Cluster::start(options.cluster)?;
-            let url = cluster.database(DATABASE)?;
-            Ok::<_, SystemError>((pki, cluster, url))
+            let cluster = Cluster::start(options.cluster.clone())?;
+            cluster.database(DATABASE)?;
+            Ok::<_, SystemError>((pki, cluster))
         })?;
         let http = reqwest::Client::builder().no_proxy().build()?;
 
@@ -185,16 +195,10 @@ impl System {
             .map(|plan| Link::start(broker_address, plan, LINK_SEED))
             .transpose()?;
 
+        let wires = rig::wires(&options, broker_address, cluster.address())?;
+        let (port, url) = rig::ways(&wires, CENTRE, broker_address, &cluster);
         let (api, ops) = (loopback()?, loopback()?);
-        let port = broker_address.port();
-        let text = config::aggregator(
-            &options.tuning,
-            &pki,
-            CENTRE,
-            port,
-            &database_url,
-            (api, ops),
-        );
+        let text = config::aggregator(&options.tuning, &pki, CENTRE, port, &url, (api, ops));
         let mut aggregator = server(home, CENTRE, &programs.aggregator(), &text, ops, &http)?;
         aggregator.start()?;
         aggregator.ready(READY_WITHIN).await?;
@@ -206,11 +210,12 @@ impl System {
             cluster,
             pki,
             link,
+            wires,
+            rig: options.rig,
             programs,
             tuning: options.tuning,
             broker_address,
             api,
-            database_url,
             http,
             directory,
         };
@@ -271,23 +276,30 @@ impl System {
             door,
             ops,
         };
-        let direct = self.broker_address.port();
-        let port = self
-            .link
-            .as_ref()
-            .map_or(direct, |link| link.address().port());
+        let disk = match self.rig.agent_disk_bytes {
+            Some(bytes) => Some(SmallDisk::mount(&place.buffer, bytes, None)?),
+            None => None,
+        };
+        let clock = match &self.rig.clocks {
+            Some(maker) => Some(maker.clock(device)?),
+            None => None,
+        };
+        let (own, _) = rig::ways(&self.wires, device, self.broker_address, &self.cluster);
+        let port = self.link.as_ref().map_or(own, |link| link.address().port());
         let text = config::agent(&self.tuning, &self.pki, device, port, &place);
         let program = self.programs.agent();
-        let server = server(home, name, &program, &text, ops, &self.http)?;
+        let launch = launch(home, name, &program, &text)?;
+        let launch = match &clock {
+            Some(clock) => clock.worn_by(launch),
+            None => launch,
+        };
+        let log = log_path(home, name);
+        let http = self.http.clone();
+        let server = Server::new(name, launch, &log, ops, http.clone());
         let config = config_path(home, name);
-        Ok(Agent::new(
-            device,
-            server,
-            program,
-            config,
-            door,
-            self.http.clone(),
-        ))
+        let mut agent = Agent::new(device, server, program, config, door, http);
+        (agent.clock, agent.disk) = (clock, disk);
+        Ok(agent)
     }
 
     /// Another aggregator on the same database and broker, not started yet: its name is
@@ -297,15 +309,9 @@ impl System {
     /// No port or no file.
     pub fn second_aggregator(&self) -> Result<(Server, SocketAddr), SystemError> {
         let (api, ops) = (loopback()?, loopback()?);
-        let (port, url) = (self.broker_address.port(), &self.database_url);
-        let text = config::aggregator(
-            &self.tuning,
-            &self.pki,
-            SECOND_CENTRE,
-            port,
-            url,
-            (api, ops),
-        );
+        let name = SECOND_CENTRE;
+        let (port, url) = rig::ways(&self.wires, name, self.broker_address, &self.cluster);
+        let text = config::aggregator(&self.tuning, &self.pki, name, port, &url, (api, ops));
         let home = self.directory.path();
         let program = self.programs.aggregator();
         let server = server(home, SECOND_CENTRE, &program, &text, ops, &self.http)?;
@@ -332,8 +338,8 @@ impl System {
 
     /// The superuser's URL of the database.
     #[must_use]
-    pub fn database_url(&self) -> &str {
-        &self.database_url
+    pub fn database_url(&self) -> String {
+        self.cluster.connection_string_of(DATABASE)
     }
 
     /// The directory with configuration and logs.
@@ -347,7 +353,7 @@ impl System {
     /// # Errors
     /// It does not answer.
     pub async fn database(&self) -> Result<Database, SystemError> {
-        Ok(Database::connect(&self.database_url).await?)
+        Ok(Database::connect(&self.database_url()).await?)
     }
 
     /// Waits until every accepted passage is counted (or rejected, or booked as lost) and every
@@ -440,11 +446,19 @@ fn server(
     ops: SocketAddr,
     http: &reqwest::Client,
 ) -> Result<Server, SystemError> {
+    let launch = launch(home, name, program, config)?;
+    let log = log_path(home, name);
+    Ok(Server::new(name, launch, &log, ops, http.clone()))
+}
+
+fn launch(home: &Path, name: &str, program: &Path, config: &str) -> Result<Launch, SystemError> {
     let path = config_path(home, name);
     std::fs::write(&path, config)?;
-    let log = home.join(format!("{name}.log"));
-    let launch = Launch::new(name, program, &log)
+    Ok(Launch::new(name, program, log_path(home, name))
         .args(["run", "--config"])
-        .arg(&path);
-    Ok(Server::new(name, launch, &log, ops, http.clone()))
+        .arg(&path))
+}
+
+fn log_path(home: &Path, name: &str) -> PathBuf {
+    home.join(format!("{name}.log"))
 }

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::process::ExitStatus;
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use super::SystemError;
 use crate::process::{Launch, Process, tail};
 
@@ -134,6 +136,13 @@ impl Server {
         self.process
             .take()
             .and_then(|mut process| process.stop(within))
+    }
+
+    /// SIGHUP.
+    pub fn hang_up(&mut self) {
+        if let Some(process) = &mut self.process {
+            process.signal(Signal::HUP);
+        }
     }
 
     /// SIGSTOP.

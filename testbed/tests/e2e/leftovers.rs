@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use testbed::clock;
 
 use crate::support::alone;
@@ -38,6 +40,58 @@ fn processes(directories: &BTreeSet<PathBuf>) -> Vec<String> {
                 .any(|path| line.contains(&*path.to_string_lossy()))
         })
         .collect()
+}
+
+/// File systems that are mounted in these directories.
+fn mounts(directories: &BTreeSet<PathBuf>) -> Vec<String> {
+    let mounts = std::fs::read_to_string("/proc/mounts").expect("readable");
+    let is_ours = |line: &&str| {
+        directories
+            .iter()
+            .any(|path| line.contains(&*path.to_string_lossy()))
+    };
+    mounts
+        .lines()
+        .filter(is_ours)
+        .map(ToOwned::to_owned)
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn chaos_that_is_interrupted_or_killed_leaves_neither_process_nor_file_nor_mount() {
+    let _alone = alone().await;
+    for signal in [Signal::INT, Signal::KILL] {
+        // A place of its own, which the database's account may pass through.
+        let home = tempfile::tempdir().expect("a directory");
+        let open = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(home.path(), open).expect("its owner");
+        let mut testbed = Command::new(env!("CARGO_BIN_EXE_testbed"))
+            .args(["chaos", "--seed", "1", "--seconds", "600"])
+            .env("TMPDIR", home.path())
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("started");
+        let mut said = BufReader::new(testbed.stderr.take().expect("piped")).lines();
+        let is_up = said
+            .by_ref()
+            .map_while(Result::ok)
+            .any(|line| line.contains(" s  "));
+        assert!(is_up, "faults have begun");
+        let ours = BTreeSet::from([home.path().to_owned()]);
+        assert!(!processes(&ours).is_empty());
+        let is_empty = || std::fs::read_dir(home.path()).is_ok_and(|mut all| all.next().is_none());
+        let id = i32::try_from(testbed.id()).ok().and_then(Pid::from_raw);
+        kill_process(id.expect("running"), signal).expect("sent");
+        said.by_ref().for_each(drop);
+        testbed.wait().expect("ended");
+        let gone = clock::wait_until(GONE_WITHIN, || {
+            let nothing = processes(&ours).is_empty() && mounts(&ours).is_empty();
+            (nothing && is_empty()).then_some(())
+        });
+        let left = (processes(&ours), mounts(&ours));
+        assert!(gone.is_some(), "after {signal:?}: {left:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
