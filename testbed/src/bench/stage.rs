@@ -82,6 +82,14 @@ impl Stage {
     pub async fn set_aggregator(&mut self, section: &str, key: &str, value: Value) -> Result<()> {
         let path = self.system.directory().join(format!("{CENTRE}.toml"));
         edit(&path, section, key, value)?;
+        self.restart_aggregator().await
+    }
+
+    /// Restarts the aggregator: it knows nothing any more but what the database holds.
+    ///
+    /// # Errors
+    /// It does not stop or come up.
+    pub async fn restart_aggregator(&mut self) -> Result<()> {
         let aggregator = &mut self.system.aggregator;
         block_in_place(|| aggregator.stop(STOPPED_WITHIN));
         aggregator.start()?;
