@@ -146,6 +146,12 @@ impl Page<'_, '_> {
             "Sent copies deleted for space",
             released,
         )?;
+        let salvaged = counters.salvaged;
+        self.counter(
+            "passages_salvaged",
+            "Passages taken back from the bytes of a damaged store",
+            salvaged,
+        )?;
         let again = counters.offered_again;
         self.counter(
             "passages_offered_again",
@@ -395,7 +401,9 @@ fn length(count: usize) -> u64 {
 const fn quarantined(alarm: &Alarm) -> u64 {
     match alarm {
         Alarm::PassagesQuarantined { passages } => *passages,
-        Alarm::StoreQuarantined { .. } | Alarm::ForeignCentre { .. } => 0,
+        Alarm::StoreQuarantined { .. }
+        | Alarm::StoreDamaged { .. }
+        | Alarm::ForeignCentre { .. } => 0,
     }
 }
 

@@ -1,13 +1,16 @@
 //! One value of the store: up to 64 passages in columns, with a checksum.
 //!
 //! ```text
-//! byte  0        layout (1)
-//! byte  1        codec: 0 plain, 1 zstd
-//! bytes 2 to 5   crc32c, little endian, of the key and of everything else in the value
-//! then           the passages as `PassageBatch::encode` writes them
+//! bytes 0 to 3    "VCH2"
+//! byte  4         codec: 0 plain, 1 zstd
+//! bytes 5 and 6   length of the value, little endian
+//! bytes 7 to 10   crc32c, little endian, of everything else from the codec on
+//! bytes 11 to 51  the key, without its table
+//! then            the passages as `PassageBatch::encode` writes them
 //! ```
-//! The checksum covers the key, so that a value in the wrong place is found out too. The columns
-//! are as dense as zstd would make them; only free text (`extra`) is worth compressing again.
+//! A value says by itself what it is, so that it is found out in the wrong place, and found in the
+//! bytes of a store that no longer opens ([`super::salvage`]). The columns are as dense as zstd would
+//! make them; only free text (`extra`) is worth compressing again.
 //!
 //! Pure.
 
@@ -27,10 +30,18 @@ pub(super) const CHUNK_BYTES_CLOSE: usize = 3 * 1024;
 /// text.
 pub(super) const PASSAGE_BYTES_ESTIMATE: usize = 40;
 
-const LAYOUT: u8 = 1;
+/// What a value begins with.
+pub(super) const MAGIC: &[u8; 4] = b"VCH2";
 const CODEC_PLAIN: u8 = 0;
 const CODEC_ZSTD: u8 = 1;
-const HEAD_BYTES: usize = 6;
+const KEY_BYTES: usize = ChunkKey::BYTES - 1;
+
+/// Where the parts of the head are.
+const CODEC_AT: usize = 4;
+const LENGTH_AT: usize = 5;
+const CRC_AT: usize = 7;
+const KEY_AT: usize = 11;
+const HEAD_BYTES: usize = KEY_AT + KEY_BYTES;
 
 /// Repeated names of JSON fields pack well at the lowest level already.
 const ZSTD_LEVEL: i32 = 1;
@@ -45,8 +56,10 @@ pub(super) enum ChunkError {
     Short(usize),
     #[error("checksum is wrong")]
     Checksum,
-    #[error("layout {0} is not known")]
-    Layout(u8),
+    #[error("not a chunk of this layout")]
+    Layout,
+    #[error("is that of the passages {0}")]
+    Elsewhere(proto::SeqRange),
     #[error("codec {0} is not known")]
     Codec(u8),
     #[error("does not decompress")]
@@ -70,26 +83,29 @@ pub(super) fn encode(key: &ChunkKey, batch: &PassageBatch) -> Vec<u8> {
             (CODEC_ZSTD, packed)
         });
     let mut value = Vec::with_capacity(HEAD_BYTES + payload.len());
-    value.extend_from_slice(&[LAYOUT, codec, 0, 0, 0, 0]);
+    value.extend_from_slice(MAGIC);
+    value.push(codec);
+    let bytes = HEAD_BYTES + payload.len();
+    value.extend_from_slice(&u16::try_from(bytes).unwrap_or(u16::MAX).to_le_bytes());
+    value.extend_from_slice(&[0; 4]);
+    value.extend_from_slice(&key.encode()[1..]);
     value.extend_from_slice(payload);
-    let crc = checksum(key, [LAYOUT, codec], payload);
-    value[2..HEAD_BYTES].copy_from_slice(&crc.to_le_bytes());
+    let crc = checksum(&value);
+    value[CRC_AT..KEY_AT].copy_from_slice(&crc.to_le_bytes());
     value
 }
 
 pub(super) fn decode(key: &ChunkKey, value: &[u8]) -> Result<PassageBatch, ChunkError> {
-    let (head, payload) = value
-        .split_first_chunk::<HEAD_BYTES>()
-        .ok_or(ChunkError::Short(value.len()))?;
-    let [layout, codec, crc @ ..] = *head;
-    if checksum(key, [layout, codec], payload) != u32::from_le_bytes(crc) {
+    let (found, whole) = open(value)?;
+    if found != *key {
+        return Err(ChunkError::Elsewhere(found.range));
+    }
+    if whole.len() != value.len() {
         return Err(ChunkError::Checksum);
     }
-    if layout != LAYOUT {
-        return Err(ChunkError::Layout(layout));
-    }
+    let payload = &value[HEAD_BYTES..];
     let count = usize::try_from(key.range.count()).unwrap_or(usize::MAX);
-    match codec {
+    match value[CODEC_AT] {
         CODEC_PLAIN => Ok(PassageBatch::decode(payload, count)?),
         CODEC_ZSTD => {
             let plain = zstd::bulk::decompress(payload, UNPACKED_BYTES_MAX)
@@ -100,9 +116,28 @@ pub(super) fn decode(key: &ChunkKey, value: &[u8]) -> Result<PassageBatch, Chunk
     }
 }
 
-fn checksum(key: &ChunkKey, head: [u8; 2], payload: &[u8]) -> u32 {
-    let crc = crc32c::crc32c(&key.encode());
-    crc32c::crc32c_append(crc32c::crc32c_append(crc, &head), payload)
+/// The value that begins where these bytes do, and the key that it was written under.
+pub(super) fn open(bytes: &[u8]) -> Result<(ChunkKey, &[u8]), ChunkError> {
+    let head = bytes
+        .get(..HEAD_BYTES)
+        .ok_or(ChunkError::Short(bytes.len()))?;
+    if !head.starts_with(MAGIC) {
+        return Err(ChunkError::Layout);
+    }
+    let length = usize::from(u16::from_le_bytes([head[LENGTH_AT], head[LENGTH_AT + 1]]));
+    let value = bytes
+        .get(..length.max(HEAD_BYTES))
+        .ok_or(ChunkError::Short(bytes.len()))?;
+    if checksum(value).to_le_bytes() != value[CRC_AT..KEY_AT] {
+        return Err(ChunkError::Checksum);
+    }
+    let key = ChunkKey::decode_part(&head[KEY_AT..]).ok_or(ChunkError::Layout)?;
+    Ok((key, value))
+}
+
+fn checksum(value: &[u8]) -> u32 {
+    let crc = crc32c::crc32c(&value[CODEC_AT..CRC_AT]);
+    crc32c::crc32c_append(crc, &value[KEY_AT..])
 }
 
 #[cfg(test)]
@@ -139,7 +174,7 @@ mod tests {
             let (key, batch) = chunk(extra);
             let value = encode(&key, &batch);
             assert_eq!(
-                value[1],
+                value[CODEC_AT],
                 u8::from(extra.is_some()),
                 "only text is compressed"
             );
@@ -166,7 +201,7 @@ mod tests {
         let range = SeqRange::from_count(Seq::new(129).unwrap(), 40).unwrap();
         assert_eq!(
             decode(&ChunkKey { range, ..key }, &value),
-            Err(ChunkError::Checksum)
+            Err(ChunkError::Elsewhere(key.range))
         );
     }
 }

@@ -7,7 +7,8 @@
 //!
 //! [`commit`] stages passages and commits, [`compact`] merges small chunks; [`read`] and
 //! [`entries`] hand out what is sent, [`fold`] makes summaries of a backlog; [`receipts`] frees what the centre has; [`aside`] takes out what it will never have;
-//! [`room`] keeps the quota; [`rebuild`] makes the file small again.
+//! [`room`] keeps the quota; [`rebuild`] makes the file small again; [`recover`] makes good what damage
+//! did.
 
 mod aside;
 mod commit;
@@ -17,6 +18,7 @@ mod fold;
 mod read;
 mod rebuild;
 mod receipts;
+mod recover;
 mod room;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -34,14 +36,18 @@ use super::ids::EventIds;
 use super::keys::{self, ChunkKey};
 use super::loading::Loaded;
 use super::medium::{Changes, Medium, StoreError};
-use super::opening::{Home, Opened, directory_bytes};
+use super::opening::{Home, directory_bytes};
 use super::records::{FORMAT, IdBlock, Refusals, to_bytes};
+use super::salvage;
+use super::store::main_file;
 use super::stream::Stream;
+use super::witness::Witness;
 use super::{
     Alarm, BufferSettings, BufferState, Counters, HandedOver, OFFERED_AHEAD_MAX, OpenError,
     StoreHealth,
 };
 use rebuild::REBUILD_FILE_BYTES_MIN;
+use recover::Recovery;
 
 /// sled's files take up to this many times the logical bytes; while they take more, new passages
 /// find room inside them.
@@ -53,6 +59,10 @@ pub(super) struct Engine {
     /// None when the medium was handed over open.
     home: Option<Home>,
     store: Box<dyn Medium>,
+    /// Beside the store; none when the medium was handed over open.
+    witness: Option<Witness>,
+    /// Commits since the store was made.
+    generation: u64,
     /// In the order of their runs; the current one last.
     pub(super) streams: Vec<Stream>,
     has_current: bool,
@@ -82,9 +92,12 @@ pub(super) struct Engine {
     pub(super) aside: VecDeque<(ChunkKey, u32)>,
     refusals: BTreeMap<StreamId, Refusals>,
     centre_time: Option<EventTime>,
-    /// Bytes that a quarantined store takes from the quota.
+    /// Bytes that quarantined stores take from the quota.
     quarantine_bytes: u64,
-    quarantined: Option<PathBuf>,
+    /// The newest last.
+    quarantined: Vec<PathBuf>,
+    /// Passages that were taken back, and lost, when this run began.
+    damage: Option<(u64, u64)>,
     pub(super) counters: Counters,
     pub(super) disk: Disk,
 }
@@ -109,8 +122,39 @@ impl Engine {
     /// Opens the store and begins a new run in it, durably.
     pub(super) fn open(settings: &BufferSettings, now_ms: i64) -> Result<Self, OpenError> {
         let home = Home::lock(&settings.directory)?;
-        let opened = home.open(settings.open_timeout, Loaded::read)?;
-        Self::begin_opened(settings.clone(), opened, now_ms)
+        Self::open_in(home, settings.clone(), now_ms)
+    }
+
+    fn open_in(home: Home, settings: BufferSettings, now_ms: i64) -> Result<Self, OpenError> {
+        let (witness, said) =
+            Witness::open(&settings.directory).map_err(|source| OpenError::Directory {
+                path: settings.directory.clone(),
+                source,
+            })?;
+        // Before the store is opened, which may wipe them.
+        let newest = salvage::newest_segments(&main_file(&home.store()));
+        let aside_bytes_max = settings.quota_bytes / 2 * FILE_BYTES_PER_HELD;
+        let opened = home.open(settings.open_timeout, aside_bytes_max, Loaded::read)?;
+        let stores = std::iter::once(opened.home.store()).chain(opened.quarantined.clone());
+        let recovery = Recovery {
+            said,
+            moved_aside: opened.moved_aside,
+            newest,
+            files: stores.map(|store| main_file(&store)).collect(),
+        };
+        let home = Some((opened.home, opened.quarantined));
+        let mut engine = Self::begin(settings, home, opened.loaded, draw_stream()?, now_ms);
+        let recovered = engine.recover(&recovery);
+        recovered.map_err(|error| engine.not_begun(&error))?;
+        engine.witness = Some(witness);
+        engine.start(now_ms)
+    }
+
+    fn not_begun(&self, error: &StoreError) -> OpenError {
+        OpenError::Store {
+            path: self.settings.directory.clone(),
+            problem: error.to_string(),
+        }
     }
 
     /// Begins a new run in a medium that is open already.
@@ -128,9 +172,9 @@ impl Engine {
             path: settings.directory.clone(),
             problem: error.to_string(),
         })?;
-        let mut engine = Self::begin(settings.clone(), None, loaded, stream, now_ms)?;
+        let mut engine = Self::begin(settings.clone(), None, loaded, stream, now_ms);
         engine.offered_ahead_max = offered_ahead_max;
-        Ok(engine)
+        engine.start(now_ms)
     }
 
     /// Closes the store and opens it again as a new run: what to do after a full disk.
@@ -146,40 +190,26 @@ impl Engine {
                 path: settings.directory.clone(),
                 problem: error.to_string(),
             })?;
-            return Self::begin(settings, None, loaded, draw_stream()?, now_ms);
+            return Self::begin(settings, None, loaded, draw_stream()?, now_ms).start(now_ms);
         };
         drop(store);
-        let opened = home.open(settings.open_timeout, Loaded::read)?;
-        Self::begin_opened(settings, opened, now_ms)
-    }
-
-    fn begin_opened(
-        settings: BufferSettings,
-        opened: Opened<Loaded>,
-        now_ms: i64,
-    ) -> Result<Self, OpenError> {
-        let Opened {
-            home,
-            loaded,
-            quarantined,
-        } = opened;
-        let home = Some((home, quarantined));
-        Self::begin(settings, home, loaded, draw_stream()?, now_ms)
+        Self::open_in(home, settings, now_ms)
     }
 
     fn begin(
         settings: BufferSettings,
-        home: Option<(Home, Option<PathBuf>)>,
+        home: Option<(Home, Vec<PathBuf>)>,
         loaded: Loaded,
         next_id: StreamId,
         now_ms: i64,
-    ) -> Result<Self, OpenError> {
+    ) -> Self {
         let (home, quarantined) = home.unzip();
-        let quarantined = quarantined.flatten();
+        let quarantined = quarantined.unwrap_or_default();
         let Loaded {
             store,
             streams,
             ids,
+            generation,
             run,
             centre,
             centre_time,
@@ -200,10 +230,12 @@ impl Engine {
             entries + chunks
         };
         let aside_bytes: u64 = aside.iter().map(|(_, bytes)| u64::from(*bytes)).sum();
-        let mut engine = Self {
+        Self {
             held_bytes: streams.iter().map(held).sum::<u64>() + aside_bytes,
             home,
             store,
+            witness: None,
+            generation,
             streams,
             has_current: false,
             offered_ahead_max: OFFERED_AHEAD_MAX,
@@ -223,24 +255,27 @@ impl Engine {
             centre_time,
             aside,
             refusals,
-            quarantine_bytes: quarantined.as_deref().map_or(0, directory_bytes),
+            quarantine_bytes: quarantined.iter().map(|store| directory_bytes(store)).sum(),
             quarantined,
+            damage: None,
             counters: Counters::default(),
             disk: Disk::default(),
             settings,
-        };
-        engine.changes.put(keys::FACT_FORMAT, to_bytes(&FORMAT));
-        engine.changes.put(keys::FACT_RUN, to_bytes(&engine.run));
-        engine.forget_streams();
-        engine.measure_disk();
-        engine.commit(now_ms).map_err(|error| OpenError::Store {
-            path: engine.settings.directory.clone(),
-            problem: error.to_string(),
-        })?;
-        Ok(engine)
+        }
     }
 
-    /// The quota without what a quarantined store takes, but at least half of it.
+    /// Makes the beginning of the run durable.
+    fn start(mut self, now_ms: i64) -> Result<Self, OpenError> {
+        self.changes.put(keys::FACT_FORMAT, to_bytes(&FORMAT));
+        self.changes.put(keys::FACT_RUN, to_bytes(&self.run));
+        self.forget_streams();
+        self.measure_disk();
+        let began = self.commit(now_ms);
+        began.map_err(|error| self.not_begun(&error))?;
+        Ok(self)
+    }
+
+    /// The quota without what quarantined stores take, but at least half of it.
     pub(super) fn quota_bytes(&self) -> u64 {
         let quota = self.settings.quota_bytes;
         quota - (self.quarantine_bytes / FILE_BYTES_PER_HELD).min(quota / 2)
@@ -332,12 +367,18 @@ impl Engine {
     }
 
     fn alarms(&self) -> Vec<Alarm> {
-        let directory = self.quarantined.clone();
-        let store = directory.map(|directory| Alarm::StoreQuarantined { directory });
+        let aside = self.quarantined.iter().cloned();
+        let stores = aside.map(|directory| Alarm::StoreQuarantined { directory });
+        let damage = self.damage;
+        let damage = damage.map(|(salvaged, lost)| Alarm::StoreDamaged { salvaged, lost });
         let passages = self.aside.iter().map(|(key, _)| key.range.count()).sum();
         let passages = (passages > 0).then_some(Alarm::PassagesQuarantined { passages });
         let foreign = self.foreign.map(|centre| Alarm::ForeignCentre { centre });
-        store.into_iter().chain(passages).chain(foreign).collect()
+        stores
+            .chain(damage)
+            .chain(passages)
+            .chain(foreign)
+            .collect()
     }
 
     /// Stages what changed of streams beside their chunks.

@@ -20,8 +20,12 @@ pub enum AppendError {
         quota_bytes: u64,
     },
     /// The file system is full, or down to the free floor.
-    #[error("file system of the buffer has {free_bytes} bytes free, the floor is {floor_bytes}")]
+    #[error(
+        "file system of {} has {free_bytes} bytes free, {floor_bytes} must stay free; make room there, passages are taken again as soon as there is some", path.display()
+    )]
     NoSpace {
+        /// The directory of the buffer.
+        path: PathBuf,
         /// Bytes free.
         free_bytes: u64,
         /// Bytes to be left free.
@@ -82,6 +86,18 @@ pub enum OpenError {
         "buffer has format {found}, this agent knows up to {known}: it is older than its store; install the newer agent again"
     )]
     Newer {
+        /// What the store says.
+        found: u32,
+        /// What this agent knows.
+        known: u32,
+    },
+    /// An older agent wrote it, in a format that this one does not read.
+    #[error(
+        "buffer has format {found}, this agent reads format {known} only: it is newer than its store; let the older agent send what is in it, then move {} away", path.display()
+    )]
+    Older {
+        /// Where it is.
+        path: PathBuf,
         /// What the store says.
         found: u32,
         /// What this agent knows.

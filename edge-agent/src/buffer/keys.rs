@@ -3,6 +3,7 @@
 //! ```text
 //! 00 name                                     facts of the store (format, run, centre, time)
 //! 01 stream:16 first:8 count-1:1 min:8 max:8  a chunk of passages; see `chunk.rs`
+//! 02                                          how many commits there were
 //! 02 stream:16                                a stream's marks; see `records.rs`
 //! 03 stream:16 first:8                        a loss without a receipt
 //! 04 stream:16 number:4                       a summary entry without a receipt
@@ -29,6 +30,9 @@ pub(super) const FACT_FORMAT: &[u8] = b"\x00format";
 pub(super) const FACT_RUN: &[u8] = b"\x00run";
 pub(super) const FACT_CENTRE: &[u8] = b"\x00centre";
 pub(super) const FACT_CENTRE_TIME: &[u8] = b"\x00centre-time";
+
+/// Changes with every commit, as the marks of the current stream do, so it stands beside them.
+pub(super) const GENERATION: &[u8] = &[STREAM];
 
 const CHUNK: u8 = 0x01;
 const STREAM: u8 = 0x02;
@@ -72,7 +76,14 @@ impl ChunkKey {
     }
 
     fn decode(key: &[u8]) -> Option<Self> {
-        let key: &[u8; Self::BYTES] = key.try_into().ok()?;
+        Self::decode_part(key.get(1..)?)
+    }
+
+    /// Of a key without its table.
+    pub(super) fn decode_part(part_of_key: &[u8]) -> Option<Self> {
+        let mut key = [0; Self::BYTES];
+        key[1..].copy_from_slice((part_of_key.len() == Self::BYTES - 1).then_some(part_of_key)?);
+        let key = &key;
         let first = Seq::new(u64::from_be_bytes(part(key, 17))).ok()?;
         let range = SeqRange::from_count(first, u64::from(key[25]) + 1).ok()?;
         Some(Self {
@@ -88,6 +99,7 @@ impl ChunkKey {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Key {
     Fact,
+    Generation,
     Chunk(ChunkKey),
     Stream(StreamId),
     Loss(StreamId, Seq),
@@ -106,6 +118,7 @@ impl Key {
             0x00 => Some(Self::Fact),
             CHUNK => ChunkKey::decode(key).map(Self::Chunk),
             ASIDE => ChunkKey::decode(key).map(Self::Aside),
+            STREAM if rest.is_empty() => Some(Self::Generation),
             STREAM => Some(Self::Stream(StreamId::from_bytes(rest.try_into().ok()?))),
             AGAIN => Some(Self::Again(StreamId::from_bytes(rest.try_into().ok()?))),
             REFUSALS => Some(Self::Refusals(StreamId::from_bytes(rest.try_into().ok()?))),
@@ -194,6 +207,7 @@ mod tests {
             (summary(id, 3).to_vec(), Key::Summary(id, 3)),
             (event_ids(9).to_vec(), Key::EventIds(9)),
             (FACT_RUN.to_vec(), Key::Fact),
+            (GENERATION.to_vec(), Key::Generation),
         ] {
             assert_eq!(Key::decode(&bytes), Some(read));
             assert_eq!(Key::decode(&bytes[..bytes.len() - 1]), {

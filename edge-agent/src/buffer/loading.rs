@@ -27,6 +27,8 @@ pub(super) struct Loaded {
     /// In the order of their runs.
     pub(super) streams: Vec<Stream>,
     pub(super) ids: EventIds,
+    /// How many commits there were.
+    pub(super) generation: u64,
     /// The run before this one; 0 in a new store.
     pub(super) run: u32,
     pub(super) centre: Option<Centre>,
@@ -46,12 +48,13 @@ impl Loaded {
 
     /// Reads what stands in an open medium.
     pub(super) fn of(store: Box<dyn Medium>) -> Result<Self, LoadError> {
-        // Before anything else: what a newer agent wrote is not to be judged by this one.
+        // Before anything else: what another agent wrote is not to be judged by this one.
         if let Some(format) =
-            fact::<u32>(store.as_ref(), keys::FACT_FORMAT)?.filter(|found| *found > FORMAT)
+            fact::<u32>(store.as_ref(), keys::FACT_FORMAT)?.filter(|found| *found != FORMAT)
         {
-            return Err(LoadError::Newer(format));
+            return Err(LoadError::Format(format));
         }
+        let generation = fact(store.as_ref(), keys::GENERATION)?.unwrap_or(0);
         let run = fact(store.as_ref(), keys::FACT_RUN)?.unwrap_or(0);
         let centre = fact(store.as_ref(), keys::FACT_CENTRE)?;
         let centre_time = fact(store.as_ref(), keys::FACT_CENTRE_TIME)?;
@@ -68,6 +71,7 @@ impl Loaded {
             store,
             streams,
             ids: reader.ids,
+            generation,
             run,
             centre,
             centre_time,
@@ -101,7 +105,7 @@ impl Reader {
         let known = Key::decode(key)
             .ok_or_else(|| LoadError::Record(hex(key), "no key of this format".to_owned()))?;
         match known {
-            Key::Fact => {}
+            Key::Fact | Key::Generation => {}
             Key::Chunk(ChunkKey {
                 stream,
                 range,

@@ -13,11 +13,15 @@
 //! 3. A passage leaves the disk only when a receipt covers it, or together with its window delta
 //!    and its loss, in one atomic batch.
 //! 4. After a failed flush nothing more is accepted or handed out until the next start.
-//! 5. All state has one owner, a thread; its queue is bounded by [`QUEUE_COMMANDS_MAX`].
+//! 5. What was accepted and is neither settled nor on the disk is found out at the next start, taken back
+//!    from the bytes of the damaged store where it is still there, and booked as lost otherwise.
+//! 6. All state has one owner, a thread; its queue is bounded by [`QUEUE_COMMANDS_MAX`].
 //!
 //! It does not decide what is sent, when, or in which order: that is the uplink's.
 
 mod chunk;
+#[cfg(test)]
+mod damage_tests;
 mod engine;
 mod error;
 mod ids;
@@ -30,6 +34,7 @@ mod model;
 mod opening;
 mod owner;
 mod records;
+mod salvage;
 mod state;
 mod store;
 mod stream;
@@ -38,6 +43,7 @@ mod summaries;
 mod summary_tests;
 #[cfg(test)]
 mod tests;
+mod witness;
 
 use std::path::PathBuf;
 use std::sync::Arc;

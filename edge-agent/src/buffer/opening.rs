@@ -7,7 +7,8 @@
 //! 4. The store is opened and read under a watchdog, panics contained. When that fails, all of
 //!    sled's snapshots are deleted, which is safe, and it is tried once more.
 //! 5. On the second failure, on a time-out, and on the third attempt in a row the store is moved
-//!    aside whole, to `quarantine-…`, and a new one begins. The newest of those is kept.
+//!    aside whole, to `quarantine-…`, and a new one begins. The newest of those is kept, and older ones
+//!    as long as all of them together take no more than their part of the quota.
 //!
 //! 6. A store that was being rebuilt when the power went (`store.new`, `store.old`) is as it was
 //!    before.
@@ -17,6 +18,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -36,15 +38,18 @@ const STORE_NEW: &str = "store.new";
 const STORE_OLD: &str = "store.old";
 const QUARANTINE: &str = "quarantine-";
 
+/// Passages are nobody else's to read.
+const DIRECTORY_MODE: u32 = 0o700;
+
 /// Attempts in a row that may end without success or failure: the process died.
 const DEATHS_MAX: u32 = 2;
 
 /// What reading an opened store can say.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum LoadError {
-    /// Stop: a newer agent wrote it.
-    #[error("format {0} is of a newer agent")]
-    Newer(u32),
+    /// Stop: an agent with another format wrote it.
+    #[error("format {0} is of another agent")]
+    Format(u32),
     /// Damaged, or unreadable.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -72,8 +77,10 @@ pub(super) struct Home {
 pub(super) struct Opened<T> {
     pub(super) home: Home,
     pub(super) loaded: T,
-    /// Where a store that could not be opened is now, if there is one.
-    pub(super) quarantined: Option<PathBuf>,
+    /// Stores that could not be opened, the newest last.
+    pub(super) quarantined: Vec<PathBuf>,
+    /// Whether the newest of them was moved there just now.
+    pub(super) moved_aside: bool,
 }
 
 impl Home {
@@ -111,6 +118,7 @@ impl Home {
     pub(super) fn open<T: Send + 'static>(
         self,
         timeout: Duration,
+        aside_bytes_max: u64,
         load: fn(&Path) -> Result<T, LoadError>,
     ) -> Result<Opened<T>, OpenError> {
         let fault = |source| OpenError::Directory {
@@ -125,13 +133,17 @@ impl Home {
         } else {
             self.try_twice(timeout, load)
         };
+        let moved_aside = first.is_err();
         let loaded = match first {
             Ok(loaded) => loaded,
-            Err(LoadError::Newer(found)) => {
+            Err(LoadError::Format(found)) => {
                 self.forget_attempts().map_err(fault)?;
-                return Err(OpenError::Newer {
-                    found,
-                    known: super::records::FORMAT,
+                let known = super::records::FORMAT;
+                let path = self.store();
+                return Err(if found > known {
+                    OpenError::Newer { found, known }
+                } else {
+                    OpenError::Older { path, found, known }
                 });
             }
             Err(LoadError::Store(error @ (StoreError::NoSpace | StoreError::Denied(_)))) => {
@@ -147,7 +159,7 @@ impl Home {
                     directory = %self.store().display(), %error,
                     "store cannot be opened; it is moved aside and a new one begins"
                 );
-                self.quarantine().map_err(fault)?;
+                self.quarantine(aside_bytes_max).map_err(fault)?;
                 watched(&self.store(), timeout, load).map_err(|error| OpenError::Store {
                     path: self.directory.clone(),
                     problem: error.to_string(),
@@ -156,11 +168,12 @@ impl Home {
         };
         sync_directory(&self.directory).map_err(fault)?;
         self.forget_attempts().map_err(fault)?;
-        let quarantined = self.quarantined().map_err(fault)?.pop();
+        let quarantined = self.quarantined().map_err(fault)?;
         Ok(Opened {
             home: self,
             loaded,
             quarantined,
+            moved_aside,
         })
     }
 
@@ -224,18 +237,23 @@ impl Home {
         sync_directory(&self.directory)
     }
 
-    /// Moves the store aside and deletes the ones moved aside before.
-    fn quarantine(&self) -> io::Result<()> {
+    /// Moves the store aside, and deletes the oldest of those moved aside before where they take too
+    /// much.
+    fn quarantine(&self, bytes_max: u64) -> io::Result<()> {
         let before = self.quarantined()?;
-        let last = before
-            .iter()
-            .filter_map(|path| number_of(path))
-            .max()
-            .unwrap_or(0);
+        let last = before.last().and_then(|path| number_of(path)).unwrap_or(0);
         let place = self.directory.join(format!("{QUARANTINE}{}", last + 1));
-        fs::rename(self.store(), place)?;
+        fs::rename(self.store(), &place)?;
         sync_directory(&self.directory)?;
-        before.iter().try_for_each(fs::remove_dir_all)
+        let mut bytes = directory_bytes(&place);
+        for store in before.iter().rev() {
+            bytes = bytes.saturating_add(directory_bytes(store));
+            if bytes > bytes_max {
+                tracing::error!(store = %store.display(), "damaged store is deleted: a newer one takes its place");
+                fs::remove_dir_all(store)?;
+            }
+        }
+        Ok(())
     }
 
     /// Stores that were moved aside, the newest last.
@@ -321,7 +339,7 @@ fn delete_snapshots(store: &Path, wanted: fn(&str) -> bool) {
     }
 }
 
-/// Creates a directory with its parents, every new name made durable.
+/// Creates a directory with its parents for this account alone, every new name made durable.
 fn make_durably(directory: &Path) -> io::Result<()> {
     if directory.is_dir() {
         return Ok(());
@@ -332,7 +350,7 @@ fn make_durably(directory: &Path) -> io::Result<()> {
     {
         make_durably(parent)?;
     }
-    match fs::create_dir(directory) {
+    match fs::DirBuilder::new().mode(DIRECTORY_MODE).create(directory) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
@@ -347,6 +365,7 @@ mod tests {
     use super::*;
 
     const TIMEOUT: Duration = Duration::from_secs(60);
+    const ASIDE_BYTES_MAX: u64 = 16;
 
     /// Stands in for sled: the content of a file is the store.
     fn load(store: &Path) -> Result<String, LoadError> {
@@ -356,7 +375,8 @@ mod tests {
         }
         match fs::read_to_string(store.join("db")).as_deref() {
             Ok("rotten") => panic!("rotten"),
-            Ok("newer") => Err(LoadError::Newer(99)),
+            Ok("newer") => Err(LoadError::Format(99)),
+            Ok("older") => Err(LoadError::Format(1)),
             Ok(text) => Ok(text.to_owned()),
             Err(_) => Ok("new".to_owned()),
         }
@@ -372,14 +392,17 @@ mod tests {
     }
 
     fn open(directory: &Path) -> Result<Opened<String>, OpenError> {
-        Home::lock(directory)?.open(TIMEOUT, load)
+        Home::lock(directory)?.open(TIMEOUT, ASIDE_BYTES_MAX, load)
     }
 
     #[test]
     fn a_missing_directory_is_made() {
         let place = tempfile::tempdir().unwrap();
         let opened = open(&place.path().join("a/b")).unwrap();
-        assert_eq!((opened.loaded.as_str(), opened.quarantined), ("new", None));
+        assert_eq!(
+            (opened.loaded.as_str(), opened.quarantined),
+            ("new", vec![])
+        );
     }
 
     #[test]
@@ -408,26 +431,32 @@ mod tests {
             let opened = open(place.path()).unwrap();
             assert_eq!(
                 (opened.loaded.as_str(), opened.quarantined),
-                ("sound", None)
+                ("sound", vec![])
             );
         }
     }
 
     #[test]
-    fn a_store_that_panics_is_moved_aside_whole_and_only_the_newest_is_kept() {
+    fn a_store_that_panics_is_moved_aside_whole_and_the_oldest_go_when_there_are_too_many() {
         let place = directory_with(&[("store/db", "rotten"), ("store/conf", "kept")]);
-        let aside = open(place.path()).unwrap().quarantined.unwrap();
-        assert_eq!(aside, place.path().join("quarantine-1"));
-        assert_eq!(fs::read_to_string(aside.join("conf")).unwrap(), "kept");
-        fs::write(place.path().join("store/db"), "rotten").unwrap();
-        let aside = open(place.path()).unwrap().quarantined.unwrap();
-        assert_eq!(aside, place.path().join("quarantine-2"));
-        assert!(!place.path().join("quarantine-1").exists());
-        assert_eq!(
-            open(place.path()).unwrap().quarantined,
-            Some(aside),
-            "it stays reported"
-        );
+        let opened = open(place.path()).unwrap();
+        assert!(opened.moved_aside);
+        let aside = |numbers: &[u32]| -> Vec<PathBuf> {
+            let path = |number| place.path().join(format!("quarantine-{number}"));
+            numbers.iter().map(path).collect()
+        };
+        assert_eq!(opened.quarantined, aside(&[1]));
+        let conf = fs::read_to_string(opened.quarantined[0].join("conf"));
+        assert_eq!(conf.unwrap(), "kept");
+        drop(opened.home);
+        // 10, 6 and 6 bytes: with the third the first is too much.
+        for expected in [&[1, 2][..], &[2, 3]] {
+            fs::write(place.path().join("store/db"), "rotten").unwrap();
+            assert_eq!(open(place.path()).unwrap().quarantined, aside(expected));
+        }
+        let opened = open(place.path()).unwrap();
+        assert!(!opened.moved_aside);
+        assert_eq!(opened.quarantined, aside(&[2, 3]), "they stay reported");
     }
 
     #[test]
@@ -437,24 +466,28 @@ mod tests {
         fs::write(place.path().join(ATTEMPTS), "2").unwrap();
         let opened = open(place.path()).unwrap();
         assert_eq!(opened.loaded, "new");
-        assert!(opened.quarantined.is_some());
+        assert!(opened.moved_aside);
     }
 
     #[test]
-    fn a_store_of_a_newer_agent_is_left_alone() {
-        let place = directory_with(&[("store/db", "newer")]);
-        assert!(matches!(
-            open(place.path()),
-            Err(OpenError::Newer { found: 99, .. })
-        ));
-        assert_eq!(
-            fs::read_to_string(place.path().join("store/db")).unwrap(),
-            "newer"
-        );
-        assert!(
-            !place.path().join(ATTEMPTS).exists(),
-            "a refusal is no death"
-        );
+    fn a_store_of_a_newer_or_an_older_agent_is_left_alone() {
+        for (text, format) in [("newer", 99), ("older", 1)] {
+            let place = directory_with(&[("store/db", text)]);
+            let refused = open(place.path()).map(|_| ());
+            assert!(
+                matches!(
+                    refused,
+                    Err(OpenError::Newer { found, .. } | OpenError::Older { found, .. }) if found == format
+                ),
+                "{text}: {refused:?}"
+            );
+            let store = place.path().join("store/db");
+            assert_eq!(fs::read_to_string(store).unwrap(), text);
+            assert!(
+                !place.path().join(ATTEMPTS).exists(),
+                "a refusal is no death"
+            );
+        }
     }
 
     #[test]
@@ -478,7 +511,9 @@ mod tests {
     fn a_full_disk_is_not_taken_for_damage() {
         let place = directory_with(&[("store/db", "sound")]);
         let full: fn(&Path) -> Result<String, LoadError> = |_| Err(StoreError::NoSpace.into());
-        let refused = Home::lock(place.path()).unwrap().open(TIMEOUT, full);
+        let refused = Home::lock(place.path())
+            .unwrap()
+            .open(TIMEOUT, ASIDE_BYTES_MAX, full);
         assert!(matches!(refused, Err(OpenError::Store { .. })));
         assert_eq!(open(place.path()).unwrap().loaded, "sound");
     }
@@ -494,8 +529,10 @@ mod tests {
             load(store)
         };
         let home = Home::lock(place.path()).unwrap();
-        let opened = home.open(Duration::from_millis(200), hang).unwrap();
+        let opened = home
+            .open(Duration::from_millis(200), ASIDE_BYTES_MAX, hang)
+            .unwrap();
         assert_eq!(opened.loaded, "new");
-        assert!(opened.quarantined.is_some());
+        assert!(opened.moved_aside);
     }
 }

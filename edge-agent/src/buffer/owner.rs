@@ -334,12 +334,9 @@ impl Owner {
     fn refusal(&self) -> AppendError {
         match (&self.health, &self.engine) {
             (StoreHealth::Failed(why), _) => AppendError::Failed(Arc::clone(why)),
-            (_, Some(engine)) => AppendError::NoSpace {
-                free_bytes: engine.disk.free_bytes,
-                floor_bytes: self.settings.free_floor_bytes,
-            },
-            (_, None) => AppendError::NoSpace {
-                free_bytes: 0,
+            (_, engine) => AppendError::NoSpace {
+                path: self.settings.directory.clone(),
+                free_bytes: engine.as_ref().map_or(0, |engine| engine.disk.free_bytes),
                 floor_bytes: self.settings.free_floor_bytes,
             },
         }

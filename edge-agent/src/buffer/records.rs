@@ -9,8 +9,9 @@ use proto::summary::SummaryEntry;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// The layout of this store. A store with a higher number belongs to a newer agent.
-pub(super) const FORMAT: u32 = 1;
+/// The layout of this store, and the only one that is read: a store with a higher number belongs to a
+/// newer agent, one with a lower number to an agent that was never released.
+pub(super) const FORMAT: u32 = 2;
 
 /// The marks of one stream; durable with every commit that moves one of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

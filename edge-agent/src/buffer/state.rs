@@ -96,6 +96,8 @@ pub struct Counters {
     pub commits: u64,
     /// Sent copies that were deleted for space.
     pub released: u64,
+    /// Passages that were taken back from the bytes of a damaged store.
+    pub salvaged: u64,
     /// Passages lost, raw or altogether, by reason: quota, corrupt, refused, operator.
     pub lost: [u64; 4],
     /// Passages among those lost that were offered again, to another build of the centre.
@@ -108,6 +110,7 @@ impl Counters {
         self.duplicates += other.duplicates;
         self.commits += other.commits;
         self.released += other.released;
+        self.salvaged += other.salvaged;
         self.offered_again += other.offered_again;
         self.lost
             .iter_mut()
@@ -134,6 +137,13 @@ pub enum Alarm {
     StoreQuarantined {
         /// Where it is.
         directory: PathBuf,
+    },
+    /// The store was damaged when this run began. Later runs do not repeat it; the losses stay.
+    StoreDamaged {
+        /// Passages that were taken back from its bytes.
+        salvaged: u64,
+        /// Passages that were not found again.
+        lost: u64,
     },
     /// So many passages were refused by the centre or damaged, and are kept aside.
     PassagesQuarantined {

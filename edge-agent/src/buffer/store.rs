@@ -143,6 +143,11 @@ impl Medium for Store {
     }
 }
 
+/// sled's main file in a store's directory.
+pub(super) fn main_file(directory: &Path) -> PathBuf {
+    directory.join(MAIN_FILE)
+}
+
 /// Waits until a store that this process has just closed lets go of its file: sled does that in its
 /// own time. Another process cannot have it, for the directory is locked. To fail here says nothing
 /// about what is stored.

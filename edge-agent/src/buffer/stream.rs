@@ -18,6 +18,7 @@ use super::StreamState;
 use super::keys::ChunkKey;
 use super::losses::Losses;
 use super::records::Marks;
+use super::witness::StreamStatement;
 
 /// A chunk without its passages: 32 bytes, for each of which the disk holds up to 64 passages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -240,6 +241,38 @@ impl Stream {
         self.view = None;
     }
 
+    /// A chunk that damage had taken; [`Stream::refresh`] after the last.
+    pub(super) fn put_back(&mut self, chunk: ChunkMeta) {
+        self.marks.accepted_to = self.marks.accepted_to.max(chunk.range.last().get());
+        self.marks_changed = true;
+        let at = self.place_of(chunk.range.first());
+        self.replace(at..at, [chunk]);
+    }
+
+    /// Takes over marks that a store lost which is older than they are.
+    pub(super) fn believe(&mut self, stated: &StreamStatement) {
+        self.marks.accepted_to = self.marks.accepted_to.max(stated.accepted_to);
+        for range in stated.offered.ranges() {
+            self.marks.offer(*range);
+        }
+        self.marks_changed = true;
+    }
+
+    /// Numbers of which it is known what became of them.
+    pub(super) fn accounted(&self) -> SeqSet {
+        let stated = self.losses.iter().map(|loss| loss.range);
+        let stated: SeqSet = stated.collect();
+        let settled = self.marks.settled();
+        self.held.union(&self.summed).union(&stated).union(&settled)
+    }
+
+    /// Numbers that are to be sent, raw or as a summary, or stated as lost.
+    pub(super) fn open(&self) -> SeqSet {
+        let stated = self.losses.iter().map(|loss| loss.range);
+        let stated: SeqSet = stated.collect();
+        self.unsent.union(&self.summed).union(&stated)
+    }
+
     /// The place of the first chunk that ends at or after the number.
     pub(super) fn place_of(&self, seq: Seq) -> usize {
         self.chunks
@@ -368,6 +401,22 @@ impl Stream {
         let Some(within) = chunk.range.intersection(within) else {
             return;
         };
+        let span = Some((chunk.event_min, chunk.event_max));
+        self.declare_within(within, span, reason, summarised);
+    }
+
+    /// Books numbers as lost of which not even the times are known.
+    pub(super) fn declare_unread(&mut self, range: SeqRange, reason: LossReason) {
+        self.declare_within(range, None, reason, false);
+    }
+
+    fn declare_within(
+        &mut self,
+        within: SeqRange,
+        span: Option<(EventTime, EventTime)>,
+        reason: LossReason,
+        summarised: bool,
+    ) {
         self.view = None;
         let within = SeqSet::from(within);
         if !self.again.is_disjoint(&within) {
@@ -387,8 +436,8 @@ impl Stream {
                     range: *range,
                     scope,
                     reason,
-                    event_min: Some(chunk.event_min),
-                    event_max: Some(chunk.event_max),
+                    event_min: span.map(|(least, _)| least),
+                    event_max: span.map(|(_, greatest)| greatest),
                 };
                 let (marks, held) = (&self.marks, &self.held);
                 let dropped = self.losses.add(loss, || {

@@ -389,9 +389,11 @@ fn problem_of(error: &AppendError) -> Problem {
             .with("limit_bytes", *quota_bytes)
             .retry_after_s(RETRY_FULL_S),
         AppendError::NoSpace {
+            path,
             free_bytes,
             floor_bytes,
         } => Problem::new(unavailable, "disk-full", "Disk full")
+            .with("path", path.display().to_string())
             .with("free_bytes", *free_bytes)
             .with("floor_bytes", *floor_bytes)
             .retry_after_s(RETRY_FULL_S),

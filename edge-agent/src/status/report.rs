@@ -353,6 +353,11 @@ fn words(alarm: &Alarm) -> String {
                 directory.display()
             )
         }
+        Alarm::StoreDamaged { salvaged, lost } => {
+            format!(
+                "the store was damaged at the start: {salvaged} passages were taken back from its bytes, {lost} are lost"
+            )
+        }
         Alarm::PassagesQuarantined { passages } => {
             format!("{passages} passages were moved aside: refused by the centre or damaged")
         }

@@ -74,6 +74,7 @@ impl Engine {
         let (sent, droppable) = self.evictable();
         if self.is_below_floor() && sent == 0 && !self.has_room_inside() {
             return Err(AppendError::NoSpace {
+                path: self.settings.directory.clone(),
                 free_bytes: self.disk.free_bytes,
                 floor_bytes: self.settings.free_floor_bytes,
             });
@@ -211,8 +212,15 @@ impl Engine {
         if self.changes.is_empty() {
             return Ok(());
         }
+        self.generation += 1;
+        self.changes
+            .put(keys::GENERATION, to_bytes(&self.generation));
         self.store.commit(std::mem::take(&mut self.changes))?;
         self.counters.commits += 1;
+        let statement = self.witness.is_some().then(|| self.statement());
+        if let Some((witness, statement)) = self.witness.as_mut().zip(statement) {
+            witness.state(statement);
+        }
         Ok(())
     }
 }

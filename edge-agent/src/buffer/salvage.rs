@@ -1,0 +1,156 @@
+//! Chunks in the bytes of a store that does not open, or that lost them: each says by itself what it
+//! is ([`super::chunk`]).
+//!
+//! What is found may have been sent, counted, even deleted before. That is harmless: it keeps its
+//! stream and its number, and the centre counts a number once.
+//!
+//! sled wipes what stands behind a damaged place at the end of its log when it opens. So the newest
+//! segments are read before that, and looked through as well ([`newest_segments`]).
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use super::chunk::{self, MAGIC, VALUE_BYTES_MAX};
+use super::keys::ChunkKey;
+
+/// sled's unit of space.
+const SEGMENT_BYTES: u64 = 512 * 1024;
+
+/// Bytes of a segment's header: a checksum, its place in the log, and how far that is stable.
+const SEGMENT_HEADER_BYTES: usize = 20;
+
+/// sled hides places in the log behind this.
+const LSN_MASK: u64 = 0x7FFF_FFFF_FFFF_FFFF;
+
+/// Segments that are kept: 8 MiB for the time of the opening, the last 700,000 passages.
+const SEGMENTS_KEPT_MAX: usize = 16;
+
+/// Bytes that are looked through at once.
+const LOOK_BYTES: usize = 1024 * 1024;
+
+/// The segments of sled's file that were written last.
+pub(super) fn newest_segments(main_file: &Path) -> Vec<Vec<u8>> {
+    let Ok(file) = File::open(main_file) else {
+        return Vec::new();
+    };
+    let bytes = file.metadata().map_or(0, |metadata| metadata.len());
+    let mut segments: Vec<(u64, u64)> = (0..bytes.div_ceil(SEGMENT_BYTES))
+        .map(|number| number * SEGMENT_BYTES)
+        .filter_map(|at| {
+            let mut header = [0; SEGMENT_HEADER_BYTES];
+            file.read_exact_at(&mut header, at).ok()?;
+            let lsn: [u8; 8] = header[4..12].try_into().ok()?;
+            Some((u64::from_le_bytes(lsn) ^ LSN_MASK, at))
+        })
+        .filter(|(lsn, _)| lsn.is_multiple_of(SEGMENT_BYTES))
+        .collect();
+    segments.sort_unstable_by(|a, b| b.cmp(a));
+    segments.truncate(SEGMENTS_KEPT_MAX);
+    let read = segments.into_iter().map(|(_, at)| {
+        let length = SEGMENT_BYTES.min(bytes - at);
+        let mut segment = vec![0; usize::try_from(length).unwrap_or(0)];
+        file.read_exact_at(&mut segment, at).ok()?;
+        Some(segment)
+    });
+    read.flatten().collect()
+}
+
+/// Calls `take` with each chunk in the bytes, sound as its checksum says, in no order.
+pub(super) fn chunks_in(
+    mut source: impl Read,
+    mut take: impl FnMut(ChunkKey, &[u8]),
+) -> io::Result<()> {
+    let mut bytes = Vec::with_capacity(LOOK_BYTES + VALUE_BYTES_MAX);
+    loop {
+        let mut next = source.by_ref().take(LOOK_BYTES as u64);
+        let is_end = next.read_to_end(&mut bytes)? == 0;
+        // What may be cut short is looked at with what comes next.
+        let until = if is_end {
+            bytes.len()
+        } else {
+            bytes.len().saturating_sub(VALUE_BYTES_MAX)
+        };
+        let mut at = 0;
+        while at < until {
+            let Some(found) = find_magic(&bytes[at..]) else {
+                at = until.max(at);
+                break;
+            };
+            at += found;
+            if at >= until {
+                break;
+            }
+            match chunk::open(&bytes[at..]) {
+                Ok((key, value)) => {
+                    take(key, value);
+                    at += value.len();
+                }
+                Err(_) => at += MAGIC.len(),
+            }
+        }
+        if is_end {
+            return Ok(());
+        }
+        bytes.drain(..at.min(bytes.len()));
+    }
+}
+
+fn find_magic(bytes: &[u8]) -> Option<usize> {
+    bytes
+        .windows(MAGIC.len())
+        .position(|window| window == MAGIC)
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::passage::{EventTime, Passage};
+    use proto::ranges::{Seq, SeqRange};
+    use proto::{PassageBatch, StreamId};
+
+    use super::*;
+
+    fn value(first: u64) -> (ChunkKey, Vec<u8>) {
+        let batch: PassageBatch = (0..64)
+            .map(|n| Passage {
+                event_time: EventTime::from_millis(1_743_848_130_000 + n),
+                ..Passage::default()
+            })
+            .collect();
+        let (event_min, event_max) = batch.event_span().unwrap();
+        let key = ChunkKey {
+            stream: StreamId::from_bytes([3; 16]),
+            range: SeqRange::from_count(Seq::new(first).unwrap(), 64).unwrap(),
+            event_min,
+            event_max,
+        };
+        let value = chunk::encode(&key, &batch);
+        (key, value)
+    }
+
+    #[test]
+    fn every_sound_chunk_is_found_wherever_it_lies() {
+        let mut bytes = Vec::new();
+        let mut expected = Vec::new();
+        for n in 0..4_000_u64 {
+            let (key, mut value) = value(1 + n * 64);
+            bytes.extend(MAGIC);
+            bytes.extend(vec![0xA5; usize::try_from(n % 97 * 11).unwrap()]);
+            if n % 10 == 0 {
+                value[20] ^= 1;
+            } else {
+                expected.push(key);
+            }
+            bytes.extend(value);
+        }
+        assert!(bytes.len() > 2 * LOOK_BYTES);
+        let mut found = Vec::new();
+        chunks_in(bytes.as_slice(), |key, value| {
+            chunk::decode(&key, value).unwrap();
+            found.push(key);
+        })
+        .unwrap();
+        assert_eq!(found, expected);
+    }
+}
