@@ -247,12 +247,18 @@ impl Default for StatusConfig {
 pub struct OpsConfig {
     /// `address:port` or `unix:/path`; not for the public.
     pub listen: Endpoint,
+    /// Allows an address that other machines can reach. Needs `token_file`.
+    pub allow_remote: bool,
+    /// A file with the token that requests must bear (`Authorization: Bearer …`), 16 to 512 bytes.
+    pub token_file: Option<PathBuf>,
 }
 
 impl Default for OpsConfig {
     fn default() -> Self {
         Self {
             listen: Endpoint::Tcp(([127, 0, 0, 1], 9101).into()),
+            allow_remote: false,
+            token_file: None,
         }
     }
 }
@@ -394,6 +400,8 @@ impl Validate for Config {
         faults.unless(self.status.socket.is_absolute(), "status.socket", || {
             format!("{} is not an absolute path", self.status.socket.display())
         });
+        let token = self.ops.token_file.is_some();
+        faults.reachable("ops", &self.ops.listen, self.ops.allow_remote, token);
         if let Err(error) = check_level(&self.log.level) {
             faults.0.push(Fault::new("log.level", error.to_string()));
         }
@@ -413,15 +421,22 @@ impl Faults {
             64 * 1024 * 1024,
         );
         self.within("ingest.ahead_s", ingest.ahead_s, 0, 3_600);
-        if ingest.listen.is_local() {
+        let token = ingest.token_file.is_some();
+        self.reachable("ingest", &ingest.listen, ingest.allow_remote, token);
+    }
+
+    /// Who can be reached from other machines says so, and asks for a token.
+    fn reachable(&mut self, section: &str, listen: &Endpoint, allowed: bool, token: bool) {
+        if listen.is_local() {
             return;
         }
-        self.unless(ingest.allow_remote, "ingest.listen", || {
-            let listen = &ingest.listen;
-            format!("{listen} can be reached from other machines: set ingest.allow_remote = true")
+        self.unless(allowed, &format!("{section}.listen"), || {
+            format!(
+                "{listen} can be reached from other machines: set {section}.allow_remote = true"
+            )
         });
-        self.unless(ingest.token_file.is_some(), "ingest.token_file", || {
-            "missing: a door for other machines needs a token".to_owned()
+        self.unless(token, &format!("{section}.token_file"), || {
+            "missing: what other machines can reach needs a token".to_owned()
         });
     }
 
@@ -515,6 +530,7 @@ mod tests {
             let mut config = config.clone();
             // Without a default: shown as examples.
             config.ingest.token_file = None;
+            config.ops.token_file = None;
             config.plates = PlatesConfig::default();
             config.buffer.quota_bytes = None;
             config.uplink.server_name = None;
@@ -527,14 +543,18 @@ mod tests {
     }
 
     #[test]
-    fn a_door_for_other_machines_needs_consent_and_a_token() {
+    fn what_other_machines_can_reach_needs_consent_and_a_token() {
         let open = "listen = \"0.0.0.0:8480\"\n";
-        let faults = faulty("ingest", open);
-        assert!(faults.contains("ingest.allow_remote = true"), "{faults}");
-        assert!(faults.contains("ingest.token_file: missing"), "{faults}");
-        let consent = "allow_remote = true\ntoken_file = \"/t\"\n";
-        assert_eq!(faulty("ingest", &format!("{open}{consent}")), "");
-        assert_eq!(faulty("ingest", "listen = \"unix:/run/x.sock\"\n"), "");
+        for section in ["ingest", "ops"] {
+            let faults = faulty(section, open);
+            let consent = format!("{section}.allow_remote = true");
+            let token = format!("{section}.token_file: missing");
+            assert!(faults.contains(&consent), "{faults}");
+            assert!(faults.contains(&token), "{faults}");
+            let consent = "allow_remote = true\ntoken_file = \"/t\"\n";
+            assert_eq!(faulty(section, &format!("{open}{consent}")), "");
+            assert_eq!(faulty(section, "listen = \"unix:/run/x.sock\"\n"), "");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The token at the door: who may post when other machines can reach it.
+//! The token at the door, and at the operator's pages: who may come in when other machines can reach it.
 //!
 //! RFC 6750 bearer tokens over plain HTTP: for a network that is trusted not to listen. The token
 //! is compared by its hash, so that the time an answer takes says nothing about it.
@@ -93,7 +93,7 @@ async fn check(State(token): State<Token>, request: Request, next: Next) -> Resp
         return next.run(request).await;
     }
     let problem = Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "Unauthorized")
-        .detail("the request does not bear the token of ingest.token_file");
+        .detail("the request does not bear the token that this address asks for");
     let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
     (challenge, problem).into_response()
 }

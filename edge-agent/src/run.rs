@@ -6,7 +6,7 @@
 //! The stop: not ready → no new requests, running ones are answered → link closed → buffer's last
 //! commit → end, all within [`GRACE`]. SIGKILL at any moment is as correct, only less polite.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -108,7 +108,7 @@ impl RunError {
             | Self::Credentials(_)
             | Self::Token(_)
             | Self::PlateKey(_)
-            | Self::Buffer(OpenError::Newer { .. }) => exit::CONFIG,
+            | Self::Buffer(OpenError::Newer { .. } | OpenError::Older { .. }) => exit::CONFIG,
             _ => exit::FAILURE,
         }
     }
@@ -131,12 +131,11 @@ pub fn run(config: Config, file: &Path) -> Result<(), RunError> {
         "starting"
     );
     let plates = plate_policy(&config.plates)?;
-    let token = config
-        .ingest
-        .token_file
-        .as_deref()
-        .map(Token::read)
-        .transpose()?;
+    let read = |path: &Option<PathBuf>| path.as_deref().map(Token::read).transpose();
+    let (token, ops_token) = (
+        read(&config.ingest.token_file)?,
+        read(&config.ops.token_file)?,
+    );
     let (buffer, owner) = Buffer::open(&settings(&config.buffer)?)?;
     if let Some(at) = buffer.state().borrow().centre_time {
         credentials.raise_floor(at, not_after);
@@ -154,6 +153,7 @@ pub fn run(config: Config, file: &Path) -> Result<(), RunError> {
         owner,
         door,
         token,
+        ops_token,
     };
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(WORKERS).enable_all().build()?;
@@ -174,6 +174,7 @@ struct Opened {
     owner: OwnerThread,
     door: Door,
     token: Option<Token>,
+    ops_token: Option<Token>,
 }
 
 async fn serve(config: Config, opened: Opened) -> Result<(), RunError> {
@@ -184,6 +185,7 @@ async fn serve(config: Config, opened: Opened) -> Result<(), RunError> {
         owner,
         door,
         token,
+        ops_token,
     } = opened;
     let clock = Monotonic::start();
     let health = Health::new();
@@ -225,6 +227,7 @@ async fn serve(config: Config, opened: Opened) -> Result<(), RunError> {
         server::sample(buffer.state(), view, to_flow, clock, stop.clone()),
     );
     let pages = service::ops::router(Arc::new(registry), health.clone());
+    let pages = guarded(ops_token, pages);
     let few = Limits {
         connections_max: OPS_CONNECTIONS_MAX,
         ..Limits::default()
@@ -240,10 +243,7 @@ async fn serve(config: Config, opened: Opened) -> Result<(), RunError> {
         ..Limits::default()
     };
     let router = door.router();
-    let router = match token {
-        Some(token) => token.guard(router),
-        None => router,
-    };
+    let router = guarded(token, router);
     tasks.spawn(
         "ingest",
         service::serve::http(entrance, router, stop.clone(), limits),
@@ -286,6 +286,13 @@ async fn serve(config: Config, opened: Opened) -> Result<(), RunError> {
     joined?;
     tracing::info!("stopped");
     Ok(())
+}
+
+fn guarded(token: Option<Token>, router: axum::Router) -> axum::Router {
+    match token {
+        Some(token) => token.guard(router),
+        None => router,
+    }
 }
 
 /// Shows the store's condition. A store that failed ends the run: the next one starts a new stream
