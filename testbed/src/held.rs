@@ -148,6 +148,7 @@ pub fn receipt(stream: StreamId, counted: SeqSet, stored: SeqSet) -> StreamRecei
         counted,
         stored,
         lost: SeqSet::new(),
+        afresh: false,
     }
 }
 

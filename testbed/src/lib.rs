@@ -5,18 +5,23 @@
 //!
 //! Invariants: nothing started here outlives this process, whatever ends it; nothing written here
 //! stays behind outside the build directory; the programs are the built binaries, never linked in.
-//! Only the simulator ([`sim`]) links their libraries, and runs their decisions without their I/O;
-//! [`pki`] has the broker's authority issue what no operator would: a certificate of yesterday.
+//! Some link their libraries: the simulator ([`sim`]) runs their decisions without their I/O; power
+//! cuts ([`powercut`]) and damage ([`damage`]) work on the agent's buffer; [`pki`] has the broker's
+//! authority issue what no operator would: a certificate of yesterday.
 
 pub mod bench;
 pub mod chaos;
 pub mod clock;
+pub mod damage;
 pub mod demo;
 pub mod feed;
 pub mod fleet;
+pub mod held;
+pub mod kills;
 pub mod link;
 pub mod pki;
 pub mod postgres;
+pub mod powercut;
 pub mod process;
 pub mod programs;
 pub mod recompute;

@@ -2,8 +2,11 @@
 
 mod bench;
 mod chaos;
+mod damage;
 mod demo;
+mod kills;
 mod link;
+mod powercut;
 mod replay;
 mod sim;
 
@@ -33,10 +36,19 @@ enum Command {
     Bench(bench::Bench),
     /// Break the real system in every way that a seed draws, and compare everything afterwards.
     Chaos(chaos::Chaos),
+    /// Damage the agent's store in every way that a disk has, and open it.
+    Damage(damage::Damage),
     /// Show the whole system live, or check it with outages in the middle.
     Demo(demo::Demo),
+    /// Kill a real agent again and again under load.
+    Kills(kills::Kills),
     /// A slow, far and lossy link, to try a unit on.
     Link(link::BadLink),
+    /// Cut the power under the agent's buffer, many times.
+    Powercut(powercut::PowerCut),
+    /// What `powercut` records.
+    #[command(name = testbed::powercut::WRITER, hide = true)]
+    PowercutWriter(powercut::Writer),
     /// Send a recorded file through the real system and compare every window.
     Replay(replay::Replay),
     /// Run the product's decisions under every fault, in virtual time, from seeds.
@@ -46,7 +58,10 @@ enum Command {
 /// Does what the arguments say.
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<u8> {
     let usual = match arguments.command {
-        Command::Sim(_) => "off",
+        Command::Sim(_)
+        | Command::Damage(_)
+        | Command::Powercut(_)
+        | Command::PowercutWriter(_) => "off",
         _ => "warn",
     };
     init(LogFormat::Text, arguments.log.as_deref().unwrap_or(usual))?;
@@ -55,8 +70,12 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<u8> {
         match arguments.command {
             Command::Bench(bench) => bench.run().await,
             Command::Chaos(chaos) => chaos.run().await,
+            Command::Damage(damage) => tokio::task::block_in_place(|| damage.run()),
             Command::Demo(demo) => demo.run().await,
+            Command::Kills(kills) => kills.run().await,
             Command::Link(link) => link.run().await,
+            Command::Powercut(powercut) => tokio::task::block_in_place(|| powercut.run()),
+            Command::PowercutWriter(writer) => tokio::task::block_in_place(|| writer.run()),
             Command::Replay(replay) => replay.run().await,
             Command::Sim(sim) => sim.run(),
         }

@@ -13,6 +13,7 @@
 //! ([`crate::process`]); nothing is left on the disk ([`crate::workdir`]).
 
 mod agent;
+mod alone;
 mod config;
 mod database;
 mod rig;
@@ -27,6 +28,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 pub use agent::{Agent, Answer, Camera, PostError};
+pub use alone::{Alone, DEVICE};
 pub use config::Tuning;
 pub use database::Database;
 pub use rig::{Rig, Wire};
