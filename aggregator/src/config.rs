@@ -58,12 +58,26 @@ pub struct Config {
 pub struct MqttConfig {
     /// `host:port`; the host must be a name in the broker's certificate.
     pub address: String,
+    /// Further brokers at which units may be (their `uplink.further_brokers`), up to 7. All are served
+    /// at once.
+    #[serde(default)]
+    pub further_addresses: Vec<String>,
     /// The certificates under which the broker is accepted, PEM.
     pub ca: PathBuf,
     /// The aggregator's own certificate and those that lead to the root, PEM.
     pub certificate: PathBuf,
     /// Its private key, PEM, mode 600.
     pub key: PathBuf,
+}
+
+impl MqttConfig {
+    /// All brokers.
+    pub fn addresses(&self) -> impl Iterator<Item = &str> {
+        let further = self.further_addresses.iter();
+        std::iter::once(&self.address)
+            .chain(further)
+            .map(String::as_str)
+    }
 }
 
 /// `[database]`: either `url`, or its parts.
@@ -204,10 +218,11 @@ impl Default for StoreConfig {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LeaseConfig {
-    /// How long a lease lasts without renewal, in ms, 1,000 to 60,000: how long a dead owner's
-    /// shards wait for another.
+    /// How long a lease lasts without renewal, in ms, 1,000 to 60,000: how long the shards of an
+    /// aggregator that is silent wait for another.
     pub ttl_ms: u64,
-    /// Time from one renewal to the next in ms, at most a third of `ttl_ms`.
+    /// Time from one renewal to the next in ms, at most a third of `ttl_ms`. The shards of one that
+    /// was killed wait for one and a half of it and the next renewal of another.
     pub renew_ms: u64,
 }
 
@@ -215,7 +230,7 @@ impl Default for LeaseConfig {
     fn default() -> Self {
         Self {
             ttl_ms: 10_000,
-            renew_ms: 3_000,
+            renew_ms: 1_000,
         }
     }
 }
@@ -383,7 +398,7 @@ mod tests {
     fn all_faults_are_named_with_their_lines() {
         let text = SHIPPED
             .replace("horizon_days = 60", "horizon_days = 100")
-            .replace("renew_ms = 3_000", "renew_ms = 9_000")
+            .replace("renew_ms = 1_000", "renew_ms = 9_000")
             .replace("localhost:8883", "localhost");
         let faults = read(&text).unwrap_err();
         let keys: Vec<&str> = faults.faults().iter().map(|fault| fault.key()).collect();

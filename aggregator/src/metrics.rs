@@ -62,12 +62,20 @@ pub struct Metrics {
     pub windows_cached: Gauge<i64, AtomicI64>,
     /// Shards owned here.
     pub shards_owned: Gauge<i64, AtomicI64>,
+    takeovers: ByReason,
+    /// Shards given up to another aggregator.
+    pub shards_released: Counter,
+    /// Leases that another has taken over.
+    pub leases_lost: Counter,
+    /// Seconds since the leases were renewed.
+    pub lease_age_seconds: Gauge<f64, AtomicU64>,
+    aggregators: Gauge<i64, AtomicI64>,
     units_behind: Family<By, Gauge<i64, AtomicI64>>,
     backlog_passages: Gauge<i64, AtomicI64>,
     /// Passages of the owned shards of which nobody can say where they are.
     pub unexplained_passages: Gauge<i64, AtomicI64>,
-    /// Whether the broker is connected and subscribed.
-    pub broker_connected: Gauge<i64, AtomicI64>,
+    /// Brokers that are connected.
+    pub brokers_connected: Gauge<i64, AtomicI64>,
     /// When the last flush was committed, in seconds since 1970.
     pub last_commit_seconds: Gauge<f64, AtomicU64>,
     /// Identities found cloned.
@@ -107,10 +115,15 @@ impl Metrics {
             devices: Gauge::default(),
             windows_cached: Gauge::default(),
             shards_owned: Gauge::default(),
+            takeovers: Family::default(),
+            shards_released: Counter::default(),
+            leases_lost: Counter::default(),
+            lease_age_seconds: Gauge::default(),
+            aggregators: Gauge::default(),
             units_behind: Family::default(),
             backlog_passages: Gauge::default(),
             unexplained_passages: Gauge::default(),
-            broker_connected: Gauge::default(),
+            brokers_connected: Gauge::default(),
             last_commit_seconds: Gauge::default(),
             clone_alarms: Counter::default(),
             raw_days_dropped: Counter::default(),
@@ -187,6 +200,32 @@ impl Metrics {
         registry.register("windows_cached", "Windows in memory", m.windows_cached);
         registry.register("shards_owned", "Shards owned here", m.shards_owned);
         registry.register(
+            "takeovers",
+            "Shards claimed, by reason: free (never owned, or given up), vanished (its owner's session was gone), expired (its owner was silent for the length of a lease)",
+            m.takeovers,
+        );
+        registry.register(
+            "shards_released",
+            "Shards given up to another aggregator",
+            m.shards_released,
+        );
+        registry.register(
+            "leases_lost",
+            "Leases of this aggregator that another has taken over",
+            m.leases_lost,
+        );
+        registry.register_with_unit(
+            "lease_age",
+            "Since the leases were renewed; at lease.ttl_ms they are void",
+            Unit::Seconds,
+            m.lease_age_seconds,
+        );
+        registry.register(
+            "aggregators",
+            "Aggregators that share the shards, this one among them",
+            m.aggregators,
+        );
+        registry.register(
             "units_behind",
             "Units of the owned shards that are behind, by reason: cloned, never_heard, unit_offline, backlog",
             m.units_behind,
@@ -202,9 +241,9 @@ impl Metrics {
             m.unexplained_passages,
         );
         registry.register(
-            "broker_connected",
-            "1 while the broker is connected and subscribed",
-            m.broker_connected,
+            "brokers_connected",
+            "Brokers that are connected, of mqtt.address and mqtt.further_addresses",
+            m.brokers_connected,
         );
         registry.register_with_unit(
             "last_commit_timestamp",
@@ -238,6 +277,17 @@ impl Metrics {
     /// A refusal was sent.
     pub fn refused(&self, reason: &'static str) {
         self.refusals.get_or_create(&By { reason }).inc();
+    }
+
+    /// A shard was claimed.
+    pub fn took_over(&self, reason: &'static str) {
+        self.takeovers.get_or_create(&By { reason }).inc();
+    }
+
+    /// So many aggregators live.
+    pub fn aggregators(&self, living: usize) {
+        self.aggregators
+            .set(i64::try_from(living).unwrap_or(i64::MAX));
     }
 
     /// So many receipts were sent.

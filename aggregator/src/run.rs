@@ -4,10 +4,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use prometheus_client::registry::Registry;
 use proto::topic::Shard;
+use service::clock::monotonic;
 use service::ops::{Condition, Health};
 use service::serve::{Endpoint, HttpListener, Limits, ListenError, http};
 use service::tasks::{StuckTasks, TaskSet};
@@ -18,12 +20,13 @@ use crate::api;
 use crate::api::metrics::ApiMetrics;
 use crate::api::serve::{ServeError, serve};
 use crate::backoff::Backoff;
-use crate::commit::lease::{Holdings, Instance, LeaseKeeper, RAISES_MAX};
+use crate::commit::lease::{Holdings, InUse, Instance, LeaseKeeper, RAISES_MAX};
 use crate::commit::owner::Owner;
 use crate::config::{Config, DatabaseConfig};
 use crate::intake::admit::{Door, DoorLimits, QUEUE_FRAMES_MAX};
 use crate::intake::mqtt::{Downlink, Gate, Link, MqttError, Receiver, own_name};
 use crate::intake::presence::Presence;
+use crate::intake::reach;
 use crate::intake::workers::{self, QUEUE_CHUNKS_MAX};
 use crate::metrics::Metrics;
 use crate::store::connect::{Target, TargetError};
@@ -214,7 +217,15 @@ async fn centre(program: Program<'_>, instance: Instance) {
     } = program;
     let (holdings_in, holdings) = watch::channel(Holdings::default());
     let (gate_in, gate) = watch::channel(Gate::Closed("starting".to_owned()));
-    let (link_in, link) = watch::channel(Link::Down);
+    let (renewed_in, renewed) = watch::channel(monotonic());
+    let (in_use_in, in_use) = watch::channel(InUse::new());
+    let (relinks_in, relinks) = watch::channel(0);
+    let (brokers_in, brokers) = watch::channel(0);
+    let (links_in, links): (Vec<_>, Vec<_>) = config
+        .mqtt
+        .addresses()
+        .map(|_| watch::channel(Link::Down))
+        .unzip();
     let (raises_in, raises) = mpsc::channel(RAISES_MAX);
     let (frames_in, frames) = flume::bounded(QUEUE_FRAMES_MAX);
     let (messages_in, messages) = flume::bounded(QUEUE_CHUNKS_MAX);
@@ -226,7 +237,11 @@ async fn centre(program: Program<'_>, instance: Instance) {
         instance: instance.clone(),
         settings: config.lease.clone(),
         holdings: holdings_in,
+        renewed: renewed_in,
         raises,
+        in_use,
+        brokers,
+        metrics: metrics.clone(),
         tasks: tasks.clone(),
     };
     tasks.spawn("lease", keeper.run(lease_stop.clone()));
@@ -246,38 +261,50 @@ async fn centre(program: Program<'_>, instance: Instance) {
     );
     drop((frames, messages_in, linger));
 
-    let door = Door::new(DoorLimits {
-        bytes_max: config.limits.intake_bytes_max,
-        device_frames_max: config.limits.device_frames_max,
-        devices_max: config.limits.devices_max,
-    });
-    let bytes = door.bytes_on_their_way();
-    let receiver = Receiver {
-        settings: config.mqtt.clone(),
-        door,
-        frames: frames_in,
+    let link_stop = CancellationToken::new();
+    let bytes: Arc<AtomicUsize> = Arc::default();
+    for (address, link) in config.mqtt.addresses().zip(links_in) {
+        let door = Door::new(DoorLimits {
+            bytes_max: config.limits.intake_bytes_max,
+            device_frames_max: config.limits.device_frames_max,
+            devices_max: config.limits.devices_max,
+        });
+        let receiver = Receiver {
+            address: address.to_owned(),
+            settings: config.mqtt.clone(),
+            door: door.counting(bytes.clone()),
+            frames: frames_in.clone(),
+            holdings: holdings.clone(),
+            gate: gate.clone(),
+            link,
+            relinks: relinks_in.clone(),
+            metrics: metrics.clone(),
+        };
+        tasks.spawn("broker", receiver.run(link_stop.clone()));
+    }
+    drop((frames_in, relinks_in));
+    for link in &links {
+        let presence = Presence {
+            holdings: holdings.clone(),
+            lease: config.lease.ttl(),
+            renewed: renewed.clone(),
+            gate: gate.clone(),
+            link: link.clone(),
+            summaries_age_max_ms: summaries_age_max_ms(config.windows.horizon_ms()),
+        };
+        tasks.spawn("presence", presence.run(stop.clone()));
+    }
+    let reach = reach::count(links.clone(), brokers_in, config.lease.ttl());
+    tasks.spawn("reach", until(link_stop.clone(), reach));
+    let gauges = Gauges {
+        bytes,
+        links: links.clone(),
         holdings: holdings.clone(),
-        gate: gate.clone(),
-        link: link_in,
+        renewed: renewed.clone(),
+        health: health.clone(),
         metrics: metrics.clone(),
     };
-    let link_stop = CancellationToken::new();
-    tasks.spawn("broker", receiver.run(link_stop.clone()));
-    let presence = Presence {
-        holdings: holdings.clone(),
-        gate,
-        link: link.clone(),
-        summaries_age_max_ms: summaries_age_max_ms(config.windows.horizon_ms()),
-    };
-    tasks.spawn("presence", presence.run(stop.clone()));
-    let gauges = gauges(
-        bytes,
-        link.clone(),
-        holdings.clone(),
-        health.clone(),
-        metrics.clone(),
-    );
-    tasks.spawn("gauges", until(link_stop.clone(), gauges));
+    tasks.spawn("gauges", until(link_stop.clone(), gauges.run()));
     let backlog = backlog(reader, holdings.clone(), metrics.clone());
     tasks.spawn("backlog", until(link_stop.clone(), backlog));
     let retention = retention::run(
@@ -304,9 +331,13 @@ async fn centre(program: Program<'_>, instance: Instance) {
         instance,
         tasks: tasks.clone(),
         holdings,
+        lease: config.lease.ttl(),
+        renewed,
         raises: raises_in,
+        in_use: in_use_in,
+        relinks,
         messages,
-        downlink: Downlink::new(link, metrics.clone()),
+        downlink: Downlink::new(links, metrics.clone()),
         gate: gate_in,
         health: health.clone(),
         metrics: metrics.clone(),
@@ -319,26 +350,39 @@ async fn centre(program: Program<'_>, instance: Instance) {
 }
 
 /// Shows what changes by itself.
-async fn gauges(
-    bytes: Arc<std::sync::atomic::AtomicUsize>,
-    link: watch::Receiver<Link>,
+struct Gauges {
+    bytes: Arc<AtomicUsize>,
+    links: Vec<watch::Receiver<Link>>,
     holdings: watch::Receiver<Holdings>,
+    renewed: watch::Receiver<Instant>,
     health: Health,
     metrics: Metrics,
-) {
-    let mut ticks = tokio::time::interval(GAUGES);
-    loop {
-        ticks.tick().await;
-        let on_their_way = bytes.load(std::sync::atomic::Ordering::Relaxed);
-        metrics
-            .intake_bytes
-            .set(i64::try_from(on_their_way).unwrap_or(i64::MAX));
-        let condition = match (&*link.borrow(), holdings.borrow().tokens.is_empty()) {
-            (Link::Subscribed(_), _) => Condition::Ok,
-            (_, true) => Condition::NotReady("standby: the broker is the owner's".to_owned()),
-            _ => Condition::NotReady("not connected to the broker".to_owned()),
-        };
-        health.set(BROKER, condition);
+}
+
+impl Gauges {
+    async fn run(self) {
+        let mut ticks = tokio::time::interval(GAUGES);
+        loop {
+            ticks.tick().await;
+            let on_their_way = self.bytes.load(Ordering::Relaxed);
+            self.metrics
+                .intake_bytes
+                .set(i64::try_from(on_their_way).unwrap_or(i64::MAX));
+            let age = self.renewed.borrow().elapsed();
+            self.metrics.lease_age_seconds.set(age.as_secs_f64());
+            self.health.set(BROKER, self.condition());
+        }
+    }
+
+    fn condition(&self) -> Condition {
+        let connected = |link: &&watch::Receiver<Link>| !matches!(*link.borrow(), Link::Down);
+        if self.links.iter().any(|link| connected(&link)) {
+            Condition::Ok
+        } else if self.holdings.borrow().takes_part {
+            Condition::NotReady("not connected to any broker".to_owned())
+        } else {
+            Condition::NotReady("standby: the broker is another's of this name".to_owned())
+        }
     }
 }
 

@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use prometheus_client::registry::Registry;
 use proto::device::DeviceId;
 use proto::frame::Up;
 use proto::heartbeat::{Backlog, CameraLink, Disk, Heartbeat};
@@ -14,19 +15,21 @@ use proto::plate::{Plate, PlateText};
 use proto::ranges::{Seq, SeqRange};
 use proto::topic::Shard;
 use secrecy::SecretString;
+use service::clock::monotonic;
 use service::tasks::TaskSet;
 use testbed::postgres::{Cluster, Options};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_postgres::{AsyncMessage, Client};
 use tokio_util::sync::CancellationToken;
 
-use super::lease::{Holdings, Instance, LeaseKeeper, Raise};
+use super::lease::{Holdings, InUse, Instance, LeaseKeeper, Raise};
 use super::load;
 use super::plan::{Context, Plan, plan};
 use super::select::select;
 use super::writer::{Right, WriteError, Writer};
 use crate::config::{DatabaseConfig, LeaseConfig, Timescale};
 use crate::intake::decode::Message;
+use crate::metrics::Metrics;
 use crate::store::connect::Target;
 use crate::store::schema::{self, SchemaError, Storage};
 use crate::testing::{CENTRE, DAY, NOW, batch, header, message, passage, stream};
@@ -452,32 +455,53 @@ async fn days_of_raw_passages_are_made_once_and_dropped_when_old() {
 /// A lease keeper at work.
 pub(super) struct Keeper {
     pub(super) holdings: watch::Receiver<Holdings>,
+    pub(super) renewed: watch::Receiver<Instant>,
     pub(super) raises: mpsc::Sender<Raise>,
-    stop: CancellationToken,
+    /// Empty unless an owner says otherwise: shards are given up at once.
+    pub(super) in_use: watch::Sender<InUse>,
+    pub(super) brokers: watch::Sender<u16>,
+    pub(super) stop: CancellationToken,
     pub(super) instance: Instance,
 }
 
+/// A machine under load may stand still for a while.
+pub(super) const LEASE: LeaseConfig = LeaseConfig {
+    ttl_ms: 10_000,
+    renew_ms: 100,
+};
+
 impl Keeper {
     pub(super) fn start(base: &Base, name: &str) -> Self {
+        Self::start_with(base, name, LEASE)
+    }
+
+    pub(super) fn start_with(base: &Base, name: &str, settings: LeaseConfig) -> Self {
         let (holdings_in, holdings) = watch::channel(Holdings::default());
+        let (renewed_in, renewed) = watch::channel(monotonic());
         let (raises, raises_out) = mpsc::channel(1);
+        let (in_use, in_use_out) = watch::channel(InUse::new());
+        let (brokers, brokers_out) = watch::channel(1);
         let stop = CancellationToken::new();
         let instance = Instance::new(name).unwrap();
         let keeper = LeaseKeeper {
             target: base.target.clone(),
             instance: instance.clone(),
-            settings: LeaseConfig {
-                ttl_ms: 1_000,
-                renew_ms: 100,
-            },
+            settings,
             holdings: holdings_in,
+            renewed: renewed_in,
             raises: raises_out,
+            in_use: in_use_out,
+            brokers: brokers_out,
+            metrics: Metrics::register(&mut Registry::default()),
             tasks: base.tasks.clone(),
         };
         base.tasks.spawn("lease", keeper.run(stop.clone()));
         Self {
             holdings,
+            renewed,
             raises,
+            in_use,
+            brokers,
             stop,
             instance,
         }
@@ -487,41 +511,111 @@ impl Keeper {
         let found = tokio::time::timeout(Duration::from_secs(30), self.holdings.wait_for(what));
         found.await.expect("holdings did not come").unwrap().clone()
     }
+
+    pub(super) async fn owns(&mut self, shards: usize) -> BTreeMap<Shard, i64> {
+        self.wait(|holdings| holdings.tokens.len() == shards)
+            .await
+            .tokens
+    }
 }
 
 #[tokio::test]
-async fn a_second_aggregator_stands_by_and_takes_over_with_higher_tokens() {
+async fn aggregators_share_the_shards_evenly_as_they_come_and_go() {
     let base = Base::new().await;
     let mut first = Keeper::start(&base, "centre-1");
-    let before = first.wait(|holdings| holdings.tokens.len() == 64).await;
-    assert!(before.centre.is_some());
+    let alone = first.owns(64).await;
     let mut second = Keeper::start(&base, "centre-2");
-    let standby = second.wait(|holdings| holdings.other.is_some()).await;
-    assert_eq!(standby.other.unwrap(), first.instance.owner());
-    assert!(standby.tokens.is_empty());
-    first.stop.cancel();
-    let after = second.wait(|holdings| holdings.tokens.len() == 64).await;
+    let (one, other) = (first.owns(32).await, second.owns(32).await);
     assert!(
-        before
-            .tokens
-            .iter()
-            .all(|(shard, token)| after.tokens[shard] > *token)
+        one.iter().all(|(shard, token)| alone[shard] == *token),
+        "what stays keeps its token"
     );
-    assert_eq!(after.centre, before.centre);
+    assert!(
+        other.iter().all(|(shard, token)| alone[shard] < *token),
+        "what moves gets a higher one"
+    );
+    let mut third = Keeper::start(&base, "centre-3");
+    third.wait(|holdings| holdings.tokens.len() >= 21).await;
+    let owners = "SELECT count(DISTINCT owner) FROM shard_lease WHERE owner IS NOT NULL";
+    assert_eq!(base.number(owners).await, 3);
+    first.stop.cancel();
+    second.owns(32).await;
+    third.owns(32).await;
+    second.stop.cancel();
+    let after = third.owns(64).await;
+    assert!(after.iter().all(|(shard, token)| alone[shard] < *token));
+    let holdings = third.wait(|holdings| holdings.other.is_none()).await;
+    assert!(holdings.centre.is_some() && holdings.takes_part);
+}
+
+#[tokio::test]
+async fn a_shard_is_given_up_only_when_its_owner_has_let_go_of_it() {
+    let base = Base::new().await;
+    let mut first = Keeper::start(&base, "centre-1");
+    let mut in_use = first.owns(64).await;
+    first.in_use.send_replace(in_use.clone());
+    let mut second = Keeper::start(&base, "centre-2");
+    for given in 1..=32 {
+        let kept = first.owns(64 - given).await;
+        // Published, but still in use: nobody else has it.
+        let leases = "SELECT count(*) FROM shard_lease WHERE owner LIKE 'centre-1 %'";
+        assert_eq!(
+            base.number(leases).await,
+            65 - i64::try_from(given).unwrap()
+        );
+        assert_eq!(second.holdings.borrow().tokens.len(), given - 1);
+        in_use.retain(|shard, _| kept.contains_key(shard));
+        first.in_use.send_replace(in_use.clone());
+        second.owns(given).await;
+    }
+}
+
+#[tokio::test]
+async fn who_loses_the_broker_gives_its_shards_up_and_gets_them_back() {
+    let base = Base::new().await;
+    let mut first = Keeper::start(&base, "centre-1");
+    first.owns(64).await;
+    let mut second = Keeper::start(&base, "centre-2");
+    second.owns(32).await;
+    first.brokers.send_replace(0);
+    second.owns(64).await;
+    first.brokers.send_replace(1);
+    first.owns(32).await;
+    second.owns(32).await;
+}
+
+#[tokio::test]
+async fn of_two_with_one_name_the_younger_stands_by_until_the_older_is_gone() {
+    let base = Base::new().await;
+    let mut older = Keeper::start(&base, "centre-1");
+    older.owns(64).await;
+    let mut younger = Keeper::start(&base, "centre-1");
+    let standby = younger.wait(|holdings| holdings.other.is_some()).await;
+    assert_eq!(standby.other.unwrap(), older.instance.owner());
+    assert!(standby.tokens.is_empty() && !standby.takes_part);
+    assert_eq!(base.number("SELECT count(*) FROM aggregator").await, 1);
+    older.stop.cancel();
+    younger.owns(64).await;
+}
+
+/// An aggregator that was killed: its row, its leases, no session.
+async fn killed(base: &Base, renewed: &str) -> Instance {
+    let dead = Instance::new("centre-1").unwrap();
+    let row = format!(
+        "INSERT INTO aggregator (owner, renewed_at, expires_after, suspect_after, brokers)
+         VALUES ('{owner}', {renewed}, '1 second', '1 second', 1);
+         UPDATE shard_lease SET owner = '{owner}'",
+        owner = dead.owner()
+    );
+    base.client.batch_execute(&row).await.unwrap();
+    dead
 }
 
 #[tokio::test]
 async fn an_owner_that_is_silent_is_replaced_and_its_writer_ended() {
     let base = Base::new().await;
-    let dead = Instance::new("centre-1").unwrap();
-    base.client
-        .execute(
-            "UPDATE shard_lease SET owner = $1, expires_at = now() + interval '10 minutes'",
-            &[&dead.owner()],
-        )
-        .await
-        .unwrap();
     // Its session is gone, but it has not missed a renewal yet.
+    let dead = killed(&base, "now() + interval '10 minutes'").await;
     let mut keeper = Keeper::start(&base, "centre-2");
     keeper.wait(|holdings| holdings.other.is_some()).await;
     assert!(keeper.holdings.borrow().tokens.is_empty());
@@ -533,11 +627,9 @@ async fn an_owner_that_is_silent_is_replaced_and_its_writer_ended() {
         .batch_execute("BEGIN; SELECT * FROM shard_token FOR SHARE")
         .await
         .unwrap();
-    base.client
-        .execute("UPDATE shard_lease SET expires_at = now()", &[])
-        .await
-        .unwrap();
-    keeper.wait(|holdings| holdings.tokens.len() == 64).await;
+    let late = "UPDATE aggregator SET renewed_at = '-infinity' WHERE owner LIKE 'centre-1 %'";
+    base.client.batch_execute(late).await.unwrap();
+    keeper.owns(64).await;
     assert!(
         orphan.client().batch_execute("COMMIT").await.is_err(),
         "the orphan was ended"
@@ -546,6 +638,31 @@ async fn an_owner_that_is_silent_is_replaced_and_its_writer_ended() {
         .commit(&empty_plan(), Right::Owner(&BTreeMap::new()))
         .await
         .unwrap_err();
+}
+
+#[tokio::test]
+async fn who_wakes_up_after_its_shards_were_taken_raises_no_token_of_theirs() {
+    let base = Base::new().await;
+    let mut sleeper = Keeper::start(&base, "centre-1");
+    let before = sleeper.owns(64).await;
+    let taken = "UPDATE shard_lease SET owner = 'centre-2 1 x' WHERE shard < 60;
+        INSERT INTO aggregator (owner, renewed_at, expires_after, suspect_after, brokers)
+        VALUES ('centre-2 1 x', now() + interval '1 hour', '1 hour', '1 hour', 1)";
+    base.client.batch_execute(taken).await.unwrap();
+    let (done, raised) = oneshot::channel();
+    let end_writer = true;
+    sleeper
+        .raises
+        .send(Raise { end_writer, done })
+        .await
+        .unwrap();
+    raised.await.unwrap();
+    let after = base.tokens().await;
+    let raised = |(shard, token): &(&Shard, &i64)| **token > before[*shard];
+    assert_eq!(after.iter().filter(raised).count(), 4);
+    let holdings = sleeper.holdings.borrow().tokens.clone();
+    assert!(holdings.iter().all(|(shard, token)| after[shard] == *token));
+    assert!(holdings.len() <= 4);
 }
 
 fn empty_plan() -> Plan<'static> {
@@ -571,7 +688,12 @@ async fn raising_waits_for_the_transaction_that_still_holds_the_token() {
         .await
         .unwrap();
     let (done, mut raised) = oneshot::channel();
-    keeper.raises.send(done).await.unwrap();
+    let end_writer = true;
+    keeper
+        .raises
+        .send(Raise { end_writer, done })
+        .await
+        .unwrap();
     let waits = "SELECT count(*) FROM pg_stat_activity
         WHERE wait_event_type = 'Lock' AND query LIKE '%UPDATE shard_token%' AND datname = current_database()";
     while base.number(waits).await == 0 {

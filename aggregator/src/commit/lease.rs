@@ -1,19 +1,29 @@
 //! Which shards are owned here, and under which fencing tokens.
 //!
-//! Leases live in the database and expire by its clock. A task of its own renews them on a connection
-//! of its own, so that a long flush never costs a lease. A shard is taken over when its lease has
-//! expired, or when its owner has missed a renewal and its session is gone (a process that was killed
-//! need not be waited for). Taking over: claim the lease, end the former owner's writer if it still
-//! runs, raise the token. Raising waits for the transaction that holds it FOR SHARE: whatever was
-//! still being committed is decided afterwards.
+//! ```text
+//!            renew, look (`table`)            holdings                   tokens in use
+//! database ◄──────────────────────► keeper ──────────────► owner, broker ─────────────► keeper
+//!            claim, raise, give up  `balance` says what
+//! ```
+//! Leases live in the database and end by its clock. A task of its own keeps them over a connection
+//! of its own, so that a long flush never costs a lease. All aggregators that live share the shards
+//! evenly: each claims what nobody living owns, up to its share, and gives up what it has above it,
+//! one shard at a time, when its owner has let go of it between two flushes. An aggregator is taken
+//! for dead when it was silent for the length of a lease, or when it has missed a renewal and its
+//! session is gone (a process that was killed need not be waited for). Taking over: claim, end the
+//! former owner's writer if it still runs, raise the token. Raising waits for the transaction that
+//! holds it FOR SHARE: whatever was still being committed is decided afterwards.
 //!
-//! Invariants: a token that was given out is never given out again; holdings are published only after
-//! the raise; whoever cannot renew for the length of a lease owns nothing.
+//! Invariants: a token that was given out is never given out again, and is raised only by who owns the
+//! shard at that moment; holdings are published only after the raise; a shard is given up only when
+//! nothing plans for it; whoever cannot renew for the length of a lease owns nothing.
 
-use std::collections::BTreeMap;
+pub mod balance;
+mod table;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use proto::device::CentreId;
 use proto::receipt::Centre;
 use proto::topic::Shard;
 use service::clock::monotonic;
@@ -22,8 +32,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_postgres::{Client, Error};
 use tokio_util::sync::CancellationToken;
 
+use self::table::{CHANNEL, Table, View, identify};
 use crate::backoff::Backoff;
 use crate::config::LeaseConfig;
+use crate::metrics::Metrics;
 use crate::store::connect::Target;
 
 /// Until a statement about leases counts as failed. Raising a token may wait for a flush.
@@ -36,16 +48,27 @@ pub struct Holdings {
     pub centre: Option<Centre>,
     /// Each owned shard with its token.
     pub tokens: BTreeMap<Shard, i64>,
-    /// Somebody who owns a shard that we do not.
+    /// Somebody else who lives.
     pub other: Option<String>,
+    /// Whether this one takes part. An older one of the same name, who lives, goes before: then not
+    /// even the broker is connected, since it would throw that one out.
+    pub takes_part: bool,
 }
 
-/// Asks for the tokens of all owned shards to be raised; answered when that is done, or dropped when
-/// the lease is gone.
-pub type Raise = oneshot::Sender<()>;
+/// Asks for the tokens of all owned shards to be raised.
+#[derive(Debug)]
+pub struct Raise {
+    /// Whether an own writer may still be committing: it is ended before.
+    pub end_writer: bool,
+    /// Answered when that is done, dropped when the connection failed.
+    pub done: oneshot::Sender<()>,
+}
 
 /// Requests that may wait; the owner sends one at a time.
 pub const RAISES_MAX: usize = 1;
+
+/// Tokens that the owner may use in a flush; none between two sessions.
+pub type InUse = BTreeMap<Shard, i64>;
 
 /// This process among all that were ever started.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,7 +78,7 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// `name` is for people; the nonce makes it unique.
+    /// `name` is for people, without spaces; the nonce makes it unique.
     ///
     /// # Errors
     /// When the system has no randomness.
@@ -97,31 +120,50 @@ pub struct LeaseKeeper {
     pub settings: LeaseConfig,
     /// Where holdings are published.
     pub holdings: watch::Sender<Holdings>,
+    /// When the leases were renewed last.
+    pub renewed: watch::Sender<Instant>,
     /// Requests of the owner.
     pub raises: mpsc::Receiver<Raise>,
+    /// What the owner uses.
+    pub in_use: watch::Receiver<InUse>,
+    /// Brokers that are reached.
+    pub brokers: watch::Receiver<u16>,
+    /// Counts.
+    pub metrics: Metrics,
     /// The connection's task.
     pub tasks: TaskSet,
+}
+
+/// One connection of the keeper.
+struct Session {
+    client: Client,
+    /// A shard that is given up as soon as the owner has let go of it.
+    leaving: Option<Shard>,
+    /// The brokers that the others know to be reached here.
+    brokers_told: Option<u16>,
 }
 
 impl LeaseKeeper {
     /// Holds what can be had until `stop`, then gives it back.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_millis(100), self.settings.renew());
-        let mut renewed = monotonic();
         while !stop.is_cancelled() {
-            let error = match self
+            let (news_in, mut news) = mpsc::channel(1);
+            let connected = self
                 .target
-                .connect(&self.instance.session(), &self.tasks)
-                .await
-            {
-                Ok(client) => match self.keep(&client, &mut renewed, &mut backoff, &stop).await {
+                .connect_hearing(&self.instance.session(), &self.tasks, news_in)
+                .await;
+            let error = match connected {
+                Ok(client) => match self.keep(client, &mut news, &mut backoff, &stop).await {
                     Ok(()) => return,
                     Err(error) => error,
                 },
                 Err(error) => error,
             };
             tracing::warn!(%error, "cannot keep the leases; trying again");
-            self.expire(renewed);
+            if self.renewed.borrow().elapsed() >= self.settings.ttl() {
+                self.publish(|holdings| holdings.tokens.clear());
+            }
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = tokio::time::sleep(backoff.delay()) => {}
@@ -132,182 +174,165 @@ impl LeaseKeeper {
     /// Keeps the leases over one connection until `stop`.
     async fn keep(
         &mut self,
-        client: &Client,
-        renewed: &mut Instant,
+        client: Client,
+        news: &mut mpsc::Receiver<()>,
         backoff: &mut Backoff,
         stop: &CancellationToken,
     ) -> Result<(), Error> {
-        let timeout = format!("SET statement_timeout = {}", STATEMENT_TIMEOUT.as_millis());
-        client.batch_execute(&timeout).await?;
-        let centre = identify(client).await?;
+        let timeout = STATEMENT_TIMEOUT.as_millis();
+        let begin = format!("SET statement_timeout = {timeout}; LISTEN {CHANNEL}");
+        client.batch_execute(&begin).await?;
+        let centre = identify(&client).await?;
         self.publish(|holdings| holdings.centre = Some(centre));
+        let mut session = Session {
+            client,
+            leaving: None,
+            brokers_told: None,
+        };
+        // What an earlier connection has claimed and not raised, or was about to give up.
+        self.table(&session).keep_only(&self.held()).await?;
+        self.table(&session).tidy().await?;
         let mut ticks = tokio::time::interval(self.settings.renew());
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let raise = tokio::select! {
                 () = stop.cancelled() => {
-                    return self.release(client).await;
+                    self.table(&session).leave().await?;
+                    self.publish(|holdings| holdings.tokens.clear());
+                    return Ok(());
                 }
                 _ = ticks.tick() => None,
                 Some(raise) = self.raises.recv() => Some(raise),
+                Some(()) = news.recv() => None,
+                Ok(()) = self.in_use.changed(), if session.leaving.is_some() => None,
+                Ok(()) = self.brokers.changed() => None,
             };
             let begun = monotonic();
-            self.renew(client).await?;
-            if let Some(raise) = raise {
-                self.raise_all(client).await?;
-                // A requester that is gone needs no answer.
-                raise.send(()).ok();
+            if self.takes_part(&mut session).await? {
+                self.round(&mut session, raise).await?;
             }
-            self.acquire(client).await?;
-            *renewed = begun;
+            self.renewed.send_replace(begun);
             backoff.reset();
         }
     }
 
-    async fn renew(&self, client: &Client) -> Result<(), Error> {
-        let held = self.held();
-        if held.is_empty() {
-            return Ok(());
+    const fn table<'a>(&'a self, session: &'a Session) -> Table<'a> {
+        Table {
+            client: &session.client,
+            instance: &self.instance,
         }
-        let rows = client
-            .query(
-                "UPDATE shard_lease SET expires_at = clock_timestamp() + $3 * interval '1 ms'
-                 WHERE shard = ANY($1) AND owner = $2 RETURNING shard",
-                &[&held, &self.instance.owner(), &self.ttl_ms()],
-            )
-            .await?;
-        let kept: Vec<i16> = rows.iter().map(|row| row.get(0)).collect();
-        if kept.len() < held.len() {
-            tracing::error!(
-                lost = held.len() - kept.len(),
-                "leases were taken over by another"
-            );
+    }
+
+    /// Whether no older one of this name lives; then says that this one lives.
+    async fn takes_part(&mut self, session: &mut Session) -> Result<bool, Error> {
+        let table = self.table(session);
+        if let Some(older) = table.namesake().await? {
+            if self.holdings.borrow().takes_part {
+                tracing::error!(older, "another aggregator has this name; standing by");
+                table.leave().await?;
+            }
+            session.brokers_told = None;
             self.publish(|holdings| {
-                holdings
-                    .tokens
-                    .retain(|shard, _| kept.contains(&shard.get().into()));
+                holdings.tokens.clear();
+                holdings.takes_part = false;
+                holdings.other = Some(older);
+            });
+            return Ok(false);
+        }
+        let brokers = *self.brokers.borrow_and_update();
+        let news = session.brokers_told != Some(brokers);
+        let told = i16::try_from(brokers).unwrap_or(i16::MAX);
+        self.table(session)
+            .renew(&self.settings, told, news)
+            .await?;
+        session.brokers_told = Some(brokers);
+        self.publish(|holdings| holdings.takes_part = true);
+        Ok(true)
+    }
+
+    /// Raises when asked, then moves towards an even share.
+    async fn round(&mut self, session: &mut Session, raise: Option<Raise>) -> Result<(), Error> {
+        let mut view = self.look(session).await?;
+        if let Some(raise) = raise {
+            let table = self.table(session);
+            if raise.end_writer {
+                let me = self.instance.owner();
+                table.end_writers(BTreeSet::from([me.as_str()])).await;
+            }
+            let tokens = table.raise(&self.held()).await?;
+            tracing::info!(shards = tokens.len(), "shards owned under new tokens");
+            self.publish(|holdings| holdings.tokens = tokens);
+            // A requester that is gone needs no answer.
+            raise.done.send(()).ok();
+        }
+        if let Some(shard) = session.leaving {
+            if self.in_use.borrow_and_update().contains_key(&shard) {
+                return Ok(());
+            }
+            self.table(session).keep_only(&self.held()).await?;
+            session.leaving = None;
+            view = self.look(session).await?;
+        }
+        let me = self.instance.owner();
+        let moves = balance::moves(&me, &view.members(), &view.shards());
+        if !moves.claim.is_empty() {
+            self.claim(session, &moves.claim).await?;
+        }
+        if let Some(shard) = moves.release {
+            tracing::info!(%shard, "giving a shard up to another aggregator");
+            self.metrics.shards_released.inc();
+            session.leaving = Some(shard);
+            // The owner lets go of it between two flushes, and says so.
+            self.publish(|holdings| {
+                holdings.tokens.remove(&shard);
             });
         }
         Ok(())
     }
 
-    async fn acquire(&self, client: &Client) -> Result<(), Error> {
-        let held = self.held();
-        if held.len() == usize::from(Shard::COUNT) {
-            return Ok(());
+    /// Who lives and owns what; forgets what was taken over by another.
+    async fn look(&self, session: &Session) -> Result<View, Error> {
+        let view = self.table(session).look().await?;
+        let me = self.instance.owner();
+        let shards = view.shards();
+        let lost = self
+            .held()
+            .iter()
+            .filter(|shard| shards.get(shard) != Some(&Some(me.as_str())))
+            .count();
+        if lost > 0 {
+            tracing::error!(lost, "leases were taken over by another");
+            self.metrics.leases_lost.inc_by(lost as u64);
         }
-        let missed = self
-            .settings
-            .ttl()
-            .saturating_sub(self.settings.renew() * 3 / 2);
-        let missed_ms = f64::from(u32::try_from(missed.as_millis()).unwrap_or(u32::MAX));
-        let rows = client
-            .query(
-                "WITH free AS (
-                     SELECT shard, owner FROM shard_lease l
-                     WHERE shard <> ALL($1) AND (
-                         expires_at < clock_timestamp() OR owner IS NULL OR owner = $2
-                         OR expires_at < clock_timestamp() + $4 * interval '1 ms' AND NOT EXISTS (
-                             SELECT FROM pg_stat_activity a WHERE a.application_name =
-                                 'verst-lease ' || split_part(l.owner, ' ', -1)))
-                     ORDER BY shard FOR UPDATE SKIP LOCKED
-                 )
-                 UPDATE shard_lease l SET owner = $2,
-                     expires_at = clock_timestamp() + $3 * interval '1 ms'
-                 FROM free WHERE free.shard = l.shard
-                 RETURNING l.shard, free.owner",
-                &[&held, &self.instance.owner(), &self.ttl_ms(), &missed_ms],
-            )
-            .await?;
-        if !rows.is_empty() {
-            let shards: Vec<i16> = rows.iter().map(|row| row.get(0)).collect();
-            let mut writers: Vec<String> = rows
-                .iter()
-                .filter_map(|row| row.get(1))
-                .map(writer_of)
-                .collect();
-            writers.sort_unstable();
-            writers.dedup();
-            self.end_writers(client, &writers).await;
-            self.raise(client, &shards).await?;
-        }
-        let other = client
-            .query_opt(
-                "SELECT owner FROM shard_lease
-                 WHERE owner <> $1 AND expires_at >= clock_timestamp() ORDER BY shard LIMIT 1",
-                &[&self.instance.owner()],
-            )
-            .await?;
-        let other: Option<String> = other.map(|row| row.get(0));
-        self.publish(|holdings| holdings.other = other);
-        Ok(())
-    }
-
-    /// Raises the tokens of all that is held: what an own connection, lost in mid-flush, may still be
-    /// committing is decided afterwards.
-    async fn raise_all(&self, client: &Client) -> Result<(), Error> {
-        self.end_writers(client, &[self.instance.writer()]).await;
-        self.raise(client, &self.held()).await
-    }
-
-    /// At least to the seconds since 1970: units believe the highest token, and a database that was put
-    /// back in time must not give out lower ones than before.
-    async fn raise(&self, client: &Client, shards: &[i16]) -> Result<(), Error> {
-        let rows = client
-            .query(
-                "WITH locked AS (
-                     SELECT shard FROM shard_token WHERE shard = ANY($1) ORDER BY shard FOR UPDATE
-                 )
-                 UPDATE shard_token t
-                 SET token = greatest(token + 1, extract(epoch FROM clock_timestamp())::int8)
-                 FROM locked
-                 WHERE t.shard = locked.shard RETURNING t.shard, t.token",
-                &[&shards],
-            )
-            .await?;
-        let tokens = rows.iter().filter_map(|row| {
-            let shard = u8::try_from(row.get::<_, i16>(0))
-                .ok()
-                .and_then(Shard::new)?;
-            Some((shard, row.get::<_, i64>(1)))
+        self.metrics.aggregators(view.members().len());
+        self.publish(|holdings| {
+            holdings
+                .tokens
+                .retain(|shard, _| shards.get(shard) == Some(&Some(me.as_str())));
+            holdings.other = view.other_than(&me);
         });
-        let tokens: Vec<_> = tokens.collect();
+        Ok(view)
+    }
+
+    async fn claim(&self, session: &Session, shards: &[Shard]) -> Result<(), Error> {
+        let table = self.table(session);
+        let claimed = table.claim(shards).await?;
+        let before: BTreeSet<&str> = claimed
+            .iter()
+            .filter_map(|claimed| claimed.owner.as_deref())
+            .collect();
+        if !before.is_empty() {
+            tracing::warn!(owners = ?before, shards = claimed.len(), "taking over from the dead");
+        }
+        table.end_writers(before).await;
+        let shards: Vec<Shard> = claimed.iter().map(|claimed| claimed.shard).collect();
+        let tokens = table.raise(&shards).await?;
         tracing::info!(shards = tokens.len(), "shards owned under new tokens");
+        for claimed in &claimed {
+            self.metrics.took_over(claimed.takeover.word());
+        }
         self.publish(|holdings| holdings.tokens.extend(tokens));
-        Ok(())
-    }
-
-    /// A writer that cannot be ended is waited for by the raise.
-    async fn end_writers(&self, client: &Client, writers: &[String]) {
-        let ended = client
-            .query(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-                 WHERE application_name = ANY($1) AND usename = current_user",
-                &[&writers],
-            )
-            .await;
-        match ended {
-            Ok(ended) if ended.is_empty() => {}
-            Ok(ended) => tracing::warn!(sessions = ended.len(), "ended the writer before us"),
-            Err(error) => tracing::warn!(%error, "cannot end the writer before us"),
-        }
-    }
-
-    async fn release(&self, client: &Client) -> Result<(), Error> {
-        client
-            .execute(
-                "UPDATE shard_lease SET owner = NULL, expires_at = '-infinity' WHERE owner = $1",
-                &[&self.instance.owner()],
-            )
-            .await?;
-        self.publish(|holdings| holdings.tokens.clear());
-        Ok(())
-    }
-
-    fn expire(&self, renewed: Instant) {
-        if renewed.elapsed() >= self.settings.ttl() {
-            self.publish(|holdings| holdings.tokens.clear());
-        }
+        table.notify().await
     }
 
     fn publish(&self, change: impl FnOnce(&mut Holdings)) {
@@ -318,47 +343,7 @@ impl LeaseKeeper {
         });
     }
 
-    fn held(&self) -> Vec<i16> {
-        self.holdings
-            .borrow()
-            .tokens
-            .keys()
-            .map(|shard| shard.get().into())
-            .collect()
+    fn held(&self) -> Vec<Shard> {
+        self.holdings.borrow().tokens.keys().copied().collect()
     }
-
-    fn ttl_ms(&self) -> f64 {
-        f64::from(u32::try_from(self.settings.ttl_ms).unwrap_or(u32::MAX))
-    }
-}
-
-/// Which database this is. A promoted standby has another timeline, a restored dump another server:
-/// then what units were told may be gone, and the centre's timeline rises.
-async fn identify(client: &Client) -> Result<Centre, Error> {
-    let row = client
-        .query_one(
-            "WITH server AS (
-                 SELECT system_identifier AS id,
-                     ('x' || lpad(left(pg_walfile_name(pg_current_wal_lsn()), 8), 16, '0'))::bit(64)::int8
-                         AS timeline
-                 FROM pg_control_system()
-             )
-             INSERT INTO centre AS c (server_id, server_timeline)
-             SELECT id, timeline FROM server
-             ON CONFLICT (single_row) DO UPDATE SET
-                 timeline = c.timeline + CASE WHEN
-                     (c.server_id, c.server_timeline) = (excluded.server_id, excluded.server_timeline)
-                     THEN 0 ELSE 1 END,
-                 server_id = excluded.server_id, server_timeline = excluded.server_timeline
-             RETURNING replace(centre_id::text, '-', ''), timeline",
-            &[],
-        )
-        .await?;
-    let id: &str = row.get(0);
-    let id = u128::from_str_radix(id, 16).unwrap_or_default();
-    let timeline: i32 = row.get(1);
-    Ok(Centre {
-        id: CentreId::from_bytes(id.to_be_bytes()),
-        timeline: timeline.unsigned_abs(),
-    })
 }

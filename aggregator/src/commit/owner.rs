@@ -1,14 +1,14 @@
 //! The one who plans and commits.
 //!
-//! Holds committed state for the shards that are owned, under the tokens of one moment. Whatever
-//! makes an outcome unknown, or a token another, ends the session: state is thrown away, after a lost
-//! connection the tokens are raised first, and the messages at hand are planned anew against state
-//! that is read again. While the database cannot take anything, intake is closed and no more is held
-//! than was at hand.
+//! Holds committed state for the shards that are owned, under their tokens. Shards come and go between
+//! two flushes: what was known of one is thrown away with its token. Whatever makes an outcome
+//! unknown, or a token another in mid-flush, ends the session: all state is thrown away, the tokens
+//! are raised first, and the messages at hand are planned anew against state that is read again.
+//! While the database cannot take anything, intake is closed and no more is held than was at hand.
 
 mod flush;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proto::receipt::Centre;
 use service::ops::{Condition, Health};
@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::lease::{Holdings, Instance, Raise};
+use super::lease::{Holdings, InUse, Instance, Raise};
 use super::surge::Surge;
 use super::turns::{TURNS, Turns};
 use super::writer::Writer;
@@ -52,8 +52,17 @@ pub struct Owner {
     pub tasks: TaskSet,
     /// What is owned.
     pub holdings: watch::Receiver<Holdings>,
+    /// How long a lease lasts.
+    pub lease: Duration,
+    /// When the leases were renewed last.
+    pub renewed: watch::Receiver<Instant>,
     /// To the lease keeper.
     pub raises: mpsc::Sender<Raise>,
+    /// Likewise: the tokens that the next flush may prove.
+    pub in_use: watch::Sender<InUse>,
+    /// Counts connections to a broker that came after another: what the one before still had to bring
+    /// is lost, and the units must hear of it.
+    pub relinks: watch::Receiver<u64>,
     /// From the threads that decode.
     pub messages: flume::Receiver<Vec<Message>>,
     /// Receipts and refusals.
@@ -88,7 +97,19 @@ enum Ended {
     Closed(String),
 }
 
-/// One connection, one set of tokens, one memory.
+/// Why [`Owner::gather`] came back.
+enum Gathered {
+    /// A flush is due.
+    Flush,
+    /// Other shards are owned.
+    Owned,
+    /// What a broker still had to bring may be lost.
+    Relinked,
+    /// The program stops.
+    Stopping,
+}
+
+/// One connection, one memory, and for each shard one token.
 struct Session {
     writer: Writer,
     holdings: Holdings,
@@ -115,17 +136,18 @@ impl Owner {
                 Ok(writer) => self.session(writer, holdings, &mut hand, &stop).await,
                 Err(error) => Ended::Closed(format!("cannot connect to the database: {error}")),
             };
+            self.in_use.send_replace(InUse::new());
             match ended {
                 Ended::Stopped => return,
                 Ended::Fenced(reason) => {
                     self.metrics.flushed("fenced");
                     self.close(reason);
-                    self.raise(&stop).await;
+                    self.raise(true, &stop).await;
                 }
                 Ended::Unknown(reason) => {
                     self.metrics.flushed("unknown");
                     self.close(reason);
-                    self.raise(&stop).await;
+                    self.raise(true, &stop).await;
                 }
                 Ended::Closed(reason) => {
                     self.metrics.flushed("closed");
@@ -146,9 +168,7 @@ impl Owner {
     async fn owned(&mut self, hand: &mut Hand, stop: &CancellationToken) -> Option<Holdings> {
         loop {
             let holdings = self.holdings.borrow_and_update().clone();
-            self.metrics
-                .shards_owned
-                .set(i64::try_from(holdings.tokens.len()).unwrap_or(0));
+            self.show(&holdings);
             if !holdings.tokens.is_empty() {
                 return Some(holdings);
             }
@@ -172,11 +192,12 @@ impl Owner {
 
     /// Has the tokens raised, however long that takes: before it, what an earlier connection may still
     /// be committing is not decided.
-    async fn raise(&self, stop: &CancellationToken) {
+    async fn raise(&self, end_writer: bool, stop: &CancellationToken) {
         let raised = async {
             loop {
                 let (done, raised) = oneshot::channel();
-                if self.raises.send(done).await.is_err() || raised.await.is_ok() {
+                let raise = Raise { end_writer, done };
+                if self.raises.send(raise).await.is_err() || raised.await.is_ok() {
                     return;
                 }
             }
@@ -198,6 +219,7 @@ impl Owner {
             return Ended::Closed("it is not known yet which database this is".to_owned());
         };
         let (memory, stream_keys) = (Memory::new(), Vec::new());
+        self.in_use.send_replace(holdings.tokens.clone());
         let mut session = Session {
             writer,
             holdings,
@@ -209,6 +231,9 @@ impl Owner {
         let mut ticks = tokio::time::interval(self.windows.flush_interval() / u32::from(TURNS));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            if let Err(ended) = self.adopt(&mut session) {
+                return ended;
+            }
             // What is at hand from before goes first: only when it is in is the gate opened.
             if !hand.pending.is_empty()
                 && let Err(ended) = self.flush(&mut session, hand).await
@@ -223,9 +248,14 @@ impl Owner {
             } else {
                 self.open();
             }
-            if hand.pending.is_empty() {
-                let stopping = self.gather(hand, &mut ticks, stop).await;
-                if stopping {
+            if !hand.pending.is_empty() {
+                continue;
+            }
+            match self.gather(hand, &mut ticks, stop).await {
+                Gathered::Flush | Gathered::Owned => {}
+                // New tokens make the units send again.
+                Gathered::Relinked => self.raise(false, stop).await,
+                Gathered::Stopping => {
                     self.close("stopping".to_owned());
                     return match self.drain(&mut session, hand).await {
                         Ok(()) => Ended::Stopped,
@@ -233,32 +263,64 @@ impl Owner {
                     };
                 }
             }
-            if self.holdings.has_changed().unwrap_or(true) {
-                let now = self.holdings.borrow_and_update().clone();
-                if now.tokens != session.holdings.tokens || now.centre != Some(session.centre) {
-                    return Ended::Fenced("the tokens have changed".to_owned());
-                }
-            }
         }
     }
 
-    /// Collects messages until a flush is due, and makes those pending that it takes. Says whether
-    /// the program stops.
+    /// Takes over what is owned now, between two flushes: what is known of a shard goes with its token.
+    fn adopt(&mut self, session: &mut Session) -> Result<(), Ended> {
+        let silent = self.renewed.borrow().elapsed();
+        if silent >= self.lease {
+            let reason = format!("the leases were not renewed for {} ms", silent.as_millis());
+            return Err(Ended::Closed(reason));
+        }
+        let now = self.holdings.borrow_and_update().clone();
+        if now == session.holdings {
+            return Ok(());
+        }
+        if now.centre != Some(session.centre) {
+            return Err(Ended::Fenced("the database is another".to_owned()));
+        }
+        self.show(&now);
+        if now.tokens.is_empty() {
+            return Err(Ended::Closed("no shard is owned any more".to_owned()));
+        }
+        let before = std::mem::replace(&mut session.holdings, now);
+        let now = &session.holdings.tokens;
+        session.memory.keep_shards(|shard| {
+            now.contains_key(&shard) && now.get(&shard) == before.tokens.get(&shard)
+        });
+        self.in_use.send_replace(now.clone());
+        Ok(())
+    }
+
+    fn show(&self, holdings: &Holdings) {
+        let owned = holdings.tokens.len();
+        self.metrics
+            .shards_owned
+            .set(i64::try_from(owned).unwrap_or(0));
+    }
+
+    /// Collects messages until a flush is due, and makes those pending that it takes, or until
+    /// something else is to be done between two flushes.
     async fn gather(
-        &self,
+        &mut self,
         hand: &mut Hand,
         ticks: &mut Interval,
         stop: &CancellationToken,
-    ) -> bool {
+    ) -> Gathered {
         loop {
             tokio::select! {
                 _ = ticks.tick() => {
                     hand.pending = hand.waiting.take_next();
-                    return false;
+                    return Gathered::Flush;
                 }
-                () = stop.cancelled() => return true,
+                () = stop.cancelled() => return Gathered::Stopping,
+                changed = self.holdings.changed() => {
+                    return if changed.is_ok() { Gathered::Owned } else { Gathered::Stopping };
+                }
+                Ok(()) = self.relinks.changed() => return Gathered::Relinked,
                 chunk = self.messages.recv_async() => {
-                    let Ok(chunk) = chunk else { return true };
+                    let Ok(chunk) = chunk else { return Gathered::Stopping };
                     hand.waiting.wait(chunk);
                 }
             }
@@ -267,7 +329,7 @@ impl Owner {
             if full {
                 ticks.reset();
                 hand.pending = hand.waiting.take_all();
-                return false;
+                return Gathered::Flush;
             }
         }
     }

@@ -3,14 +3,17 @@
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
+use proto::device::DeviceId;
 use proto::passage::Passage;
+use proto::topic::Shard;
 use service::clock::wall_millis;
 use service::ops::Health;
 use tokio::sync::{mpsc, watch};
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
-use super::database_tests::{Base, Keeper};
+use super::database_tests::{Base, Keeper, LEASE};
+use super::lease::Holdings;
 use super::owner::Owner;
 use crate::config::{LimitsConfig, WindowsConfig};
 use crate::intake::decode::Message;
@@ -28,7 +31,8 @@ struct Centre {
     messages: flume::Sender<Vec<Message>>,
     gate: watch::Receiver<Gate>,
     stop: CancellationToken,
-    _keeper: Keeper,
+    keeper: Keeper,
+    relinks: watch::Sender<u64>,
 }
 
 impl Centre {
@@ -40,6 +44,7 @@ impl Centre {
         let (messages, messages_out) = flume::bounded(1_000);
         let (gate_in, gate) = watch::channel(Gate::Closed("not begun".to_owned()));
         let (_, link) = watch::channel(Link::Down);
+        let (relinks, relinks_out) = watch::channel(0);
         let metrics = Metrics::register(&mut Registry::default());
         let stop = CancellationToken::new();
         let owner = Owner {
@@ -53,9 +58,13 @@ impl Centre {
             instance: keeper.instance.clone(),
             tasks: base.tasks.clone(),
             holdings: keeper.holdings.clone(),
+            lease: LEASE.ttl(),
+            renewed: keeper.renewed.clone(),
             raises: keeper.raises.clone(),
+            in_use: keeper.in_use.clone(),
+            relinks: relinks_out,
             messages: messages_out,
-            downlink: Downlink::new(link, metrics.clone()),
+            downlink: Downlink::new(vec![link], metrics.clone()),
             gate: gate_in,
             health: Health::new(),
             metrics,
@@ -68,7 +77,8 @@ impl Centre {
             messages,
             gate,
             stop,
-            _keeper: keeper,
+            keeper,
+            relinks,
         };
         centre.gate_is(|gate| *gate == Gate::Open).await;
         centre
@@ -205,8 +215,9 @@ async fn what_is_at_hand_at_the_stop_is_committed() {
 async fn an_owner_that_was_replaced_commits_nothing_more_until_it_owns_again() {
     let mut centre = Centre::start().await;
     // Somebody else has taken everything over.
-    let taken =
-        "UPDATE shard_lease SET owner = 'another 1 x', expires_at = now() + interval '1 hour';
+    let taken = "INSERT INTO aggregator (owner, renewed_at, expires_after, suspect_after, brokers)
+        VALUES ('another 1 x', now() + interval '1 hour', '1 second', '1 second', 9);
+        UPDATE shard_lease SET owner = 'another 1 x';
         UPDATE shard_token SET token = token + 1";
     centre.base.client.batch_execute(taken).await.unwrap();
     centre.send(vec![batch("KV1", 1, 1, &fresh(10))]);
@@ -214,7 +225,7 @@ async fn an_owner_that_was_replaced_commits_nothing_more_until_it_owns_again() {
         .gate_is(|gate| matches!(gate, Gate::Closed(why) if why.contains("another 1 x")))
         .await;
     assert_eq!(centre.base.number(COUNTED).await, 0);
-    let back = "UPDATE shard_lease SET expires_at = now()";
+    let back = "UPDATE aggregator SET renewed_at = '-infinity' WHERE owner = 'another 1 x'";
     centre.base.client.batch_execute(back).await.unwrap();
     centre.gate_is(|gate| *gate == Gate::Open).await;
     centre.send(vec![batch("KV1", 1, 1, &fresh(10))]);
@@ -238,4 +249,53 @@ async fn an_owner_whose_windows_another_has_changed_reads_again_and_goes_on() {
     let changed = centre.base.number(VEHICLES).await - 20;
     assert!(changed > 0, "what another has written stands");
     assert!(!centre.gate.has_changed().unwrap(), "intake stays open");
+}
+
+#[tokio::test]
+async fn shards_come_and_go_between_flushes_and_intake_stays_open() {
+    let mut centre = Centre::start().await;
+    let devices: Vec<String> = (0..24).map(|n| format!("KV{n}")).collect();
+    let of_all = |first: u64, passages: &[Passage]| -> Vec<Message> {
+        let of_one = |device: &String| batch(device, 1, first, passages);
+        devices.iter().map(of_one).collect()
+    };
+    let sent = fresh(30);
+    centre.send(of_all(1, &sent[..10]));
+    centre.settles(COUNTED, 240).await;
+    let opened = centre.gate.clone();
+    let mut second = Keeper::start(&centre.base, "centre-2");
+    let theirs = second.owns(32).await;
+    let own = |device: &&String| !theirs.contains_key(&Shard::of(&DeviceId::new(device).unwrap()));
+    let own = i64::try_from(devices.iter().filter(own).count()).unwrap();
+    assert!(own < 24, "some devices moved");
+    centre.send(of_all(11, &sent[10..20]));
+    centre.settles(COUNTED, 240 + 10 * own).await;
+    second.stop.cancel();
+    centre.keeper.owns(64).await;
+    // Nobody has a receipt for the second ten of those that had moved: they come again.
+    centre.send(of_all(11, &sent[10..20]));
+    centre.send(of_all(21, &sent[20..]));
+    centre.settles(COUNTED, 720).await;
+    assert_eq!(centre.base.number(VEHICLES).await, 720);
+    assert_eq!(centre.base.number(RAW).await, 720);
+    assert!(!opened.has_changed().unwrap(), "intake stays open");
+}
+
+#[tokio::test]
+async fn a_new_connection_to_the_broker_brings_new_tokens_and_intake_stays_open() {
+    let mut centre = Centre::start().await;
+    let sent = fresh(20);
+    centre.send(vec![batch("KV1", 1, 1, &sent[..10])]);
+    centre.settles(COUNTED, 10).await;
+    let before = centre.keeper.owns(64).await;
+    let opened = centre.gate.clone();
+    centre.relinks.send_modify(|relinks| *relinks += 1);
+    let is_raised = |shard: &Shard, token: &i64| *token > before[shard];
+    let raised = |now: &Holdings| now.tokens.iter().all(|(s, t)| is_raised(s, t));
+    centre.keeper.wait(raised).await;
+    // What a unit sends again, and what is new.
+    centre.send(vec![batch("KV1", 1, 1, &sent)]);
+    centre.settles(COUNTED, 20).await;
+    assert_eq!(centre.base.number(VEHICLES).await, 20);
+    assert!(!opened.has_changed().unwrap(), "intake stays open");
 }

@@ -6,6 +6,9 @@ use service::logging::check_level;
 
 use super::Config;
 
+/// Brokers that one aggregator serves: each receipt goes to all of them.
+const BROKERS_MAX: usize = 8;
+
 impl Validate for Config {
     fn faults(&self) -> Vec<Fault> {
         let mut faults = Faults(Vec::new());
@@ -13,6 +16,27 @@ impl Validate for Config {
         faults.unless(split_address(address).is_some(), "mqtt.address", || {
             format!("{address:?} is not host:port")
         });
+        let further = &self.mqtt.further_addresses;
+        faults.unless(
+            further.len() < BROKERS_MAX,
+            "mqtt.further_addresses",
+            || {
+                let most = BROKERS_MAX - 1;
+                format!("{} brokers are more than {most}", further.len())
+            },
+        );
+        for (place, address) in further.iter().enumerate() {
+            let key = format!("mqtt.further_addresses[{place}]");
+            faults.unless(split_address(address).is_some(), &key, || {
+                format!("{address:?} is not host:port")
+            });
+            let is_new = self
+                .mqtt
+                .addresses()
+                .take(place + 1)
+                .all(|one| one != address);
+            faults.unless(is_new, &key, || format!("{address:?} stands here twice"));
+        }
         faults.within("database.pool_size", self.database.pool_size, 1, 100);
         let windows = &self.windows;
         faults.within("windows.horizon_days", windows.horizon_days, 3, 36_500);

@@ -1,13 +1,16 @@
 //! The connection to the broker: up frames in, receipts, refusals and beacons out.
 //!
 //! A leaky pipe, and treated as one: everything in it can be lost and is sent again. Client and event
-//! loop are built anew after any error. Connected only while a shard is owned: the client id is the
-//! certificate's name, and a standby with the same certificate would throw the owner out.
+//! loop are built anew after any error. One task for each broker at which units may be; receipts and
+//! refusals leave over all of them, since only one of the brokers knows the unit. Connected only while
+//! this aggregator takes part: the client id is the certificate's name, and a standby with the same
+//! certificate would throw the owner out.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use flume::TrySendError;
 use proto::device::DeviceId;
 use proto::frame::Down;
@@ -34,6 +37,8 @@ const IN_FLIGHT_MAX: u16 = 100;
 const PACKET_BYTES_MAX: usize = FRAME_BYTES_MAX + 1_024;
 /// Receipts, refusals and beacons on their way out. Beyond, receipts are dropped; they heal.
 const REQUESTS_MAX: usize = 16_384;
+/// The longest pause between two attempts to connect.
+const RECONNECT_MAX: Duration = Duration::from_secs(5);
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Until the last receipts have left.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -87,34 +92,37 @@ pub enum MqttError {
         role: service::tls::Role,
     },
     /// The address.
-    #[error("mqtt.address {0:?} is not host:port")]
+    #[error("broker {0:?} is not host:port")]
     Address(String),
 }
 
 /// Where receipts and refusals leave.
 #[derive(Debug, Clone)]
 pub struct Downlink {
-    link: watch::Receiver<Link>,
+    links: Vec<watch::Receiver<Link>>,
     metrics: Metrics,
 }
 
 impl Downlink {
-    /// Over the connection whose state `link` shows.
+    /// Over the connections whose states `links` show.
     #[must_use]
-    pub const fn new(link: watch::Receiver<Link>, metrics: Metrics) -> Self {
-        Self { link, metrics }
+    pub const fn new(links: Vec<watch::Receiver<Link>>, metrics: Metrics) -> Self {
+        Self { links, metrics }
     }
 
-    /// Hands a message for a device to the broker's client, QoS 0. Without a connection, or without
-    /// room, it is dropped and counted: the unit sends again and is answered again.
+    /// Hands a message for a device to the clients of all brokers, QoS 0. Without a connection, or
+    /// without room, it is dropped and counted: the unit sends again and is answered again.
     pub fn send(&self, device: &DeviceId, message: &Down) {
-        let link = self.link.borrow();
-        let sent = match &*link {
-            Link::Down => false,
-            Link::Connected(client) | Link::Subscribed(client) => client
-                .try_publish(down(device), QoS::AtMostOnce, false, message.encode())
-                .is_ok(),
-        };
+        let (topic, frame) = (down(device), Bytes::from(message.encode()));
+        let mut sent = false;
+        for link in &self.links {
+            sent |= match &*link.borrow() {
+                Link::Down => false,
+                Link::Connected(client) | Link::Subscribed(client) => client
+                    .try_publish(&topic, QoS::AtMostOnce, false, frame.clone())
+                    .is_ok(),
+            };
+        }
         if !sent {
             self.metrics.downlink_dropped.inc();
         }
@@ -123,7 +131,9 @@ impl Downlink {
 
 /// The task that owns the event loop.
 pub struct Receiver {
-    /// The broker.
+    /// Which broker: `host:port`.
+    pub address: String,
+    /// How to connect.
     pub settings: MqttConfig,
     /// Bounds what is on the way.
     pub door: Door,
@@ -135,6 +145,9 @@ pub struct Receiver {
     pub gate: watch::Receiver<Gate>,
     /// Where the state of the connection is published.
     pub link: watch::Sender<Link>,
+    /// Counted up when a connection stands that is not the first: what the one before still had to
+    /// bring is lost.
+    pub relinks: watch::Sender<u64>,
     /// Counts.
     pub metrics: Metrics,
 }
@@ -142,27 +155,34 @@ pub struct Receiver {
 impl Receiver {
     /// Receives until `stop`.
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        let mut backoff = Backoff::new(Duration::from_millis(200), RECONNECT_MAX);
+        let mut had_one = false;
         loop {
-            let owned = async {
+            let takes_part = async {
                 // An ended lease keeper means that the program stops.
                 self.holdings
-                    .wait_for(|holdings| !holdings.tokens.is_empty())
+                    .wait_for(|holdings| holdings.takes_part)
                     .await
                     .is_ok()
             };
             tokio::select! {
                 () = stop.cancelled() => return,
-                owned = owned => if !owned { return },
+                takes_part = takes_part => if !takes_part { return },
             }
-            let ended = match build(&self.settings) {
-                Ok((client, events)) => self.receive(client, events, &mut backoff, &stop).await,
+            let ended = match build(&self.settings, &self.address) {
+                Ok((client, events)) => {
+                    let connection = (client, events, &mut had_one);
+                    self.receive(connection, &mut backoff, &stop).await
+                }
                 Err(error) => Err(error.to_string()),
             };
+            if !matches!(*self.link.borrow(), Link::Down) {
+                self.metrics.brokers_connected.dec();
+            }
             self.link.send_replace(Link::Down);
-            self.metrics.broker_connected.set(0);
             if let Err(problem) = ended {
-                tracing::warn!(problem, "no connection to the broker; trying again");
+                let broker = &self.address;
+                tracing::warn!(problem, broker, "no connection to the broker; trying again");
                 tokio::select! {
                     () = stop.cancelled() => return,
                     () = tokio::time::sleep(backoff.delay()) => {}
@@ -171,20 +191,19 @@ impl Receiver {
         }
     }
 
-    /// Receives over one connection until it fails, nothing is owned any more, or `stop`.
+    /// Receives over one connection until it fails, this aggregator takes no part any more, or `stop`.
     async fn receive(
         &mut self,
-        client: AsyncClient,
-        mut events: EventLoop,
+        (client, mut events, had_one): (AsyncClient, EventLoop, &mut bool),
         backoff: &mut Backoff,
         stop: &CancellationToken,
     ) -> Result<(), String> {
         let mut holdings = self.holdings.clone();
         loop {
-            let dispossessed = async {
-                // Whether the value or its end was seen: either way nothing is owned.
+            let dismissed = async {
+                // Whether the value or its end was seen: either way it takes no part.
                 holdings
-                    .wait_for(|holdings| holdings.tokens.is_empty())
+                    .wait_for(|holdings| !holdings.takes_part)
                     .await
                     .is_ok()
             };
@@ -192,7 +211,7 @@ impl Receiver {
             let event = tokio::select! {
                 event = events.poll() => Some(event),
                 () = stop.cancelled() => None,
-                _ = dispossessed => None,
+                _ = dismissed => None,
             };
             let Some(event) = event else {
                 say_goodbye(&client, &mut events).await;
@@ -200,11 +219,14 @@ impl Receiver {
             };
             match event.map_err(|error| problem(&error))? {
                 Event::Incoming(Packet::ConnAck(_)) => {
+                    backoff.reset();
+                    self.metrics.brokers_connected.inc();
                     self.link.send_replace(Link::Connected(client.clone()));
+                    if std::mem::replace(had_one, true) {
+                        self.relinks.send_modify(|relinks| *relinks += 1);
+                    }
                 }
                 Event::Incoming(Packet::SubAck(_)) => {
-                    backoff.reset();
-                    self.metrics.broker_connected.set(1);
                     self.link.send_replace(Link::Subscribed(client.clone()));
                 }
                 Event::Incoming(Packet::Publish(publish)) => {
@@ -218,7 +240,7 @@ impl Receiver {
         }
     }
 
-    fn take(&mut self, topic: &str, payload: bytes::Bytes) -> Result<(), Dropped> {
+    fn take(&mut self, topic: &str, payload: Bytes) -> Result<(), Dropped> {
         if *self.gate.borrow() != Gate::Open {
             return Err(Dropped::Closed);
         }
@@ -248,7 +270,7 @@ async fn say_goodbye(client: &AsyncClient, events: &mut EventLoop) {
     }
 }
 
-fn build(settings: &MqttConfig) -> Result<(AsyncClient, EventLoop), MqttError> {
+fn build(settings: &MqttConfig, address: &str) -> Result<(AsyncClient, EventLoop), MqttError> {
     let identity = load_identity(&settings.certificate, &settings.key)?;
     if identity.role != service::tls::Role::Centre {
         let path = settings.certificate.clone();
@@ -257,8 +279,8 @@ fn build(settings: &MqttConfig) -> Result<(AsyncClient, EventLoop), MqttError> {
             role: identity.role,
         });
     }
-    let address = &settings.address;
-    let (host, port) = split_address(address).ok_or_else(|| MqttError::Address(address.clone()))?;
+    let (host, port) =
+        split_address(address).ok_or_else(|| MqttError::Address(address.to_owned()))?;
     let tls = client_config(&identity, &settings.ca, &TimeFloor::new())?;
     let mut options = MqttOptions::new(identity.name.as_str(), host, port);
     options

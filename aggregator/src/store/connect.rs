@@ -3,6 +3,7 @@
 //! Every session of Verst speaks UTC, plans its prepared statements once and does not compile them:
 //! they are few, short and always alike.
 
+use std::future::poll_fn;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,9 @@ use rustls::ClientConfig;
 use secrecy::{ExposeSecret, SecretString};
 use service::tasks::TaskSet;
 use service::tls::TlsError;
-use tokio_postgres::{Client, Config, NoTls};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
+use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::config::DatabaseConfig;
@@ -123,26 +126,38 @@ impl Target {
         name: &str,
         tasks: &TaskSet,
     ) -> Result<Client, tokio_postgres::Error> {
+        self.open(name, tasks, None).await
+    }
+
+    /// The same, and `news` is told whenever something is notified that the client listens for. News
+    /// that find no room are dropped: one that waits is as good as two.
+    ///
+    /// # Errors
+    /// As [`Target::connect`].
+    pub async fn connect_hearing(
+        &self,
+        name: &str,
+        tasks: &TaskSet,
+        news: mpsc::Sender<()>,
+    ) -> Result<Client, tokio_postgres::Error> {
+        self.open(name, tasks, Some(news)).await
+    }
+
+    async fn open(
+        &self,
+        name: &str,
+        tasks: &TaskSet,
+        news: Option<mpsc::Sender<()>>,
+    ) -> Result<Client, tokio_postgres::Error> {
         let mut config = self.config.clone();
         config.application_name(name);
-        let driven = |result: Result<(), tokio_postgres::Error>| {
-            if let Err(error) = result {
-                tracing::debug!(%error, "database connection ended");
-            }
-        };
         if let Some(tls) = &self.tls {
             let (client, connection) = config.connect(tls.clone()).await?;
-            tasks.spawn(
-                "database-connection",
-                async move { driven(connection.await) },
-            );
+            tasks.spawn("database-connection", drive(connection, news));
             Ok(client)
         } else {
             let (client, connection) = config.connect(NoTls).await?;
-            tasks.spawn(
-                "database-connection",
-                async move { driven(connection.await) },
-            );
+            tasks.spawn("database-connection", drive(connection, news));
             Ok(client)
         }
     }
@@ -181,6 +196,25 @@ impl Target {
             .recycle_timeout(Some(POOL_TIMEOUT))
             .build()?;
         Ok(pool)
+    }
+}
+
+/// Moves the bytes of a connection until its client is dropped or it fails.
+async fn drive<S, T>(mut connection: Connection<S, T>, news: Option<mpsc::Sender<()>>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
+        match message {
+            Ok(AsyncMessage::Notification(_)) => {
+                news.iter().for_each(|news| {
+                    news.try_send(()).ok();
+                });
+            }
+            Ok(_) => {}
+            Err(error) => return tracing::debug!(%error, "database connection ended"),
+        }
     }
 }
 

@@ -81,6 +81,10 @@ fn migrations(storage: Storage) -> Result<Vec<Migration>, refinery::Error> {
         ),
         ("V8__ledger", include_str!("migrations/V8__ledger.sql")),
         (
+            "V9__availability",
+            include_str!("migrations/V9__availability.sql"),
+        ),
+        (
             "V10__cursor_floor",
             include_str!("migrations/V10__cursor_floor.sql"),
         ),
