@@ -23,6 +23,9 @@ pub const ENV_PREFIX: &str = "VERST_AGENT";
 /// Where the socket of `edge-agent status` lies unless the file says otherwise.
 pub const STATUS_SOCKET: &str = "/run/verst/edge-agent.sock";
 
+/// Brokers among which a unit may choose.
+const BROKERS_MAX: usize = 8;
+
 const MIB: u64 = 1024 * 1024;
 
 /// Everything that the agent can be told.
@@ -165,6 +168,10 @@ pub struct BufferConfig {
 pub struct UplinkConfig {
     /// `host:port` of the broker; MQTT 3.1.1 over TLS.
     pub broker: String,
+    /// Further brokers of the same centre, up to 7. After a link broke or did not come about the list
+    /// is tried in turn, `broker` first; a link is kept while it carries.
+    #[serde(default)]
+    pub further_brokers: Vec<String>,
     /// The name in the broker's certificate, where it is not the host above.
     #[serde(default)]
     pub server_name: Option<String>,
@@ -353,10 +360,16 @@ impl BufferConfig {
 }
 
 impl UplinkConfig {
-    /// Host and port of the broker.
-    #[must_use]
-    pub fn broker(&self) -> Option<(&str, u16)> {
-        split_address(&self.broker)
+    /// All brokers, the preferred one first.
+    pub fn brokers(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&self.broker)
+            .chain(&self.further_brokers)
+            .map(String::as_str)
+    }
+
+    /// Their hosts and ports.
+    pub fn addresses(&self) -> impl Iterator<Item = (&str, u16)> {
+        self.brokers().filter_map(split_address)
     }
 }
 
@@ -441,9 +454,23 @@ impl Faults {
     }
 
     fn uplink(&mut self, uplink: &UplinkConfig) {
-        self.unless(uplink.broker().is_some(), "uplink.broker", || {
-            format!("{:?} is not host:port", uplink.broker)
+        let broker = &uplink.broker;
+        self.unless(split_address(broker).is_some(), "uplink.broker", || {
+            format!("{broker:?} is not host:port")
         });
+        let further = uplink.further_brokers.len();
+        self.unless(further < BROKERS_MAX, "uplink.further_brokers", || {
+            let most = BROKERS_MAX - 1;
+            format!("{further} brokers are more than {most}")
+        });
+        for (place, broker) in uplink.further_brokers.iter().enumerate() {
+            let key = format!("uplink.further_brokers[{place}]");
+            self.unless(split_address(broker).is_some(), &key, || {
+                format!("{broker:?} is not host:port")
+            });
+            let is_new = uplink.brokers().take(place + 1).all(|one| one != broker);
+            self.unless(is_new, &key, || format!("{broker:?} stands here twice"));
+        }
         let batch_max = u32::try_from(BATCH_PASSAGES_MAX).unwrap_or(u32::MAX);
         self.within("uplink.batch_passages", uplink.batch_passages, 1, batch_max);
         self.within("uplink.event_wait_ms", uplink.event_wait_ms, 0, 60_000);
@@ -533,6 +560,7 @@ mod tests {
             config.ops.token_file = None;
             config.plates = PlatesConfig::default();
             config.buffer.quota_bytes = None;
+            config.uplink.further_brokers = Vec::new();
             config.uplink.server_name = None;
             config.uplink.rate_kbit_s_max = None;
             config.uplink.daily_mb_max = None;
@@ -568,6 +596,16 @@ mod tests {
             ),
             ("uplink", "event_wait_ms = 60001", "uplink.event_wait_ms"),
             ("uplink", "server_name = \"a b\"", "uplink.server_name"),
+            (
+                "uplink",
+                "further_brokers = [\"c:2\", \"c\"]",
+                "a.toml:12: uplink.further_brokers[1]: \"c\" is not host:port",
+            ),
+            (
+                "uplink",
+                "further_brokers = [\"c:2\", \"b:1\"]",
+                "uplink.further_brokers[1]: \"b:1\" stands here twice",
+            ),
             (
                 "uplink",
                 "backlog_hours = [\"22:00-06:00\", \"7-8\"]",

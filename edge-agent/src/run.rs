@@ -209,7 +209,7 @@ async fn serve(config: Config, opened: Opened) -> Result<(), RunError> {
     let sources = Sources {
         subject: Arc::new(Subject {
             device: config.device.id.to_string(),
-            broker: config.uplink.broker.clone(),
+            brokers: config.uplink.brokers().map(ToOwned::to_owned).collect(),
             started_at: wall(),
         }),
         buffer: buffer.state(),
@@ -250,16 +250,21 @@ async fn serve(config: Config, opened: Opened) -> Result<(), RunError> {
     );
     health.set(INTAKE, Condition::Ok);
 
-    if let Some((host, port)) = config.uplink.broker() {
-        let address = Address {
+    let addresses: Vec<Address> = config
+        .uplink
+        .addresses()
+        .map(|(host, port)| Address {
             host: host.to_owned(),
             port,
             device: config.device.id.clone(),
-        };
+        })
+        .collect();
+    // A configuration that was checked names at least one.
+    if !addresses.is_empty() {
         let receipt_seconds = metrics.receipt_seconds;
         let parts = Parts {
             buffer,
-            address,
+            addresses,
             credentials,
             clock,
             view: to_view,

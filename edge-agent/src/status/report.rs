@@ -70,6 +70,10 @@ pub struct LinkReport {
     pub since_ms: i64,
     /// Where to.
     pub broker: String,
+    /// Its place among the brokers that may be used, the first is 1.
+    pub broker_place: usize,
+    /// How many there are.
+    pub brokers: usize,
     /// Why it is not up.
     pub reason: Option<String>,
     /// When the last receipt came.
@@ -199,8 +203,8 @@ pub struct CertificateReport {
 pub struct Subject {
     /// The unit's name.
     pub device: String,
-    /// Where the link leads.
-    pub broker: String,
+    /// Where the link may lead, the preferred one first.
+    pub brokers: Vec<String>,
     /// When the agent started.
     pub started_at: EventTime,
 }
@@ -234,7 +238,9 @@ impl Report {
             link: LinkReport {
                 state: uplink.phase.word().to_owned(),
                 since_ms: uplink.since.as_millis(),
-                broker: subject.broker.clone(),
+                broker: subject.brokers[uplink.broker].clone(),
+                broker_place: uplink.broker + 1,
+                brokers: subject.brokers.len(),
                 reason: uplink.reason.clone(),
                 last_receipt_ms: uplink.last_receipt.map(EventTime::as_millis),
                 receipt_time_ms: uplink.receipt_time_ms,
@@ -392,7 +398,7 @@ mod tests {
         let started_at = EventTime::from_millis(0);
         let subject = Subject {
             device: "KV1".into(),
-            broker: "b:1".into(),
+            brokers: vec!["b:1".into(), "c:1".into()],
             started_at,
         };
         let flow = Flow {

@@ -121,10 +121,14 @@ fn lines(report: &Report) -> Vec<(&'static str, String)> {
         (
             "link",
             format!(
-                "{} for {}, to {}",
+                "{} for {}, to {}{}",
                 link.state,
                 ago(link.since_ms),
-                link.broker
+                link.broker,
+                match link.brokers {
+                    1 => String::new(),
+                    brokers => format!(" ({} of {brokers})", link.broker_place),
+                }
             ),
         ),
         ("link carries", carries(link)),

@@ -29,10 +29,12 @@ use super::exchange::{Command, Input, Pace};
 use super::flight::MessageId;
 use super::frames::Framer;
 use super::frontier::Statements;
+use super::gate::Shut;
 use super::inbox::Inbox;
 use super::machine::Machine;
 use super::meter::{Meter, Page};
 use super::mqtt::{Address, Link, LinkEvent};
+use super::route::Route;
 use super::tls::{Credentials, Stamp};
 use super::view::UplinkView;
 use crate::buffer::{Buffer, BufferState};
@@ -66,8 +68,8 @@ const SLEEP_MS_MAX: Millis = 3_600_000;
 pub struct Parts {
     /// Where passages lie.
     pub buffer: Buffer,
-    /// Where and as whom to connect.
-    pub address: Address,
+    /// Where and as whom to connect, at least one, in this order.
+    pub addresses: Vec<Address>,
     /// With which certificates.
     pub credentials: Credentials,
     /// The clock for every wait.
@@ -144,7 +146,8 @@ struct Driver {
     framer: Framer,
     buffer: Buffer,
     state: watch::Receiver<Arc<BufferState>>,
-    address: Address,
+    addresses: Vec<Address>,
+    route: Route,
     credentials: Credentials,
     /// What the certificate files looked like when they were last read.
     stamp: Option<Stamp>,
@@ -181,7 +184,8 @@ impl Driver {
             framer: Framer::new(Statements::new(now.run, delay_ms)),
             buffer: parts.buffer,
             state,
-            address: parts.address,
+            route: Route::new(parts.addresses.len()),
+            addresses: parts.addresses,
             credentials: parts.credentials,
             stamp: None,
             tasks,
@@ -220,6 +224,8 @@ impl Driver {
                 .timeout(now)
                 .map_or(SLEEP_MS_MAX, |at| at.saturating_sub(now));
             let wait = wait.min(self.rules_change_in_ms());
+            let silent_in = self.route.silent_at().map(|at| at.saturating_sub(now));
+            let wait = wait.min(silent_in.unwrap_or(Millis::MAX));
             let sleep = tokio::time::sleep(Duration::from_millis(wait.min(SLEEP_MS_MAX)));
             let wake = tokio::select! {
                 () = stop.cancelled() => Wake::Stop,
@@ -237,6 +243,7 @@ impl Driver {
                 Wake::Files => self.look_at_files(),
                 Wake::Timer => self.feed(Input::Tick),
             }
+            self.look_at_route();
         }
         if let Some(link) = self.link.take() {
             link.close().await;
@@ -264,11 +271,9 @@ impl Driver {
     fn hear(&mut self, event: LinkEvent) {
         match event {
             LinkEvent::Subscribed => {
-                tracing::info!(
-                    broker = self.address.host,
-                    port = self.address.port,
-                    "link up"
-                );
+                let address = self.address();
+                tracing::info!(broker = address.host, port = address.port, "link up");
+                self.route.stands();
                 self.trouble = None;
                 self.meter.connection(wall());
                 self.feed(Input::Subscribed);
@@ -288,6 +293,7 @@ impl Driver {
 
     fn hear_centre(&mut self, down: proto::frame::Down, bytes: usize) {
         self.meter.frame(wall(), bytes);
+        self.route.heard();
         match down {
             proto::frame::Down::Receipt(receipt) => self.feed(Input::Receipt(receipt)),
             proto::frame::Down::Refusal(refusal) => {
@@ -308,8 +314,26 @@ impl Driver {
     fn lose(&mut self, reason: String) {
         tracing::warn!(reason, "link down; passages wait in the buffer");
         self.link = None;
+        self.route.lost(self.clock.now());
         self.trouble = Some(reason);
         self.feed(Input::Lost);
+    }
+
+    /// The broker that is, or will be, tried.
+    fn address(&self) -> &Address {
+        &self.addresses[self.route.at()]
+    }
+
+    /// Leaves a broker over which the centre says nothing. Where it said that its intake is closed it
+    /// owes no answer.
+    fn look_at_route(&mut self) {
+        let now = self.clock.now();
+        let told_to_wait = self.machine.why_shut() == Some(Shut::Closed);
+        let waits = self.machine.flight().bytes_sent(None) > 0 && !told_to_wait;
+        self.route.waits(now, waits);
+        if self.route.silent_at().is_some_and(|at| at <= now) {
+            self.lose("the centre says nothing over this broker".to_owned());
+        }
     }
 
     /// Does what the machine wants, in order.

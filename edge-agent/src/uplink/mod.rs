@@ -2,7 +2,8 @@
 //!
 //! [`machine`] decides, with [`lanes`] (what next), [`flight`] (what is on its way), [`gate`]
 //! (whether the centre wants it), [`folding`] (what goes ahead as summaries), [`notes`] (summaries and
-//! losses), [`centre`] (whose word counts), [`frontier`] and [`backoff`]: all pure, told the time and the dice.
+//! losses), [`centre`] (whose word counts), [`route`] (over which broker), [`frontier`] and
+//! [`backoff`]: all pure, told the time and the dice.
 //! [`driver`] carries that out between the buffer and [`mqtt`], by way of [`frames`], [`tls`] and
 //! [`inbox`], and shows itself in [`view`].
 //!
@@ -29,6 +30,7 @@ pub(crate) mod model_link;
 pub mod mqtt;
 pub mod notes;
 pub mod rate;
+pub mod route;
 pub mod share;
 pub mod tls;
 pub mod view;

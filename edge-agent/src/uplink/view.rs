@@ -48,6 +48,8 @@ impl LinkPhase {
 pub struct UplinkView {
     /// Whether the centre can be reached.
     pub phase: LinkPhase,
+    /// Over which broker: its place in the list.
+    pub broker: usize,
     /// Since when, by the unit's clock.
     pub since: EventTime,
     /// Why it is not up.
@@ -86,6 +88,7 @@ impl UplinkView {
     pub const fn new(since: EventTime, certificate_not_after: Option<EventTime>) -> Self {
         Self {
             phase: LinkPhase::Down,
+            broker: 0,
             since,
             reason: None,
             last_receipt: None,

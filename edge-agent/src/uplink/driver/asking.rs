@@ -168,7 +168,7 @@ impl Driver {
                 let not_after = EventTime::from_millis(identity.not_after.as_millisecond());
                 self.view
                     .send_modify(|view| view.certificate_not_after = Some(not_after));
-                self.link = Some(Link::connect(&self.tasks, &self.address, config));
+                self.link = Some(Link::connect(&self.tasks, self.address(), config));
             }
             Err(error) => self.lose(error.to_string()),
         }

@@ -30,6 +30,7 @@ impl Driver {
             view.since = wall();
         }
         view.phase = phase;
+        view.broker = self.route.at();
         view.reason = reason;
         view.last_receipt = self.last_receipt.map(|(_, at)| at);
         view.in_flight_messages = flight.len();
