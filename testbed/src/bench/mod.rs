@@ -11,6 +11,7 @@
 //! Part of the command line: errors are for people (`anyhow`).
 
 pub mod bytes;
+pub mod centre;
 pub mod commits;
 pub mod disk;
 pub mod entropy;

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 use service::exit;
-use testbed::bench::{Name, Report, Scale, late, pipeline};
+use testbed::bench::{Name, Report, Scale, centre, late, pipeline};
 
 /// Measure the whole system on this machine. Wants a release build and nothing else running.
 #[derive(Debug, Args)]
@@ -18,6 +18,18 @@ enum Group {
     Pipeline(Pipeline),
     /// After hours offline: how soon every window is exact, and what it costs the others. Likewise.
     Late(Late),
+    /// Two aggregators, one of which goes: how soon the other serves its shards. Likewise.
+    Centre(Centre),
+}
+
+#[derive(Debug, Args)]
+struct Centre {
+    /// One line of JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// Few units, one round: shows that it works, not how fast it is.
+    #[arg(long)]
+    small: bool,
 }
 
 #[derive(Debug, Args)]
@@ -51,7 +63,20 @@ impl Bench {
         match self.group {
             Group::Pipeline(options) => options.run().await,
             Group::Late(options) => options.run().await,
+            Group::Centre(options) => options.run().await,
         }
+    }
+}
+
+impl Centre {
+    async fn run(self) -> anyhow::Result<u8> {
+        let scale = if self.small {
+            centre::Scale::small()
+        } else {
+            centre::Scale::default()
+        };
+        // A large future: on the heap.
+        answer(&Box::pin(centre::run(&scale)).await?, self.json)
     }
 }
 

@@ -16,9 +16,9 @@ const RESEND_MIN_S: i64 = 3;
 /// Bytes of the disk that agents leave free.
 const FREE_FLOOR_BYTES: i64 = 16 * 1024 * 1024;
 /// By the database's clock: how long the shards of a killed aggregator wait for the next one.
-const LEASE_TTL_MS: i64 = 2_000;
+const LEASE_TTL_MS: u32 = 2_000;
 /// How often a lease is renewed.
-const LEASE_RENEW_MS: i64 = 500;
+const LEASE_RENEW_MS: u32 = 500;
 /// How often the broker looks for changed certificates, in seconds.
 const RELOAD_INTERVAL_S: i64 = 1;
 
@@ -36,6 +36,10 @@ pub struct Tuning {
     pub buffer_quota_bytes: u32,
     /// From one heartbeat of an agent to its next, in seconds.
     pub heartbeat_s: u32,
+    /// How long a silent aggregator's shards wait for another.
+    pub lease_ttl_ms: u32,
+    /// How often leases are renewed.
+    pub lease_renew_ms: u32,
     /// Log level of all programs.
     pub log_level: &'static str,
 }
@@ -47,6 +51,8 @@ impl Default for Tuning {
             flush_interval_ms: 1_000,
             buffer_quota_bytes: 512 * 1024 * 1024,
             heartbeat_s: 30,
+            lease_ttl_ms: LEASE_TTL_MS,
+            lease_renew_ms: LEASE_RENEW_MS,
             log_level: "info",
         }
     }
@@ -139,8 +145,8 @@ pub(super) fn aggregator(
         (
             "lease",
             section([
-                ("ttl_ms", LEASE_TTL_MS.into()),
-                ("renew_ms", LEASE_RENEW_MS.into()),
+                ("ttl_ms", i64::from(tuning.lease_ttl_ms).into()),
+                ("renew_ms", i64::from(tuning.lease_renew_ms).into()),
             ]),
         ),
         ("api", section([("listen", api.to_string().into())])),

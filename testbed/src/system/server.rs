@@ -145,6 +145,13 @@ impl Server {
         }
     }
 
+    /// SIGTERM, and does not wait.
+    pub fn terminate(&mut self) {
+        if let Some(process) = &mut self.process {
+            process.signal(Signal::TERM);
+        }
+    }
+
     /// SIGSTOP.
     pub fn pause(&mut self) {
         if let Some(process) = &mut self.process {

@@ -82,6 +82,13 @@ pub(crate) struct HandUnit {
 impl HandUnit {
     /// Connects with the certificate of `device` and subscribes what a unit subscribes.
     pub(crate) async fn connect(system: &System, device: &str) -> Self {
+        let name = DeviceId::new(device).expect("a name");
+        let beacon = topic::beacon(Shard::of(&name));
+        Self::connect_as(system, device, &[&topic::down(&name), &beacon]).await
+    }
+
+    /// Connects with the certificate of that name, and subscribes.
+    pub(crate) async fn connect_as(system: &System, device: &str, filters: &[&str]) -> Self {
         let pki = &system.pki;
         let identity = load_identity(&pki.certificate(device), &pki.key(device)).expect("issued");
         let config = client_config(&identity, &pki.ca(), &TimeFloor::new()).expect("roots");
@@ -102,18 +109,21 @@ impl HandUnit {
         };
         let mut out = BytesMut::new();
         mqtt::put_connect(&mut out, device, KEEP_ALIVE_S);
-        let down = topic::down(&unit.device);
-        let beacon = topic::beacon(Shard::of(&unit.device));
-        mqtt::put_subscribe(&mut out, 1, &[&down, &beacon]);
+        if !filters.is_empty() {
+            mqtt::put_subscribe(&mut out, 1, filters);
+        }
         unit.tls.write_all(&out).await.expect("connected");
         unit.tls.flush().await.expect("connected");
         assert!(
             matches!(unit.packet().await, Some(Packet::ConnAck(0))),
             "CONNECT accepted"
         );
-        loop {
+        while !filters.is_empty() {
             match unit.packet().await {
-                Some(Packet::SubAck(granted)) => break assert!(granted, "subscribed"),
+                Some(Packet::SubAck(granted)) => {
+                    assert!(granted, "subscribed");
+                    break;
+                }
                 Some(Packet::Publish { .. }) => {}
                 other => panic!("expected SUBACK, got {other:?}"),
             }
