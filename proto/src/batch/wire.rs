@@ -14,6 +14,8 @@ use crate::plate::{Civil, PlateError, PlateText};
 /// The body on the wire.
 #[derive(Serialize, Deserialize)]
 struct Wire<'a> {
+    /// How many passages: a constant column has no length of its own, and must not fit any count.
+    count: u32,
     first_event_ms: i64,
     /// Zigzag differences from one event time to the next, beginning with 0.
     event_time: Column,
@@ -59,6 +61,14 @@ pub enum BatchError {
     /// The header promises more than anybody may send, or nothing.
     #[error("batch of {0} passages, allowed are 1 to {BATCH_PASSAGES_MAX}")]
     Count(usize),
+    /// The header promises another number.
+    #[error("batch of {body} passages where its header promises {header}")]
+    Promise {
+        /// What the header says.
+        header: usize,
+        /// What the body says.
+        body: u32,
+    },
     /// More bytes than anybody may send.
     #[error("batch of {0} bytes, the limit is {BODY_BYTES_MAX}")]
     TooLong(usize),
@@ -101,6 +111,7 @@ impl PassageBatch {
             .collect();
         let violations: Vec<u64> = self.violation.iter().map(|flag| u64::from(*flag)).collect();
         let wire = Wire {
+            count: super::to_u32(self.len()),
             first_event_ms: self.event_ms.first().copied().unwrap_or(0),
             event_time: Column::pack(&times),
             speed: pack(&self.speed, NONE_U16),
@@ -140,6 +151,10 @@ impl PassageBatch {
         let (wire, rest) = postcard::take_from_bytes::<Wire<'_>>(body)?;
         if !rest.is_empty() {
             return Err(BatchError::TrailingBytes(rest.len()));
+        }
+        if usize::try_from(wire.count) != Ok(count) {
+            let (header, body) = (count, wire.count);
+            return Err(BatchError::Promise { header, body });
         }
         let mut unpacker = Unpacker {
             count,
