@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use prometheus_client::registry::Registry;
 use proto::topic::Shard;
 use service::clock::monotonic;
+use service::descriptors::make_room_for;
 use service::ops::{Condition, Health};
 use service::serve::{Endpoint, HttpListener, Limits, ListenError, http};
 use service::tasks::{StuckTasks, TaskSet};
@@ -111,6 +112,7 @@ pub async fn run(
     let target = Target::new(&config.database)?;
     let instance = Instance::new(own_name(&config.mqtt)?.as_str())?;
 
+    make_room_for(config.api.connections_max + config.database.pool_size);
     let limits = Limits {
         connections_max: config.api.connections_max,
         ..Limits::default()

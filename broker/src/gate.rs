@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use service::clock::{monotonic, wall_millis};
+use service::places::Places;
 use service::tasks::TaskSet;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -29,7 +30,6 @@ use crate::identity::{Identity, Role};
 use crate::metrics::{Closed, HandshakeFailure, Kind, Metrics};
 use crate::names::{Claim, ClaimError, Ending, Names};
 use crate::packet::{self, ConnectCode, Packet, PacketError};
-use crate::places::Places;
 use crate::rates::Bucket;
 use crate::session::{ConnectRefusal, Session, SessionLimits, admit};
 use crate::tls::Certificates;

@@ -19,7 +19,6 @@ pub mod metrics;
 pub mod names;
 pub mod packet;
 pub mod pki;
-mod places;
 pub mod rates;
 pub mod session;
 pub mod tls;
@@ -108,6 +107,7 @@ impl Broker {
         let pages = HttpListener::bind(&config.ops.address).await?;
         let ops_address = pages.local_addr();
 
+        service::descriptors::make_room_for(config.limits.connections + config.limits.handshakes);
         let tasks = TaskSet::new(stop.clone());
         let engine = Engine::start(&config.router, config.limits.connections);
         let bird = engine.link(canary::CANARY).await?;

@@ -10,11 +10,13 @@
 
 pub mod clock;
 pub mod config;
+pub mod descriptors;
 pub mod exit;
 pub mod hangup;
 pub mod logging;
 pub mod ops;
 pub mod panics;
+pub mod places;
 pub mod private_file;
 pub mod problem;
 pub mod serve;

@@ -1,15 +1,19 @@
 //! An HTTP/1.1 server over TCP, TLS or a unix socket, bounded in every direction.
 //!
-//! At the limit: with all connections taken, further ones wait in the kernel's queue; a head that
-//! does not arrive in time closes the connection, also between two requests; a body that does not
-//! arrive in time or is too large fails its request. At the stop no new connection is taken, running
+//! At the limit: with all connections taken, further ones wait in the kernel's queue, and those that
+//! have had two seconds give way: at once when they never asked anything, otherwise after the answer
+//! to the request at hand, which then has ten seconds more. A head that does not arrive in time closes the connection, also between two
+//! requests; a body that does not arrive in time or is too large fails its request; a peer that does
+//! not read its answer is cut. At the stop no new connection is taken, running
 //! requests are answered, and after the grace what still runs is cut.
 
 mod body;
 mod listener;
+mod patience;
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -17,27 +21,31 @@ use axum::body::Body;
 use axum::extract::DefaultBodyLimit;
 use axum::http::Request;
 use hyper::body::Incoming;
-use hyper::rt::{Read, Write};
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use body::BodyTimeout;
 pub use listener::{Endpoint, EndpointError, HttpListener, ListenError};
 
+use crate::places::Places;
 use crate::tls::{PeerIdentity, peer_identity};
 use listener::Accepted;
+use patience::Patient;
 
 /// Bytes of a request's head; hyper refuses a larger one with 431.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Header lines of a request.
 const HEADERS_MAX: usize = 64;
+/// What a request at hand may still take while others wait for the connection's place.
+const CROWDED_GRACE: Duration = Duration::from_secs(10);
 /// How long to leave `accept` alone after it failed for want of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -54,18 +62,22 @@ pub struct Limits {
     /// Bytes of a request's body as the extractors read it; a route may set its own with
     /// [`DefaultBodyLimit`].
     pub body_bytes_max: usize,
+    /// How long a peer may leave its answer unread; reading 4 KiB/s is enough to be waited for.
+    pub write_timeout: Duration,
     /// From the stop until running requests are cut.
     pub grace: Duration,
 }
 
 impl Default for Limits {
-    /// 512 connections, 15 s for a head, 30 s for a body of at most 8 MiB, 10 s of grace.
+    /// 512 connections, 15 s for a head, 30 s for a body of at most 8 MiB, 30 s for an unread
+    /// answer, 10 s of grace.
     fn default() -> Self {
         Self {
             connections_max: 512,
             header_timeout: Duration::from_secs(15),
             body_timeout: Duration::from_secs(30),
             body_bytes_max: 8 * 1024 * 1024,
+            write_timeout: Duration::from_secs(30),
             grace: Duration::from_secs(10),
         }
     }
@@ -83,30 +95,35 @@ pub async fn http(
 ) {
     let place = listener.to_string();
     tracing::info!(listen = place, "serving http");
+    let places = Places::new(limits.connections_max);
     let served = Served {
         router: router.layer(DefaultBodyLimit::max(limits.body_bytes_max)),
         shutdown: shutdown.clone(),
+        places: places.clone(),
         limits,
     };
-    let places = Arc::new(Semaphore::new(limits.connections_max));
     let mut connections = JoinSet::new();
     loop {
-        let Some(permit) = free_place(&places, &mut connections, &shutdown).await else {
-            break;
-        };
+        while connections.try_join_next().is_some() {}
         let accepted = tokio::select! {
             () = shutdown.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
-        match accepted {
-            Ok(stream) => {
-                connections.spawn(served.clone().connection(stream, permit));
-            }
+        let stream = match accepted {
+            Ok(stream) => stream,
             Err(error) => {
                 tracing::warn!(listen = place, %error, "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
             }
-        }
+        };
+        // While somebody waits here, silent connections give way.
+        let permit = tokio::select! {
+            () = shutdown.cancelled() => break,
+            permit = places.take() => permit,
+        };
+        let Some(permit) = permit else { break };
+        connections.spawn(served.clone().connection(stream, permit));
     }
     drop(listener);
     let drained = async { while connections.join_next().await.is_some() {} };
@@ -120,32 +137,20 @@ pub async fn http(
     }
 }
 
-/// Waits for room under the connection cap, collecting ended connections meanwhile; none at the stop.
-async fn free_place(
-    places: &Arc<Semaphore>,
-    connections: &mut JoinSet<()>,
-    shutdown: &CancellationToken,
-) -> Option<OwnedSemaphorePermit> {
-    while connections.try_join_next().is_some() {}
-    tokio::select! {
-        () = shutdown.cancelled() => None,
-        permit = places.clone().acquire_owned() => permit.ok(),
-    }
-}
-
 /// What every connection of one server shares.
 #[derive(Clone)]
 struct Served {
     router: Router,
     shutdown: CancellationToken,
+    places: Places,
     limits: Limits,
 }
 
 impl Served {
     async fn connection(self, stream: Accepted, permit: OwnedSemaphorePermit) {
         match stream {
-            Accepted::Tcp(stream) => self.requests(TokioIo::new(stream), None).await,
-            Accepted::Unix(stream) => self.requests(TokioIo::new(stream), None).await,
+            Accepted::Tcp(stream) => self.requests(stream, None).await,
+            Accepted::Unix(stream) => self.requests(stream, None).await,
             Accepted::Tls(stream, config) => self.tls(stream, config).await,
         }
         drop(permit);
@@ -153,7 +158,12 @@ impl Served {
 
     async fn tls(self, stream: TcpStream, config: Arc<ServerConfig>) {
         let handshake = tokio_rustls::TlsAcceptor::from(config).accept(stream);
-        let stream = match tokio::time::timeout(self.limits.header_timeout, handshake).await {
+        let handshake = tokio::time::timeout(self.limits.header_timeout, handshake);
+        let handshake = tokio::select! {
+            handshake = handshake => handshake,
+            () = self.places.crowded_out() => return tracing::debug!("tls handshake gave way"),
+        };
+        let stream = match handshake {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return tracing::debug!(%error, "tls handshake failed"),
             Err(_) => return tracing::debug!("tls handshake took too long"),
@@ -167,16 +177,20 @@ impl Served {
             Ok(peer) => peer,
             Err(error) => return tracing::warn!(%error, "client certificate without identity"),
         };
-        self.requests(TokioIo::new(stream), peer).await;
+        self.requests(stream, peer).await;
     }
 
-    async fn requests<IO>(self, io: IO, peer: Option<PeerIdentity>)
+    async fn requests<S>(self, stream: S, peer: Option<PeerIdentity>)
     where
-        IO: Read + Write + Unpin + Send + 'static,
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let io = TokioIo::new(Patient::new(stream, self.limits.write_timeout));
         let routes = TowerToHyperService::new(self.router);
         let body_timeout = self.limits.body_timeout;
+        let asked = Arc::new(AtomicBool::new(false));
+        let asks = asked.clone();
         let service = service_fn(move |request: Request<Incoming>| {
+            asks.store(true, Ordering::Relaxed);
             let mut request = request.map(|incoming| body::timed(incoming, body_timeout));
             if let Some(peer) = &peer {
                 request.extensions_mut().insert(peer.clone());
@@ -190,20 +204,26 @@ impl Served {
             .max_header_size(HEAD_BYTES_MAX)
             .serve_connection(io, service);
         tokio::pin!(connection);
-        let ended = tokio::select! {
-            ended = connection.as_mut() => Some(ended),
-            () = self.shutdown.cancelled() => None,
+        let grace = tokio::select! {
+            ended = connection.as_mut() => return report(ended),
+            // The whole server cuts what is left after its own grace.
+            () = self.shutdown.cancelled() => Duration::MAX,
+            () = self.places.crowded_out() => CROWDED_GRACE,
         };
-        let ended = match ended {
-            Some(ended) => ended,
-            None => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        };
-        if let Err(error) = ended {
-            tracing::debug!(%error, "http connection ended early");
+        if grace == CROWDED_GRACE && !asked.load(Ordering::Relaxed) {
+            return tracing::debug!("a connection that asked nothing gave way");
         }
+        connection.as_mut().graceful_shutdown();
+        match tokio::time::timeout(grace, connection).await {
+            Ok(ended) => report(ended),
+            Err(_) => tracing::debug!("a connection gave way before its answer was read"),
+        }
+    }
+}
+
+fn report(ended: hyper::Result<()>) {
+    if let Err(error) = ended {
+        tracing::debug!(%error, "http connection ended early");
     }
 }
 

@@ -215,6 +215,44 @@ async fn a_head_at_its_limits_is_read_and_one_beyond_is_refused() {
     }
 }
 
+#[tokio::test]
+async fn silent_connections_that_fill_every_place_give_way() {
+    let limits = Limits {
+        connections_max: 2,
+        header_timeout: Duration::from_secs(600),
+        ..Limits::default()
+    };
+    let server = start(echo(), limits).await;
+    let _silent = TcpStream::connect(server.address).await.unwrap();
+    let mut half = TcpStream::connect(server.address).await.unwrap();
+    half.write_all(b"GET / HTTP/1.1\r\nhost: te").await.unwrap();
+    let third = TcpStream::connect(server.address).await.unwrap();
+    let answer = ask(third, &get_request("/")).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_read_its_answer_is_cut_and_frees_its_place() {
+    let limits = Limits {
+        connections_max: 1,
+        write_timeout: Duration::from_millis(200),
+        ..Limits::default()
+    };
+    // More than the sockets of both sides hold.
+    let large = on_get(async || "x".repeat(64 << 20));
+    let router = Router::new().route("/large", large).merge(echo());
+    let server = start(router, limits).await;
+    let mut deaf = TcpStream::connect(server.address).await.unwrap();
+    deaf.write_all(get_request("/large").as_bytes())
+        .await
+        .unwrap();
+    let next = TcpStream::connect(server.address).await.unwrap();
+    assert_eq!(ask(next, &get_request("/")).await.status, 200);
+    let mut received = Vec::new();
+    deaf.read_to_end(&mut received).await.ok();
+    assert!(received.len() < 64 << 20, "it was cut");
+}
+
 /// A router whose one handler says that it began and waits to be let go.
 fn held() -> (Router, Arc<Notify>, Arc<Notify>) {
     let (begun, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
