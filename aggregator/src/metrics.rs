@@ -87,6 +87,9 @@ pub struct Metrics {
 const FLUSH_BOUNDS: [f64; 12] = [
     0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0,
 ];
+/// A message that claims to be older, or from the future, counts as this old, or as new: one wrong
+/// clock must not decide the mean of a fleet.
+const FRESHNESS_MS_MAX: i64 = 86_400_000;
 const FRESHNESS_BOUNDS: [f64; 12] = [
     0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 5.0, 30.0, 300.0, 3_600.0, 86_400.0,
 ];
@@ -346,8 +349,10 @@ impl Metrics {
         self.passages_recovered.inc_by(tally.recovered);
         self.raw_rows.inc_by(tally.raw_rows);
         for sent_at in &tally.sent_at {
+            // The unit's clock says so, and may say anything.
+            let age_ms = now_ms.saturating_sub(sent_at.as_millis());
             self.freshness_seconds
-                .observe(seconds(now_ms - sent_at.as_millis()));
+                .observe(seconds(age_ms.clamp(0, FRESHNESS_MS_MAX)));
         }
         self.last_commit_seconds.set(seconds(now_ms));
     }

@@ -77,5 +77,9 @@ pub const SPEED_LIMIT_KMH_MAX: u8 = 200;
 /// Event times lie between these, in milliseconds since 1970: the years 1970 to 9999.
 pub const EVENT_MS_MAX: i64 = 253_402_300_799_999;
 
+/// Passages of one stream: 3,000 years at a million a day. Beyond, the centre refuses: sums over all
+/// that a unit may claim then fit 63 bits.
+pub const STREAM_PASSAGES_MAX: u64 = 1 << 40;
+
 /// Sequence numbers are 1 to this, so that half-open ranges of them fit PostgreSQL's `int8range`.
 pub const SEQ_MAX: u64 = i64::MAX as u64 - 1;

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use proto::batch::PassageBatch;
-use proto::device::DeviceId;
+use proto::device::{DeviceId, StreamId};
 use proto::frame::Up;
 use proto::header::Frontier;
-use proto::limits::{STREAMS_MAX, WINDOW_PASSAGES_MAX};
+use proto::limits::{NEW_STREAMS_PER_DAY_MAX, STREAMS_MAX, WINDOW_PASSAGES_MAX};
 use proto::loss::{Loss, LossReason, LossScope, Losses};
 use proto::passage::{EventTime, Passage};
 use proto::ranges::{Seq, SeqRange, SeqSet};
@@ -332,6 +332,30 @@ fn more_unfinished_streams_than_allowed_are_put_off() {
     centre.flush(vec![batch(UNIT, 1, 1, &passages(1))]);
     let flushed = centre.flush(vec![batch(UNIT, streams, 2, &passages(1))]);
     assert!(flushed.refusals.is_empty());
+}
+
+#[test]
+fn a_unit_that_begins_a_thousand_streams_a_day_is_put_off() {
+    let mut centre = MemoryCentre::new();
+    let send = |stream: usize, first: u64, accepted_to: u64| {
+        let mut header = header(1, first, 1, accepted_to);
+        header.stream = StreamId::from_bytes((stream as u128).to_le_bytes());
+        let up = Up::Passages(passages(1).into_iter().collect());
+        message(UNIT, &header, &up)
+    };
+    // One that goes on, and others that end with their first passage.
+    centre.flush(vec![send(0, 1, 2)]);
+    for stream in 1..NEW_STREAMS_PER_DAY_MAX {
+        let flushed = centre.flush(vec![send(stream, 1, 1)]);
+        assert!(flushed.refusals.is_empty(), "stream {stream}");
+    }
+    let flushed = centre.flush(vec![send(NEW_STREAMS_PER_DAY_MAX, 1, 1), send(0, 2, 2)]);
+    assert_eq!(flushed.refusals.len(), 1, "a stream that is known goes on");
+    let refusal = &flushed.refusals[0].1;
+    assert_eq!(
+        (refusal.class, refusal.reason),
+        (RefusalClass::Later, RefusalReason::Cap)
+    );
 }
 
 #[test]

@@ -10,7 +10,7 @@ use proto::device::StreamId;
 use proto::frame::{BodyError, FrameError, Up, UpFrame};
 use proto::header::UpHeader;
 use proto::heartbeat::{Heartbeat, HeldStream};
-use proto::limits::{SEQ_MAX, TEXT_BYTES_MAX};
+use proto::limits::{STREAM_PASSAGES_MAX, TEXT_BYTES_MAX};
 use proto::loss::Losses;
 use proto::passage::EventTime;
 use proto::ranges::SeqRange;
@@ -233,9 +233,10 @@ fn passages(header: &UpHeader, batch: &PassageBatch, bytes: &Bytes, raw: bool) -
     })
 }
 
-/// A stream that sends numbers which it says it never accepted contradicts itself.
+/// A stream that sends numbers which it says it never accepted contradicts itself, and none accepts
+/// more than [`STREAM_PASSAGES_MAX`].
 fn beyond(accepted_to: u64, last: u64) -> Option<Refused> {
-    (last > accepted_to || accepted_to > SEQ_MAX).then(|| {
+    (last > accepted_to || accepted_to > STREAM_PASSAGES_MAX).then(|| {
         let detail = format!("number {last} or accepted_to {accepted_to} is beyond its limit");
         refused(RefusalClass::Never, RefusalReason::Malformed, &detail)
     })
@@ -325,6 +326,20 @@ mod tests {
             panic!("{message:?}")
         };
         assert_eq!(refused.class, RefusalClass::Never);
+    }
+
+    #[test]
+    fn a_stream_beyond_what_any_unit_can_have_seen_is_refused_for_ever() {
+        let most = STREAM_PASSAGES_MAX;
+        for (last, accepted_to, taken) in [
+            (most, most, true),
+            (most, most + 1, false),
+            (proto::limits::SEQ_MAX, u64::MAX, false),
+        ] {
+            let header = testing::header(1, last - 4, 5, accepted_to);
+            let message = arrive(Up::Passages(batch()).encode(&header)).unwrap();
+            assert_eq!(matches!(message.body, Body::Passages(_)), taken, "{last}");
+        }
     }
 
     #[test]

@@ -213,6 +213,8 @@ impl Memory {
                 .map(|(id, window)| (id, (window, flush)));
             state.windows.extend(windows);
             self.windows += state.windows.len() - before;
+            // Streams that the database does not know: a unit may name any number of them.
+            state.cursors.retain(|_, cursor| cursor.rev > 0);
             forget_settled(&mut state.cursors);
         }
     }
@@ -297,6 +299,25 @@ mod tests {
         assert!(!state.windows.contains_key(&window(0)));
         memory.shrink_to(80);
         assert_eq!(memory.window_count(), 60);
+    }
+
+    #[test]
+    fn streams_that_were_only_named_take_no_memory() {
+        let device = DeviceId::new("KV1").unwrap();
+        let mut memory = Memory::new();
+        memory.learn_device(device.clone(), DeviceState::default());
+        let known = Cursor {
+            stream_key: 1,
+            rev: 1,
+            ..Cursor::default()
+        };
+        memory.learn_cursor(&device, StreamId::from_bytes([255; 16]), known);
+        for n in 0..100_u8 {
+            let stream = StreamId::from_bytes([n; 16]);
+            memory.learn_cursor(&device, stream, Cursor::default());
+        }
+        memory.install(HashMap::from([(device.clone(), DeviceChange::default())]));
+        assert_eq!(memory.device(&device).unwrap().cursors.len(), 1);
     }
 
     #[test]

@@ -4,9 +4,14 @@ use proptest::prelude::*;
 use proto::device::StreamId;
 use proto::frame::{BodyError, Down, FrameError, Up, UpFrame};
 use proto::header::{Frontier, UpHeader};
-use proto::limits::{BODY_BYTES_MAX, FRAME_BYTES_MAX};
+use proto::heartbeat::{Backlog, CameraLink, Disk, Heartbeat, HeldStream};
+use proto::limits::{
+    BODY_BYTES_MAX, FRAME_BYTES_MAX, LOSSES_MAX, STREAMS_MAX, SUMMARY_ENTRIES_MAX, TEXT_BYTES_MAX,
+};
+use proto::loss::{Loss, LossReason, LossScope, Losses};
 use proto::passage::{EventTime, Passage};
-use proto::ranges::Seq;
+use proto::ranges::{Seq, SeqRange, SeqSet};
+use proto::summary::{Summary, SummaryEntry, SummaryError};
 use proto::topic::Topic;
 use proto::{PassageBatch, window};
 
@@ -121,14 +126,16 @@ fn a_count_that_lies_is_refused() {
     let batch: PassageBatch = std::iter::repeat_n(Passage::default(), 10).collect();
     for count in [0, 9, 11, 4_097, u32::MAX] {
         let bytes = forged(1, 1, 0, count, &batch.encode());
+        // Ten equal passages are columns of one value each, which would fit nine as well.
         let message = UpFrame::open(&bytes).unwrap().message();
-        // Ten equal passages are the same bytes as nine: a constant column has no length.
-        assert_eq!(
-            message.is_ok(),
-            count == 9 || count == 11,
-            "{count}: {message:?}"
-        );
+        assert!(message.is_err(), "{count}: {message:?}");
     }
+    assert!(
+        UpFrame::open(&forged(1, 1, 0, 10, &batch.encode()))
+            .unwrap()
+            .message()
+            .is_ok()
+    );
 }
 
 #[test]
@@ -168,4 +175,79 @@ fn statistics_that_claim_speeds_without_a_histogram_are_refused() {
     assert_eq!(delta.check(), Ok(()));
     delta.stats.histogram = window::Histogram::default();
     assert!(delta.check().is_err());
+}
+
+#[test]
+fn a_summary_beyond_its_size_is_refused() {
+    let entry = |number: usize, windows: i64| {
+        let passages = (0..windows).map(|window| Passage {
+            event_time: EventTime::from_millis(window * window::BUCKET_MS),
+            ..Passage::default()
+        });
+        let first = Seq::new(number as u64 * 10_000 + 1).unwrap();
+        SummaryEntry {
+            seqs: SeqRange::from_count(first, windows.unsigned_abs())
+                .unwrap()
+                .into(),
+            deltas: window::fold(&passages.collect(), |_| true),
+        }
+    };
+    let check = |entries: usize, windows: i64| {
+        let entries = (0..entries).map(|number| entry(number, windows)).collect();
+        Summary { entries }.check()
+    };
+    assert_eq!(check(SUMMARY_ENTRIES_MAX, 16), Ok(()));
+    for (entries, windows) in [(0, 1), (SUMMARY_ENTRIES_MAX + 1, 1), (64, 17)] {
+        let refused = check(entries, windows);
+        assert!(
+            matches!(refused, Err(SummaryError::Size { .. })),
+            "{refused:?}"
+        );
+    }
+}
+
+#[test]
+fn losses_and_inventories_beyond_their_size_are_refused() {
+    let loss = Loss {
+        range: SeqRange::from_count(Seq::FIRST, 1).unwrap(),
+        scope: LossScope::All,
+        reason: LossReason::Quota,
+        event_min: None,
+        event_max: None,
+    };
+    for (count, taken) in [
+        (0, false),
+        (1, true),
+        (LOSSES_MAX, true),
+        (LOSSES_MAX + 1, false),
+    ] {
+        let losses = Losses {
+            losses: vec![loss; count],
+        };
+        assert_eq!(losses.check().is_ok(), taken, "{count}");
+    }
+    let held = HeldStream {
+        stream: StreamId::from_bytes([7; 16]),
+        accepted_to: 0,
+        released: SeqSet::new(),
+        held: SeqSet::new(),
+    };
+    let heartbeat = |streams: usize, version: String| Heartbeat {
+        held: vec![held.clone(); streams],
+        backlog: Backlog::default(),
+        camera: CameraLink::Unknown,
+        clock_offset_ms: None,
+        agent_version: version,
+        disk: Disk::default(),
+    };
+    let version = |bytes| "v".repeat(bytes);
+    for (streams, bytes, taken) in [
+        (STREAMS_MAX, TEXT_BYTES_MAX, true),
+        (STREAMS_MAX + 1, 1, false),
+        (0, TEXT_BYTES_MAX + 1, false),
+    ] {
+        let checked = heartbeat(streams, version(bytes)).check();
+        assert_eq!(checked.is_ok(), taken, "{checked:?}");
+    }
+    assert!(heartbeat(0, "\0".to_owned()).check().is_err());
 }
