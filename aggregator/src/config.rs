@@ -13,7 +13,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use service::logging::LogFormat;
 
-pub use self::check::split_address;
+pub use self::check::{database_login, split_address};
 
 /// Prefix of the environment variables that override the file.
 pub const ENV_PREFIX: &str = "VERST_AGGREGATOR";
@@ -354,6 +354,19 @@ impl Default for LogConfig {
         Self {
             format: LogFormat::Text,
             level: "info".to_owned(),
+        }
+    }
+}
+
+impl LogConfig {
+    /// The level as logging takes it: the database client is kept from `debug`, where it would write
+    /// down the parameters of statements, plates among them, unless it is spoken of.
+    #[must_use]
+    pub fn directives(&self) -> String {
+        if self.level.contains("tokio_postgres") {
+            self.level.clone()
+        } else {
+            format!("{},tokio_postgres=info", self.level)
         }
     }
 }

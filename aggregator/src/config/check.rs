@@ -1,6 +1,7 @@
 //! ● Which values the settings may have. All faults are found at once, each by its key.
 
 use proto::limits::{FRAME_BYTES_MAX, IN_FLIGHT_BATCHES_MAX};
+use secrecy::{ExposeSecret, SecretString};
 use service::config::{Fault, Validate};
 use service::logging::check_level;
 
@@ -36,6 +37,9 @@ impl Validate for Config {
                 .take(place + 1)
                 .all(|one| one != address);
             faults.unless(is_new, &key, || format!("{address:?} stands here twice"));
+        }
+        if let Err(problem) = database_login(&self.database.url) {
+            faults.unless(false, "database.url", || problem);
         }
         faults.within("database.pool_size", self.database.pool_size, 1, 100);
         let windows = &self.windows;
@@ -155,6 +159,27 @@ pub fn split_address(address: &str) -> Option<(&str, u16)> {
     (!host.is_empty()).then_some((host, port))
 }
 
+/// Where the database is, read from `database.url`.
+///
+/// # Errors
+/// What is wrong with it, in words that quote nothing of it: a password with a space or a `?` in it is
+/// taken for something else, and must not come to light by that.
+pub fn database_login(url: &SecretString) -> Result<tokio_postgres::Config, String> {
+    url.expose_secret()
+        .parse()
+        .map_err(|error: tokio_postgres::Error| {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            let cause = match cause.unwrap_or_default() {
+                unknown if unknown.starts_with("unknown option") => {
+                    "it has an unknown option".to_owned()
+                }
+                // Names an option of PostgreSQL's, never its value.
+                other => other,
+            };
+            format!("is neither postgresql://… nor key=value pairs: {cause}")
+        })
+}
+
 struct Faults(Vec<Fault>);
 
 impl Faults {
@@ -174,6 +199,27 @@ impl Faults {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_login_is_said_without_quoting_it() {
+        for good in [
+            "postgresql://verst@db:5432/verst",
+            "host=/run/postgresql user=verst",
+        ] {
+            assert!(database_login(&good.into()).is_ok(), "{good}");
+        }
+        for bad in [
+            "postgresql://verst:hunter2@db:54x2/verst",
+            "host=db password=mellon hunter2=x",
+            "host=db password=mellon hunter2",
+            "postgresql://verst@db/verst?password=mellon&hunter2=x",
+            "postgresql://verst:mellon@db/verst?sslmode=hunter2",
+        ] {
+            let problem = database_login(&bad.into()).unwrap_err();
+            let quotes = problem.contains("hunter2") || problem.contains("mellon");
+            assert!(!quotes, "{bad}: {problem}");
+        }
+    }
 
     #[test]
     fn addresses_are_split_into_host_and_port() {

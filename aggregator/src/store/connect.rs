@@ -13,7 +13,7 @@ use deadpool_postgres::{
     Runtime,
 };
 use rustls::ClientConfig;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use service::tasks::TaskSet;
 use service::tls::TlsError;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::config::DatabaseConfig;
+use crate::config::{DatabaseConfig, database_login};
 use crate::store::reader::READER_SESSION;
 
 /// Until a connection stands.
@@ -40,7 +40,7 @@ const SESSION: &str = "-c TimeZone=UTC -c jit=off -c plan_cache_mode=force_gener
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
     /// Neither a URL nor key=value pairs. The text is not quoted: it may hold a password.
-    #[error("database.url is neither postgresql://… nor key=value pairs: {0}")]
+    #[error("database.url {0}")]
     Url(String),
     /// The password is not there.
     #[error("cannot read database.password_file {}: {source}", path.display())]
@@ -99,13 +99,7 @@ impl Target {
     }
 
     fn from_url(url: &SecretString) -> Result<Self, TargetError> {
-        let mut config: Config =
-            url.expose_secret()
-                .parse()
-                .map_err(|error: tokio_postgres::Error| {
-                    let cause = std::error::Error::source(&error).map(ToString::to_string);
-                    TargetError::Url(cause.unwrap_or_default())
-                })?;
+        let mut config = database_login(url).map_err(TargetError::Url)?;
         let own = config.get_options().unwrap_or_default();
         let options = format!("{SESSION} {own}");
         config
@@ -236,6 +230,6 @@ mod tests {
         let url = SecretString::from("host=/tmp password=hunter2 nonsense=1");
         let error = Target::from_url(&url).err().unwrap().to_string();
         assert!(!error.contains("hunter2"), "{error}");
-        assert!(error.contains("nonsense"), "{error}");
+        assert!(error.contains("unknown option"), "{error}");
     }
 }

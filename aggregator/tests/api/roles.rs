@@ -21,6 +21,7 @@ async fn denied(client: &Client, sql: &str) -> String {
 
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
 const READ_ONLY_TRANSACTION: &str = "25006";
+const QUERY_CANCELED: &str = "57014";
 
 #[tokio::test]
 async fn a_reader_sees_the_views_and_nothing_else() {
@@ -165,6 +166,41 @@ async fn a_login_gets_its_limits_and_the_rights_of_its_group() {
     ] {
         assert_eq!(denied(&writer, sql).await, INSUFFICIENT_PRIVILEGE, "{sql}");
     }
+}
+
+#[tokio::test]
+async fn a_reader_that_holds_a_snapshot_or_runs_for_an_hour_is_cut_off() {
+    let cluster = Cluster::start(Options::fast()).unwrap();
+    let url = cluster.fresh_database().unwrap();
+    let centre = Centre::over(url, &ApiConfig::default()).await;
+    let create = "SELECT verst_login_create('mallory', statement_limit => '300 ms',
+            idle_in_transaction_limit => '300 ms', connections_max => 1);
+        ALTER ROLE mallory PASSWORD 'x'";
+    centre.database.batch_execute(create).await.unwrap();
+    let place = centre.url.split_once('@').unwrap().1;
+    let url = format!("postgres://mallory:x@{place}");
+    let target = Target::new(&settings(&url)).unwrap();
+    let reader = target.connect("test", &centre.tasks).await.unwrap();
+
+    assert!(
+        target.connect("test", &centre.tasks).await.is_err(),
+        "one connection is all that it has"
+    );
+    assert_eq!(
+        denied(&reader, "SELECT pg_sleep(3600)").await,
+        QUERY_CANCELED
+    );
+    let snapshot = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM v_speed_5m";
+    reader.batch_execute(snapshot).await.unwrap();
+    let held = "SELECT count(*)::text FROM pg_stat_activity
+        WHERE usename = 'mallory' AND backend_xmin IS NOT NULL";
+    while centre.value(held).await.as_deref() != Some("0") {
+        tokio::task::yield_now().await;
+    }
+    assert!(
+        reader.batch_execute("SELECT 1").await.is_err(),
+        "its session has ended"
+    );
 }
 
 #[tokio::test]
