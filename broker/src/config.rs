@@ -122,7 +122,8 @@ pub struct Limits {
     /// worth may come at once. The centre has no such limit.
     pub messages_per_s: u32,
     /// Bytes per second that one unit or reader may send, at least 81,920 (what it may have under
-    /// way); default 20,000,000. A second's worth may come at once.
+    /// way), at most half of a shard's ring, so that no unit can make the others of its shard lose
+    /// messages within a second; default 2,000,000. A second's worth may come at once.
     pub bytes_per_s: u32,
     /// How long a client may leave what is sent to it unread, in seconds, 1 to 300; default 30.
     pub write_timeout_s: u64,
@@ -143,7 +144,7 @@ impl Default for Limits {
             handshakes: 256,
             connect_timeout_s: 10,
             messages_per_s: 2_000,
-            bytes_per_s: 20_000_000,
+            bytes_per_s: 2_000_000,
             write_timeout_s: 30,
             subscriptions: 128,
             unacknowledged: 1_000,
@@ -317,6 +318,7 @@ impl Validate for Config {
         );
         within("router.down_segments", router.down_segments, 2, 64);
         faults.extend(ring_fault(router));
+        faults.extend(flood_fault(limits, router));
         if let Err(error) = check_level(&self.log.level) {
             faults.push(Fault::new("log.level", error.to_string()));
         }
@@ -340,6 +342,19 @@ fn ring_fault(router: &RouterSettings) -> Option<Fault> {
     })
 }
 
+/// What one unit may send in a second must stay under half of the shard's ring as well.
+fn flood_fault(limits: &Limits, router: &RouterSettings) -> Option<Fault> {
+    let half = router.segment_bytes.saturating_mul(router.segments) / 2;
+    let rate = usize::try_from(limits.bytes_per_s).unwrap_or(usize::MAX);
+    (rate > half).then(|| {
+        let problem = format!(
+            "{rate} is above half of a shard's ring, {half}: one unit could make the others of its \
+             shard lose messages within a second; lower it, or raise router.segment_bytes"
+        );
+        Fault::new("limits.bytes_per_s", problem)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -351,7 +366,11 @@ mod tests {
     }
 
     fn faults(text: &str) -> String {
-        parse(text).unwrap_err().to_string()
+        faults_of(text).unwrap()
+    }
+
+    fn faults_of(text: &str) -> Option<String> {
+        parse(text).err().map(|faults| faults.to_string())
     }
 
     #[test]
@@ -403,6 +422,17 @@ mod tests {
         );
         let raised = format!("{LEAST}[router]\ndevices_per_shard = 26\nsegment_bytes = 532480\n");
         assert!(parse(&raised).is_ok());
+    }
+
+    #[test]
+    fn a_rate_by_which_one_unit_would_overrun_the_ring_is_a_fault() {
+        let with = |bytes: u32| faults_of(&format!("{LEAST}[limits]\nbytes_per_s = {bytes}\n"));
+        assert_eq!(with(2_097_152), None);
+        let fault = with(2_097_153).unwrap();
+        assert!(
+            fault.contains("broker.toml:6: limits.bytes_per_s"),
+            "{fault}"
+        );
     }
 
     #[test]
