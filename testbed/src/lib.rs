@@ -9,6 +9,7 @@
 //! cuts ([`powercut`]) and damage ([`damage`]) work on the agent's buffer; [`pki`] has the broker's
 //! authority issue what no operator would: a certificate of yesterday.
 
+pub mod attack;
 pub mod bench;
 pub mod chaos;
 pub mod clock;

@@ -57,15 +57,24 @@ pub fn reset_peak_resident(pid: u32) -> io::Result<()> {
 /// When there is no such process.
 pub fn peak_resident_bytes(pid: u32) -> io::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    parse_peak_kib(&status)
+    parse_kib(&status, "VmHWM:")
         .map(|kib| kib * 1_024)
         .ok_or_else(|| malformed("status"))
 }
 
-fn parse_peak_kib(status: &str) -> Option<u64> {
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+/// The resident memory of a process now, in bytes.
+///
+/// # Errors
+/// When there is no such process.
+pub fn resident_bytes(pid: u32) -> io::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    parse_kib(&status, "VmRSS:")
+        .map(|kib| kib * 1_024)
+        .ok_or_else(|| malformed("status"))
+}
+
+fn parse_kib(status: &str, field: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
     line.trim().strip_suffix(" kB")?.parse().ok()
 }
 
@@ -117,10 +126,10 @@ mod tests {
     #[test]
     fn the_peak_is_read_in_bytes() {
         assert_eq!(
-            parse_peak_kib("Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t 1 kB\n"),
+            parse_kib("Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t 1 kB\n", "VmHWM:"),
             Some(2_048)
         );
-        assert_eq!(parse_peak_kib("Name:\tx\n"), None);
+        assert_eq!(parse_kib("Name:\tx\n", "VmHWM:"), None);
     }
 
     #[test]

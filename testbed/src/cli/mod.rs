@@ -1,5 +1,6 @@
 //! The command line: arguments in, one report out, an exit code.
 
+mod attack;
 mod bench;
 mod chaos;
 mod damage;
@@ -32,6 +33,8 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Attack the real programs, beside honest units that must not notice.
+    Attack(attack::Attack),
     /// Measure the whole system on this machine.
     Bench(bench::Bench),
     /// Break the real system in every way that a seed draws, and compare everything afterwards.
@@ -68,6 +71,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<u8> {
     let runtime = Runtime::new().context("cannot start the runtime")?;
     runtime.block_on(async {
         match arguments.command {
+            Command::Attack(attack) => attack.run().await,
             Command::Bench(bench) => bench.run().await,
             Command::Chaos(chaos) => chaos.run().await,
             Command::Damage(damage) => tokio::task::block_in_place(|| damage.run()),
