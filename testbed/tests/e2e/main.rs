@@ -4,6 +4,7 @@
 //! and every raw row with a recomputation from what was posted. The programs must have been built
 //! (`cargo build --workspace --bins`; `deploy/test` does).
 
+mod attacks;
 mod availability;
 mod chaos;
 mod clones;
