@@ -94,7 +94,7 @@ pub struct DatabaseConfig {
     /// TLS (`verify-full`); without it plain, which is right for a socket or a trusted network only.
     #[serde(default)]
     pub ca: Option<PathBuf>,
-    /// Connections of the API, 1 to 100. Writer and lease have one each besides.
+    /// Connections of the API, 1 to 100. Writer, lease and gauges have one each besides.
     #[serde(default = "default_pool_size")]
     pub pool_size: usize,
     /// Whether `run` applies migrations that are missing.

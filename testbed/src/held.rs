@@ -22,11 +22,21 @@ const LIMIT: ReadLimit = ReadLimit {
 /// How long a store may take to open before it is moved aside. The agent's least.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Faults that a report lists; further ones are counted only.
+const FAULTS_SHOWN_MAX: usize = 10;
+
 /// The database that receipts come from here.
 pub const CENTRE: Centre = Centre {
     id: CentreId::from_bytes([1; 16]),
     timeline: 1,
 };
+
+/// Adds what was wrong after one seed to a report's list, as far as there is room.
+pub fn list(faults: &mut Vec<String>, seed: u64, found: Vec<String>) {
+    let room = FAULTS_SHOWN_MAX.saturating_sub(faults.len());
+    let shown = found.into_iter().take(room);
+    faults.extend(shown.map(|fault| format!("seed {seed}: {fault}")));
+}
 
 /// The buffer could not be worked with.
 #[derive(Debug, thiserror::Error)]

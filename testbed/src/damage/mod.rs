@@ -36,9 +36,6 @@ const CHUNK_PASSAGES: u64 = 64;
 /// Passages that a case posts after the damage; the specimens' have smaller numbers.
 const NEWCOMERS: u64 = 1_000_000;
 
-/// Faults that a report quotes.
-const FAULTS_SHOWN_MAX: usize = 10;
-
 /// What came of it.
 #[derive(Debug, Default, Serialize)]
 pub struct Report {
@@ -96,11 +93,7 @@ pub fn run(first_seed: u64, cases: u64) -> Result<Report, HeldError> {
             .unwrap_or_else(|error| vec![error.to_string()]);
         if !faults.is_empty() {
             report.failed += 1;
-            let room = FAULTS_SHOWN_MAX.saturating_sub(report.faults.len());
-            let shown = faults.into_iter().take(room);
-            report
-                .faults
-                .extend(shown.map(|fault| format!("seed {seed}: {fault}")));
+            crate::held::list(&mut report.faults, seed, faults);
         }
     }
     Ok(report)

@@ -43,9 +43,6 @@ use tape::Tape;
 /// The hidden command of `testbed` that is recorded: [`work::write_and_tell`].
 pub const WRITER: &str = "powercut-writer";
 
-/// Faults that a report quotes.
-const FAULTS_SHOWN_MAX: usize = 10;
-
 /// Where the writer is recorded and the cuts are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -175,11 +172,7 @@ pub fn run(plan: &Plan, program: &Path) -> Result<Report, PowerCutError> {
         let faults = outcome.unwrap_or_else(|error| vec![error.to_string()]);
         if !faults.is_empty() {
             report.failed += 1;
-            let room = FAULTS_SHOWN_MAX.saturating_sub(report.faults.len());
-            let shown = faults.into_iter().take(room);
-            report
-                .faults
-                .extend(shown.map(|fault| format!("seed {seed}: {fault}")));
+            crate::held::list(&mut report.faults, seed, faults);
         }
     }
     Ok(report)

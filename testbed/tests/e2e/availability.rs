@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use testbed::feed::{self, Pace};
-use testbed::recompute::Ledger;
 use testbed::system::{CENTRE, Options, SECOND_CENTRE, STOPPED_WITHIN, System};
 
-use crate::support::{HOUR_MS, HandUnit, SETTLED_WITHIN, alone, lines, names};
+use crate::support::{HandUnit, SETTLED_WITHIN, alone, an_hour, names, post_hour};
 
 /// Enough that both halves of the shards have some.
 const UNITS: [&str; 6] = ["ha-1", "ha-2", "ha-3", "ha-4", "ha-5", "ha-6"];
@@ -27,21 +25,7 @@ async fn shards_move_with_every_coming_and_going_and_no_window_is_wrong() {
     .await
     .expect("a running system");
     system.watch_fencing().await.expect("watched");
-    let traffic: Vec<_> = (70..)
-        .zip(UNITS)
-        .map(|(seed, unit)| {
-            let lines = lines(unit, 6_000, 3 * HOUR_MS, seed);
-            (unit, lines, system.agents[unit].camera().clone())
-        })
-        .collect();
-    // An hour of traffic lasts about 20 seconds.
-    let pace = Pace {
-        speedup: Some(150.0),
-        ..Pace::FULL
-    };
-    let posts = traffic
-        .iter()
-        .map(|(unit, lines, camera)| feed::post(unit, lines, camera, pace));
+    let traffic = an_hour(&system, &UNITS, 70);
     let (mut second, _) = system.second_aggregator().expect("prepared");
     let events = async {
         tokio::time::sleep(STRETCH).await;
@@ -73,12 +57,7 @@ async fn shards_move_with_every_coming_and_going_and_no_window_is_wrong() {
         }
         assert_eq!(system.shards_of(CENTRE).await.expect("asked"), 32);
     };
-    let (posted, ()) = tokio::join!(futures_util::future::try_join_all(posts), events);
-    let mut ledger = Ledger::new();
-    posted
-        .expect("accepted")
-        .into_iter()
-        .for_each(|of_unit| ledger.merge(of_unit));
+    let (ledger, ()) = tokio::join!(post_hour(&traffic), events);
     system
         .settled(ledger.passages(), SETTLED_WITHIN)
         .await

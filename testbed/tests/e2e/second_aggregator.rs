@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use testbed::feed::{self, Pace};
-use testbed::recompute::Ledger;
 use testbed::system::{Options, READY_WITHIN, System};
 
-use crate::support::{HOUR_MS, SETTLED_WITHIN, alone, lines, names};
+use crate::support::{SETTLED_WITHIN, alone, an_hour, names, post_hour};
 
 const UNITS: [&str; 3] = ["two-1", "two-2", "two-3"];
 /// Longer than the lease of a shard, so that the sleeper's shards are taken over.
@@ -22,24 +20,7 @@ async fn two_aggregators_and_a_sleeper_that_wakes_up_write_no_window_wrong() {
     })
     .await
     .expect("a running system");
-    let traffic: Vec<_> = (40..)
-        .zip(UNITS)
-        .map(|(seed, unit)| {
-            (
-                unit,
-                lines(unit, 6_000, 3 * HOUR_MS, seed),
-                system.agents[unit].camera().clone(),
-            )
-        })
-        .collect();
-    // An hour of traffic lasts about 20 seconds.
-    let pace = Pace {
-        speedup: Some(150.0),
-        ..Pace::FULL
-    };
-    let posts = traffic
-        .iter()
-        .map(|(unit, lines, camera)| feed::post(unit, lines, camera, pace));
+    let traffic = an_hour(&system, &UNITS, 40);
     let (mut second, _) = system.second_aggregator().expect("prepared");
     let confusion = async {
         tokio::time::sleep(STRETCH).await;
@@ -58,12 +39,7 @@ async fn two_aggregators_and_a_sleeper_that_wakes_up_write_no_window_wrong() {
         tokio::time::sleep(STRETCH).await;
         system.aggregator.start().expect("started again");
     };
-    let (posted, ()) = tokio::join!(futures_util::future::try_join_all(posts), confusion);
-    let mut ledger = Ledger::new();
-    posted
-        .expect("accepted")
-        .into_iter()
-        .for_each(|of_unit| ledger.merge(of_unit));
+    let (ledger, ()) = tokio::join!(post_hour(&traffic), confusion);
     system
         .settled(ledger.passages(), SETTLED_WITHIN)
         .await
