@@ -2,7 +2,8 @@
 //!
 //! Between the socket and the router. Reading, writing and the router's messages are waited for at
 //! once, so that neither direction holds up the other; all that is ready is taken together and
-//! written in as few TLS records as it fits in.
+//! written in as few TLS records as it fits in. Each write costs more than what is in it, so a
+//! unit's PUBACKs wait for its receipt ([`crate::puback`]).
 //!
 //! Bounds, and what happens at each:
 //! - bytes waiting to be written: above `OUT_BYTES_LOW` nothing more is fetched from the router
@@ -13,24 +14,24 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, BytesMut};
 use service::clock::monotonic;
-use tokio::io::{AsyncWrite, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep_until, timeout};
 use tokio_rustls::server::TlsStream;
-use tokio_util::io::poll_read_buf;
 
 use crate::config::PACKET_BYTES_MAX;
 use crate::engine::{Link, Routed, RouterGone};
 use crate::metrics::{Closed, Kind, Metrics};
 use crate::names::Ending;
-use crate::packet::{self, Packet};
+use crate::packet::{self, PUBACK_BYTES, Packet};
+use crate::puback::Owed;
 use crate::rates::Bucket;
 use crate::session::{Session, Step, Violation};
+use crate::socket::{Moved, poll_socket};
 
 /// What waits to be written, before no more messages are fetched from the router.
 const OUT_BYTES_LOW: usize = 128 * 1024;
@@ -91,15 +92,6 @@ enum Event {
     Time,
 }
 
-/// What the socket did.
-#[derive(Default)]
-struct Moved {
-    /// Bytes read; 0 is the end of the stream.
-    read: Option<usize>,
-    /// Bytes written, or none if the socket took nothing.
-    written: Option<usize>,
-}
-
 /// The clocks of one connection.
 struct Watch {
     heard_at: Instant,
@@ -107,6 +99,8 @@ struct Watch {
     waiting_since: Instant,
     /// Until when the client is not read from.
     paused_until: Option<Instant>,
+    /// PUBACKs that wait in the output.
+    owed: Owed,
 }
 
 impl Connection {
@@ -136,6 +130,7 @@ impl Connection {
             heard_at: now,
             waiting_since: now,
             paused_until: None,
+            owed: Owed::new(now),
         };
         let timer = sleep_until(now.into());
         tokio::pin!(timer);
@@ -145,7 +140,7 @@ impl Connection {
             return end;
         }
         loop {
-            let writing = unflushed || !self.outbox.is_empty();
+            let writing = unflushed || self.must_write(&watch);
             if let Err(end) = self.look_at_clocks(&mut watch, writing, timer.as_mut()) {
                 return (end, None);
             }
@@ -155,7 +150,9 @@ impl Connection {
             let event = tokio::select! {
                 reason = self.ending.asked() => Event::Asked(reason),
                 moved = std::future::poll_fn(|cx| {
-                    poll_socket(cx, stream, reading.then_some(&mut *inbox), outbox, &mut unflushed)
+                    let (inbox, outbox) =
+                        (reading.then_some(&mut *inbox), writing.then_some(&mut *outbox));
+                    poll_socket(cx, stream, inbox, outbox, &mut unflushed)
                 }), if reading || writing => Event::Moved(moved),
                 routed = self.link.next(), if fetching => Event::Routed(routed),
                 () = timer.as_mut() => Event::Time,
@@ -170,6 +167,12 @@ impl Connection {
                 return end;
             }
         }
+    }
+
+    /// Whether something waits in the output that is not a PUBACK with time left.
+    fn must_write(&self, watch: &Watch) -> bool {
+        self.outbox.len() > watch.owed.count() * PUBACK_BYTES
+            || watch.owed.due().is_some_and(|due| due <= monotonic())
     }
 
     /// Ends what is overdue, lifts a pause that is over, and sets the timer to what comes next.
@@ -201,6 +204,9 @@ impl Connection {
             .unwrap_or(idle_at)
             .min(self.pace.certificate_end);
         let next = if writing { next.min(stuck_at) } else { next };
+        // While something is written they go along.
+        let due = watch.owed.due().filter(|_| !writing);
+        let next = due.map_or(next, |due| next.min(due));
         // A timer that is early only looks again; moving it for each packet would cost more.
         let set_for = timer.deadline().into_std();
         if next < set_for || set_for <= now {
@@ -220,6 +226,7 @@ impl Connection {
         if let Some(count) = moved.written {
             self.metrics.sent.bytes.inc_by(count as u64);
             watch.waiting_since = monotonic();
+            watch.owed.gone();
         }
         match moved.read {
             Some(0) => Err((Closed::Lost, None)),
@@ -245,7 +252,7 @@ impl Connection {
     async fn judge_inbox(&mut self, watch: &mut Watch) -> Result<(), End> {
         let (before, mut packets) = (self.inbox.len(), 0_u32);
         let outcome = loop {
-            match self.judge_one() {
+            match self.judge_one(watch) {
                 Ok(true) => packets += 1,
                 Ok(false) => break Ok(()),
                 Err(end) => break Err(end),
@@ -266,7 +273,7 @@ impl Connection {
     }
 
     /// `false` when no whole packet is left.
-    fn judge_one(&mut self) -> Result<bool, End> {
+    fn judge_one(&mut self, watch: &mut Watch) -> Result<bool, End> {
         let wrong = |violation: Violation| (Closed::Violation, Some(violation));
         let found =
             packet::frame(&self.inbox, PACKET_BYTES_MAX).map_err(|error| wrong(error.into()))?;
@@ -286,6 +293,7 @@ impl Connection {
                 self.link.publish(topic, payload, retain);
                 if let Some(pkid) = pkid {
                     packet::put_puback(&mut self.outbox, pkid);
+                    watch.owed.put(frame.len, monotonic());
                     sent.packet(Kind::PubAck);
                 }
             }
@@ -387,42 +395,6 @@ impl Connection {
         }
         Ok(())
     }
-}
-
-/// Writes what waits, then reads into `inbox` if there is one; ready when either moved.
-fn poll_socket(
-    cx: &mut Context<'_>,
-    stream: &mut TlsStream<TcpStream>,
-    inbox: Option<&mut BytesMut>,
-    outbox: &mut BytesMut,
-    unflushed: &mut bool,
-) -> Poll<io::Result<Moved>> {
-    let mut moved = Moved::default();
-    while !outbox.is_empty() {
-        match Pin::new(&mut *stream).poll_write(cx, outbox)? {
-            Poll::Ready(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-            Poll::Ready(count) => {
-                outbox.advance(count);
-                moved.written = Some(moved.written.unwrap_or_default() + count);
-                *unflushed = true;
-            }
-            Poll::Pending => break,
-        }
-    }
-    if *unflushed && outbox.is_empty() && Pin::new(&mut *stream).poll_flush(cx)?.is_ready() {
-        moved.written = moved.written.or(Some(0));
-        *unflushed = false;
-    }
-    let read = match inbox {
-        Some(inbox) => poll_read_buf(Pin::new(stream), cx, inbox)?,
-        None => Poll::Pending,
-    };
-    if moved.written.is_none() {
-        moved.read = Some(ready!(read));
-    } else if let Poll::Ready(count) = read {
-        moved.read = Some(count);
-    }
-    Poll::Ready(Ok(moved))
 }
 
 const fn kind(packet: &Packet<'_>) -> Kind {

@@ -8,7 +8,7 @@
 //! - a `Ready` event for a connection that is gone panics: [`Link::close`] disconnects only after
 //!   the router is known to have handled the last wake;
 //! - `LinkTx::send` blocks its thread when the router's queue is full: [`Link::flush`] looks at the
-//!   queue's length first;
+//!   queue's length first; messages come over one link alone ([`crate::inlet`]);
 //! - two links of one name are mixed up: [`crate::names`] gives out each name once;
 //! - a link that is dropped stays registered: `close` says Disconnect and waits until the router
 //!   lets go;
@@ -18,7 +18,7 @@
 //! Links subscribe and publish at QoS 0, so the router keeps no acknowledgement state; it stops by
 //! itself when some 200 messages wait for a link, and goes on when it is woken.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,28 +31,30 @@ use rumqttd::protocol::{
 use rumqttd::{Notification, Router, RouterConfig, SegmentConfig};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use crate::acl;
 use crate::canary::CANARY;
 use crate::config::RouterSettings;
+use crate::inlet::Inlet;
 
 /// The router's queue holds 1,000 events and a full one blocks the sender's thread. Above this
 /// length senders wait instead; the rest is for threads that looked at the same moment.
 const QUEUE_LEN_MAX: usize = 800;
 /// How long a sender waits before it looks at the queue again.
 const QUEUE_PAUSE: Duration = Duration::from_millis(1);
-/// Packets of one link that the router has not fetched; above, the link is not read from.
-const LINK_BACKLOG_MAX: usize = 512;
 /// Messages that the router reads from one ring at a time.
 const READ_COUNT_MAX: u64 = 100;
 /// Links that are being made at a time: each holds a thread while the router answers.
 const LINKING_MAX: usize = 4;
-/// Links of this crate's own: the canary and the barrier.
-const OWN_LINKS: usize = 2;
+/// Links of this crate's own: the canary, the barrier, the inlet.
+const OWN_LINKS: usize = 3;
 /// The router answers within microseconds; one that takes this long is dead, and the canary says so.
 const ROUTER_PATIENCE: Duration = Duration::from_secs(30);
 /// The link that is made and closed only to know that the router has come that far.
 const BARRIER: &str = "verst.barrier";
+/// The link over which all messages reach the router.
+const INLET: &str = "verst.inlet";
 
 type Parts = Result<(LinkTx, LinkRx), RouterGone>;
 
@@ -75,10 +77,12 @@ pub struct Engine {
     queued: Arc<dyn Fn() -> usize + Send + Sync>,
     linking: Arc<Semaphore>,
     barrier: Arc<Mutex<()>>,
+    inlet: Arc<Inlet>,
 }
 
 impl Engine {
-    /// Starts the router's thread for at most `connections_max` links.
+    /// Starts the router's thread for at most `connections_max` links. Messages flow while
+    /// [`Engine::carry`] is polled.
     #[must_use]
     pub fn start(settings: &RouterSettings, connections_max: usize) -> Self {
         let events = Router::new(0, router_config(settings, connections_max)).spawn();
@@ -91,7 +95,22 @@ impl Engine {
             queued: Arc::new(move || queue.len()),
             linking: Arc::new(Semaphore::new(LINKING_MAX)),
             barrier: Arc::default(),
+            inlet: Arc::default(),
         }
+    }
+
+    /// Hands messages to the router until the stop.
+    ///
+    /// # Errors
+    /// When the router is gone.
+    pub async fn carry(self, stop: CancellationToken) -> Result<(), RouterGone> {
+        let mut link = self.link(INLET).await?;
+        let ended = tokio::select! {
+            ended = self.inlet.carry(&mut link) => ended,
+            () = stop.cancelled() => Ok(()),
+        };
+        link.close().await;
+        ended
     }
 
     /// Registers `name` with the router. The name must not be registered.
@@ -166,12 +185,9 @@ pub struct Link {
 }
 
 impl Link {
-    /// Lays a message ready for the router; [`Link::flush`] sends it.
-    pub fn publish(&mut self, topic: bytes::Bytes, payload: &[u8], retain: bool) {
-        self.lay(Packet::Publish(
-            Publish::new(topic, bytes::Bytes::copy_from_slice(payload), retain),
-            None,
-        ));
+    /// Lays a message down for the router, behind those of all other connections.
+    pub fn publish(&self, topic: bytes::Bytes, payload: &[u8], retain: bool) {
+        self.engine.inlet.lay(topic, payload, retain);
     }
 
     /// Lays a subscription ready.
@@ -203,7 +219,7 @@ impl Link {
         }
     }
 
-    /// Sends what was laid ready. Waits while the router's queue is full.
+    /// Sends the subscriptions that were laid ready. Waits while the router's queue is full.
     ///
     /// # Errors
     /// When the router is gone.
@@ -218,10 +234,29 @@ impl Link {
         Ok(())
     }
 
-    /// Whether the router lags so far behind that no more should be sent for a moment.
+    /// Whether the router lags so far behind that no more messages should be taken for a moment.
     #[must_use]
     pub fn is_backed_up(&self) -> bool {
-        self.tx.buffer().len() > LINK_BACKLOG_MAX
+        self.engine.inlet.is_backed_up()
+    }
+
+    /// Whether the router has not fetched all that was sent over this link.
+    #[must_use]
+    pub fn is_lagging(&self) -> bool {
+        !self.tx.buffer().is_empty()
+    }
+
+    /// Sends many packets as one.
+    ///
+    /// # Errors
+    /// When the router is gone.
+    pub async fn hand_over(&mut self, mut packets: VecDeque<Packet>) -> Result<(), RouterGone> {
+        let Some(last) = packets.pop_back() else {
+            return Ok(());
+        };
+        self.tx.buffer().append(&mut packets);
+        self.lay(last);
+        self.flush().await
     }
 
     /// What the router says next; `None` for a call that brought nothing. Cancel safe.

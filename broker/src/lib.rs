@@ -1,9 +1,10 @@
 //! Verst's broker: a gate of our own in front of rumqttd's Router, in one process.
 //!
 //! A packet's way: [`gate`] (accept, TLS, CONNECT) → [`connection`] (bytes in and out) → [`packet`]
-//! (is it MQTT?) → [`session`] with [`acl`] (may this client?) → [`engine`] (the router) → the
+//! (is it MQTT?) → [`session`] with [`acl`] (may this client?) → [`inlet`] →
+//! [`engine`] (the router) → the
 //! subscriber's `connection`. Beside it: [`names`] (one connection per name), [`tls`] (certificates,
-//! renewed while running), [`canary`] (does the router live?), and [`pki`] for the command line.
+//! renewed while running), [`puback`] (when acknowledgements leave), [`canary`] (does the router live?), and [`pki`] for the command line.
 //!
 //! The broker holds nothing that cannot be sent again: a PUBACK is flow control, never a proof of
 //! delivery. It may be killed at any moment.
@@ -15,12 +16,15 @@ pub mod connection;
 pub mod engine;
 pub mod gate;
 pub mod identity;
+pub mod inlet;
 pub mod metrics;
 pub mod names;
 pub mod packet;
 pub mod pki;
+pub mod puback;
 pub mod rates;
 pub mod session;
+pub mod socket;
 pub mod tls;
 pub mod window;
 
@@ -110,6 +114,7 @@ impl Broker {
         service::descriptors::make_room_for(config.limits.connections + config.limits.handshakes);
         let tasks = TaskSet::new(stop.clone());
         let engine = Engine::start(&config.router, config.limits.connections);
+        tasks.spawn("inlet", engine.clone().carry(stop.clone()));
         let bird = engine.link(canary::CANARY).await?;
         let singing = canary::sing(bird, health.clone(), metrics.clone(), stop.clone());
         tasks.spawn("canary", singing);

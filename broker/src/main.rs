@@ -157,7 +157,7 @@ fn run(file: &ConfigFile) -> anyhow::Result<u8> {
         Err(faults) => return Ok(complain(&format!("configuration:\n{faults}"), exit::CONFIG)),
     };
     service::logging::init(config.log.format, &config.log.directives())?;
-    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    let runtime = service::runtime::half_the_cores("broker").context("cannot start the runtime")?;
     runtime.block_on(serve(config, &file.config))
 }
 

@@ -363,6 +363,9 @@ pub fn put_connack(out: &mut BytesMut, code: ConnectCode) {
     out.put_slice(&[0x20, 2, 0, code as u8]);
 }
 
+/// The length of a PUBACK.
+pub const PUBACK_BYTES: usize = 4;
+
 /// Appends a PUBACK.
 pub fn put_puback(out: &mut BytesMut, pkid: u16) {
     out.put_slice(&[0x40, 2]);

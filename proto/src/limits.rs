@@ -41,6 +41,14 @@ pub const IN_FLIGHT_BATCHES_MAX: usize = 14;
 /// under half of the broker's ring for that shard.
 pub const IN_FLIGHT_BYTES_MAX: usize = 80 * 1024;
 
+/// A message from this size on is acknowledged (PUBACK) at once, and so is what follows within
+/// [`PROMPT_MS`]; PUBACKs of smaller ones may wait for a receipt. Less than any message of a backlog, by
+/// which a device measures its link; more than live traffic has in most.
+pub const PROMPT_BYTES: usize = 384;
+
+/// For so long after such a message, and after a connection began.
+pub const PROMPT_MS: u64 = 10_000;
+
 /// Entries of one summary.
 pub const SUMMARY_ENTRIES_MAX: usize = 64;
 

@@ -290,10 +290,9 @@ fn build(settings: &MqttConfig, address: &str) -> Result<(AsyncClient, EventLoop
         .set_inflight(IN_FLIGHT_MAX)
         .set_max_packet_size(PACKET_BYTES_MAX, PACKET_BYTES_MAX);
     let (client, mut events) = AsyncClient::new(options, REQUESTS_MAX);
+    // Not without delay: a flush sends a receipt to each of its units, and each would be a segment.
     let mut network = events.network_options();
-    network
-        .set_connection_timeout(CONNECTION_TIMEOUT_S)
-        .set_tcp_nodelay(true);
+    network.set_connection_timeout(CONNECTION_TIMEOUT_S);
     events.set_network_options(network);
     Ok((client, events))
 }

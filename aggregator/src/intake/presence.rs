@@ -132,7 +132,7 @@ async fn subscribe(client: &AsyncClient, holdings: &Holdings, told: &mut Told) {
     let owned: BTreeSet<Shard> = holdings.tokens.keys().copied().collect();
     let filters: Vec<SubscribeFilter> = owned
         .difference(&told.subscribed)
-        .map(|shard| SubscribeFilter::new(up_filter(*shard), QoS::AtLeastOnce))
+        .map(|shard| SubscribeFilter::new(up_filter(*shard), QoS::AtMostOnce))
         .collect();
     for gone in told.subscribed.difference(&owned) {
         client.unsubscribe(up_filter(*gone)).await.ok();

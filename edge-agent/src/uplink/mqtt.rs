@@ -212,9 +212,10 @@ impl Poller {
     fn incoming(&self, packet: Packet) -> Option<LinkEvent> {
         match packet {
             Packet::ConnAck(_) => {
+                // A receipt that is lost comes again; acknowledging it would be a message more.
                 let filters = self.filters.iter().map(|filter| SubscribeFilter {
                     path: filter.clone(),
-                    qos: QoS::AtLeastOnce,
+                    qos: QoS::AtMostOnce,
                 });
                 let refused = self.client.try_subscribe_many(filters).err()?;
                 Some(LinkEvent::Lost(format!("cannot subscribe: {refused}")))

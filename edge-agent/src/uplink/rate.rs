@@ -21,11 +21,13 @@
 //! 3. The round trip is the shortest since a small frame last found the link empty. When that is
 //!    `PROBE_EVERY_MS` ago, the backlog waits until what is on its way has arrived and one small
 //!    frame was sent, so that a route that became shorter is noticed. One that became longer
-//!    shrinks window and messages until they find the link empty by themselves.
+//!    shrinks window and messages until they find the link empty by themselves. Acknowledgements of
+//!    live traffic alone never lengthen it: the gate sends them together with the next receipt
+//!    ([`PROMPT_BYTES`]).
 
 use std::collections::VecDeque;
 
-use proto::limits::IN_FLIGHT_BYTES_MAX;
+use proto::limits::{IN_FLIGHT_BYTES_MAX, PROMPT_BYTES, PROMPT_MS};
 
 use super::backoff::Millis;
 
@@ -61,6 +63,10 @@ const USED_MS: Millis = 5_000;
 
 /// How long a shortest round trip is believed while the link never was empty.
 const PROBE_EVERY_MS: Millis = 120_000;
+
+/// For so long after a large frame acknowledgements surely come at once: that time, less what the
+/// way of the large one may have taken longer.
+const PROMPT_SURE_MS: Millis = PROMPT_MS - 2_000;
 
 /// Whose bytes they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,6 +123,10 @@ pub struct Rate {
     /// When the round trip was last confirmed.
     confirmed_at: Millis,
     probe: Probe,
+    /// Until when an acknowledgement tells the way.
+    prompt_until: Millis,
+    /// That time is over.
+    calm: bool,
     round: Option<Round>,
     /// The most that was on its way: lately, and in the span before, and since when lately is.
     used: (usize, usize, Millis),
@@ -132,6 +142,8 @@ impl Default for Rate {
             round_trip_ms: None,
             confirmed_at: 0,
             probe: Probe::None,
+            prompt_until: PROMPT_SURE_MS,
+            calm: false,
             round: None,
             used: (0, 0, 0),
         }
@@ -142,10 +154,15 @@ impl Rate {
     /// A frame of so many bytes goes to the link.
     pub fn hand(&mut self, now: Millis, kind: Kind, frame_bytes: usize) {
         let bytes = frame_bytes + FRAMING_BYTES;
-        let empty = self.unacked() == 0 || self.probe == Probe::Ready;
-        let alone = empty && bytes <= SMALL_BYTES;
-        if alone {
+        if frame_bytes >= PROMPT_BYTES {
+            self.prompt_until = now + PROMPT_SURE_MS;
+            self.calm = false;
+        }
+        let (probes, small) = (self.probe == Probe::Ready, bytes <= SMALL_BYTES);
+        let alone = (probes || self.unacked() == 0) && small && now < self.prompt_until;
+        if probes && small {
             self.probe = Probe::None;
+            self.confirmed_at = now;
         }
         if self.unacked() == 0 {
             self.round = None;
@@ -238,6 +255,7 @@ impl Rate {
 
     /// Time passed: the link is let run empty when its round trip has not been seen for long.
     pub fn tick(&mut self, now: Millis) {
+        self.calm = now >= self.prompt_until;
         if self.probe == Probe::None
             && self.unacked() > 0
             && now >= self.confirmed_at + PROBE_EVERY_MS
@@ -250,6 +268,7 @@ impl Rate {
     pub fn connected(&mut self, now: Millis) {
         *self = Self {
             confirmed_at: now,
+            prompt_until: now + PROMPT_SURE_MS,
             ..Self::default()
         };
     }
@@ -283,8 +302,10 @@ impl Rate {
         let bytes = frame_bytes + FRAMING_BYTES;
         let window = self.window_bytes();
         // One that is larger than the window, made in a better time, goes when only thin live
-        // traffic is on its way, which may never end.
-        let only_thin = self.unacked_of(Kind::Backlog) == 0 && self.unacked() <= window / 2;
+        // traffic is on its way, which may never end; and one goes when acknowledgements may wait, for
+        // then they do not tell what is on its way.
+        let thin = self.unacked() <= window / 2 || self.calm;
+        let only_thin = thin && self.unacked_of(Kind::Backlog) == 0;
         (only_thin || self.unacked() + bytes <= window) && self.probe == Probe::None
     }
 

@@ -25,8 +25,8 @@ const PINGREQ: u8 = 0xc0;
 const PINGRESP: u8 = 0xd0;
 const DISCONNECT: u8 = 0xe0;
 
-const QOS_1: u8 = 1;
-const PUBLISH_QOS_1: u8 = QOS_1 << 1;
+const QOS_0: u8 = 0;
+const PUBLISH_QOS_1: u8 = 1 << 1;
 const CLEAN_SESSION: u8 = 0x02;
 const PROTOCOL: &[u8] = b"MQTT";
 const PROTOCOL_LEVEL: u8 = 4;
@@ -154,14 +154,14 @@ pub fn put_connect(out: &mut BytesMut, client_id: &str, keep_alive_s: u16) {
     put_string(out, client_id.as_bytes());
 }
 
-/// SUBSCRIBE to all filters at QoS 1.
+/// SUBSCRIBE to all filters at QoS 0, as the agent does.
 pub fn put_subscribe(out: &mut BytesMut, packet_id: u16, filters: &[&str]) {
     let body: usize = filters.iter().map(|filter| 2 + filter.len() + 1).sum();
     put_header(out, SUBSCRIBE, 2 + body);
     out.put_u16(packet_id);
     for filter in filters {
         put_string(out, filter.as_bytes());
-        out.put_u8(QOS_1);
+        out.put_u8(QOS_0);
     }
 }
 

@@ -75,7 +75,7 @@ impl Broker {
             ToBroker::Connect { .. } => return,
             ToBroker::Subscribe(wanted) => {
                 let wanted = wanted.iter().map(String::as_str);
-                filters = wanted.map(|filter| (filter, Qos::AtLeastOnce)).collect();
+                filters = wanted.map(|filter| (filter, Qos::AtMostOnce)).collect();
                 Packet::Subscribe { pkid: 1, filters }
             }
             ToBroker::Publish {
