@@ -161,7 +161,8 @@ fn fold_in_rejected(config: &Config, args: &Reprocess) -> anyhow::Result<u8> {
 
 fn serve(config: Config, file: &ConfigFile) -> anyhow::Result<u8> {
     service::logging::init(config.log.format, &config.log.directives())?;
-    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    let runtime =
+        service::runtime::half_the_cores("aggregator").context("cannot start the runtime")?;
     runtime.block_on(async {
         let stop = service::shutdown::signals();
         service::hangup::check_config(&file.config, |path| {

@@ -37,12 +37,7 @@ pub async fn serve(
     tasks: &TaskSet,
     stop: CancellationToken,
 ) -> Result<Option<SocketAddr>, ServeError> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(cores.div_ceil(2))
-        .thread_name("api")
-        .enable_all()
-        .build()?;
+    let runtime = service::runtime::half_the_cores("api")?;
     let (bound, listens) = oneshot::channel();
     tasks.spawn_blocking_thread("api", move || {
         runtime.block_on(async {

@@ -215,8 +215,13 @@ const UPDATE_RECOVERED: &str = "
     ) AS u
     WHERE l.stream_key = u.stream_key AND l.first_seq = u.first_seq AND l.scope = 'all'";
 
+/// Makes sure that there are partitions for days.
+const PREPARE_DAYS: &str = "SELECT raw_days_prepare(ARRAY(
+    SELECT 'epoch'::date + day FROM unnest($1::int4[]) AS day))";
+
 /// The prepared statements of a flush.
 pub(super) struct Statements {
+    pub(super) days: Statement,
     pub(super) copy: Statement,
     pub(super) tokens: Statement,
     pub(super) tokens_alone: Statement,
@@ -251,6 +256,7 @@ impl Statements {
         }
         let lock = |strength: &str| LOCK_TOKENS.replace("STRENGTH", strength);
         Ok(Self {
+            days: client.prepare(PREPARE_DAYS).await?,
             copy: client.prepare(COPY_STATEMENT).await?,
             tokens: client.prepare(&lock("SHARE")).await?,
             tokens_alone: client.prepare(&lock("UPDATE")).await?,

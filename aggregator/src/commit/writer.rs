@@ -146,8 +146,7 @@ impl Writer {
             .iter()
             .filter_map(|day| i32::try_from(*day).ok())
             .collect();
-        let prepare = "SELECT raw_days_prepare(ARRAY(
-            SELECT 'epoch'::date + day FROM unnest($1::int4[]) AS day))";
+        let prepare = &self.statements.days;
         self.client.execute(prepare, &[&days]).await.map(drop)
     }
 

@@ -88,6 +88,10 @@ fn migrations(storage: Storage) -> Result<Vec<Migration>, refinery::Error> {
             "V10__cursor_floor",
             include_str!("migrations/V10__cursor_floor.sql"),
         ),
+        (
+            "V11__statistics",
+            include_str!("migrations/V11__statistics.sql"),
+        ),
     ]
     .into_iter()
     .map(|(name, sql)| Migration::unapplied(name, sql))

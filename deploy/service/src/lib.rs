@@ -19,6 +19,7 @@ pub mod panics;
 pub mod places;
 pub mod private_file;
 pub mod problem;
+pub mod runtime;
 pub mod serve;
 pub mod shutdown;
 pub mod systemd;
