@@ -7,7 +7,8 @@
 //! once for all after every unit has four times as many windows. Work per passage must not grow with
 //! either: it is counted in pages, for PostgreSQL scans a table of few pages as a whole, however
 //! many rows of it are wanted. Before each round the aggregator is restarted, so that it has to read
-//! what it needs. At the end every window is compared with the recomputation, and windows that
+//! what it needs, and PostgreSQL has done its maintenance: it follows from what was written before, and
+//! would fall into one round and not into another. At the end every window is compared with the recomputation, and windows that
 //! nobody was late for must have the revision that they had.
 
 use std::time::Duration;
@@ -50,6 +51,8 @@ pub(super) async fn run(scale: &Scale) -> Result<Vec<Figure>> {
     let units = stage.units.clone();
     let tenth = &units[..units.len().div_ceil(10)];
 
+    order(&stage, "ALTER SYSTEM SET autovacuum = off").await?;
+    order(&stage, "SELECT pg_reload_conf()").await?;
     progress("stragglers: a history for every unit");
     road.history(&stage, &units, 0..WINDOWS).await?;
     let few = road.late(&mut stage, tenth, 3).await?;
@@ -162,6 +165,7 @@ impl Old {
 
     /// One passage of each of these units into the window so many before.
     async fn late(&mut self, stage: &mut Stage, units: &[DeviceId], back: i64) -> Result<Round> {
+        order(stage, "VACUUM ANALYZE").await?;
         stage.restart_aggregator().await?;
         let at_ms = self.window_ms(back) + WINDOW_MS / 2 + 1;
         let prepared = units.iter().map(|unit| self.unit(unit, &[at_ms])).collect();
@@ -219,6 +223,12 @@ impl Old {
         let total = passages.len();
         of_passages(device, first, passages.into_iter(), total, self.seed)
     }
+}
+
+/// Has the database do something by itself.
+async fn order(stage: &Stage, statement: &str) -> Result<()> {
+    let database = stage.system.database().await?;
+    Ok(database.client().batch_execute(statement).await?)
 }
 
 /// Lets these units send what they have; seconds until all of them have their receipts, which leave
