@@ -1,7 +1,7 @@
 //! The one way of messages into the router.
 //!
 //! Connections lay down what was judged good; one task hands it to the router, all that came within
-//! [`GATHER`] together. Each hand-over wakes the router's thread and after it the centre's connection,
+//! `GATHER` together. Each hand-over wakes the router's thread and after it the centre's connection,
 //! which writes to its socket: one at a time, that would be most of what a small message costs.
 //!
 //! Invariants: messages reach the router in the order in which they were laid down; it has one

@@ -7,7 +7,7 @@
 //! A unit with a backlog measures the link by its PUBACKs. It sends large messages, so after one of
 //! these, and after the connection began, every PUBACK leaves at once for a while.
 //!
-//! Invariants: no PUBACK waits longer than [`WAIT`]; at most [`OWED_MAX`] wait; whatever else is
+//! Invariants: no PUBACK waits longer than `WAIT`; at most `OWED_MAX` wait; whatever else is
 //! written takes them along; their order stays.
 //!
 //! Pure: the time is handed in.
