@@ -71,32 +71,12 @@ impl WindowColumns {
     pub(super) fn part<'a>(&'a self, table: &'static str, statement: &'a Statement) -> Part<'a> {
         let mut parameters: Vec<&(dyn ToSql + Sync)> =
             vec![&self.lists, &self.sums, &self.device_key, &self.bucket];
-        parameters.extend(
-            self.counts
-                .iter()
-                .map(|column| column as &(dyn ToSql + Sync)),
-        );
-        parameters.extend(
-            self.totals
-                .iter()
-                .map(|column| column as &(dyn ToSql + Sync)),
-        );
-        parameters.extend(
-            self.speeds
-                .iter()
-                .map(|column| column as &(dyn ToSql + Sync)),
-        );
+        parameters.extend(each(&self.counts));
+        parameters.extend(each(&self.totals));
+        parameters.extend(each(&self.speeds));
         parameters.push(&self.hist_lo);
-        parameters.extend(
-            self.places
-                .iter()
-                .map(|column| column as &(dyn ToSql + Sync)),
-        );
-        parameters.extend(
-            self.sums_places
-                .iter()
-                .map(|column| column as &(dyn ToSql + Sync)),
-        );
+        parameters.extend(each(&self.places));
+        parameters.extend(each(&self.sums_places));
         parameters.push(&self.rev);
         parameters.push(&self.revised);
         Part {
@@ -106,6 +86,10 @@ impl WindowColumns {
             planned: Some(self.device_key.len() as u64),
         }
     }
+}
+
+fn each<T: ToSql + Sync>(columns: &[T]) -> impl Iterator<Item = &(dyn ToSql + Sync)> {
+    columns.iter().map(|column| column as &(dyn ToSql + Sync))
 }
 
 fn push_each<T, const N: usize>(columns: &mut [Vec<T>; N], values: [T; N]) {
