@@ -289,6 +289,19 @@ impl Default for LogConfig {
     }
 }
 
+impl LogConfig {
+    /// The level as logging takes it: at `trace` the store would write down what it holds, plates
+    /// among them, unless it is spoken of.
+    #[must_use]
+    pub fn directives(&self) -> String {
+        if self.level.contains("sled") {
+            self.level.clone()
+        } else {
+            format!("{},sled=warn", self.level)
+        }
+    }
+}
+
 const fn default_free_floor_bytes() -> u64 {
     256 * MIB
 }

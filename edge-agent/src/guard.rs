@@ -11,6 +11,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use service::private_file;
 use service::problem::Problem;
 use sha2::{Digest, Sha256};
 
@@ -61,6 +62,7 @@ impl Token {
             path: path.to_owned(),
             source,
         })?;
+        private_file::warn_if_open("token file", path);
         let token = bytes.trim_ascii();
         if !TOKEN_BYTES.contains(&token.len()) {
             let (path, bytes) = (path.to_owned(), token.len());

@@ -119,7 +119,8 @@ impl RunError {
 /// # Errors
 /// What kept the agent from starting, or ended it.
 pub fn run(config: Config, file: &Path) -> Result<(), RunError> {
-    service::logging::init(config.log.format, &config.log.level)?;
+    service::logging::init(config.log.format, &config.log.directives())?;
+    service::private_file::keep_new_files_private();
     let clock = TimeFloor::new();
     let credentials = Credentials::new(&config.device.id, &config.uplink, clock.clone());
     let (identity, _) = credentials.load()?;

@@ -78,6 +78,7 @@ impl Target {
                     path: path.clone(),
                     source,
                 })?;
+            service::private_file::warn_if_open("password file", path);
             target
                 .config
                 .password(password.trim_end_matches(['\n', '\r']));

@@ -9,12 +9,13 @@
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use proto::DeviceId;
 use serde::{Deserialize, Serialize};
 
-use super::{PkiError, at};
+use super::{PUBLIC, PkiError, at};
 
 /// Its name in the authority's folder.
 pub const FILE: &str = "index.jsonl";
@@ -68,6 +69,8 @@ impl Index {
             .read(true)
             .append(true)
             .create(true)
+            // Whoever could write here could take a revocation back.
+            .mode(PUBLIC)
             .open(path);
         let mut file = file.map_err(at(path))?;
         file.lock().map_err(at(path))?;

@@ -10,7 +10,7 @@ pub mod index;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -39,6 +39,7 @@ pub const ISSUED: &str = "issued";
 /// The mode of private keys, and of everything else.
 const PRIVATE: u32 = 0o600;
 const PUBLIC: u32 = 0o644;
+const FOLDER: u32 = 0o755;
 const DAY: Duration = Duration::from_hours(24);
 /// How far back a validity begins: clocks of units may be behind.
 const CLOCK_SLACK: Duration = Duration::from_hours(1);
@@ -162,7 +163,7 @@ pub struct Authority {
 /// # Errors
 /// When there is one already, or a file cannot be written.
 pub fn init(folder: &Path, name: &str, days: u32, now_ms: i64) -> Result<(), PkiError> {
-    fs::create_dir_all(folder).map_err(at(folder))?;
+    make_folder(folder)?;
     for file in [CA_CERTIFICATE, CA_KEY, index::FILE] {
         let path = folder.join(file);
         if path.exists() {
@@ -274,7 +275,7 @@ impl Authority {
             });
         }
         self.index.append(entries)?;
-        fs::create_dir_all(out).map_err(at(out))?;
+        make_folder(out)?;
         for (name, certificate, key) in made {
             replace(&out.join(format!("{name}.key")), &key, PRIVATE)?;
             replace(&out.join(format!("{name}.pem")), &certificate, PUBLIC)?;
@@ -397,6 +398,13 @@ fn random_serial() -> Result<[u8; 16], PkiError> {
     getrandom::fill(&mut serial)?;
     serial[0] = (serial[0] & 0x7f) | 0x40;
     Ok(serial)
+}
+
+/// Nobody else may put another file in the place of one in it, whatever the umask.
+fn make_folder(folder: &Path) -> Result<(), PkiError> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(FOLDER);
+    builder.create(folder).map_err(at(folder))
 }
 
 fn read(path: &Path) -> Result<String, PkiError> {

@@ -1,8 +1,14 @@
-//! Files that only their owner may read: keys, tokens, signed states.
+//! Files that only their owner may read: keys, tokens, passwords, passages.
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::Mode;
+
+/// The bits of a file's mode that let others read or change it.
+const OTHERS: u32 = 0o077;
 
 /// A private file that could not be written. The old content, if any, is untouched.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +31,23 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), PrivateFileError> {
         path: path.to_owned(),
         source,
     })
+}
+
+/// Warns when others may read or change a file with a secret, by its name for people.
+///
+/// It is used all the same: refusing it would take a unit off the road for an operator's slip.
+pub fn warn_if_open(what: &str, path: &Path) {
+    let mode = std::fs::metadata(path).map(|metadata| metadata.permissions().mode());
+    if mode.is_ok_and(|mode| mode & OTHERS != 0) {
+        let path = path.display();
+        tracing::warn!(%path, "{what} is open to other users: run chmod 600 on it");
+    }
+}
+
+/// From here on every file and directory that this process makes is its owner's alone, whatever
+/// the umask that it was started with; what it makes for others gets its mode by name.
+pub fn keep_new_files_private() {
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
 }
 
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {

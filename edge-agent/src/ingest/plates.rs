@@ -97,6 +97,7 @@ impl PlateKey {
             path: path.display().to_string(),
             source,
         })?;
+        service::private_file::warn_if_open("plate key", path);
         Self::new(key.trim_ascii(), rotation)
     }
 

@@ -18,5 +18,6 @@ mod reprocess;
 mod rest;
 mod restarts;
 mod second_aggregator;
+mod secrets;
 mod summary_first;
 mod support;

@@ -85,6 +85,9 @@ pub struct ConfigFaults {
 
 impl ConfigFaults {
     pub(super) fn new(path: &Path, mut faults: Vec<LocatedFault>) -> Self {
+        for located in &mut faults {
+            located.fault.problem = without_logins(&located.fault.problem);
+        }
         faults.sort_by(|a, b| a.origin.cmp(&b.origin));
         faults.dedup();
         Self {
@@ -123,6 +126,32 @@ impl ConfigFaults {
     }
 }
 
+/// The text without what may be a name and a password in it: all of a quoted value up to its last
+/// `@`. A URL with a login is easily written where only an address belongs.
+fn without_logins(problem: &str) -> String {
+    let mut shown = String::with_capacity(problem.len());
+    let mut rest = problem;
+    while let Some(at) = rest.find('@') {
+        let start = quotes(&rest[..at]).last().map_or(0, |place| place + 1);
+        let end = quotes(&rest[at..])
+            .next()
+            .map_or(rest.len(), |place| at + place);
+        let last = rest[..end].rfind('@').unwrap_or(at);
+        shown.push_str(&rest[..start]);
+        shown.push_str("[not shown]");
+        shown.push_str(&rest[last..end]);
+        rest = &rest[end..];
+    }
+    shown.push_str(rest);
+    shown
+}
+
+/// Where quoted values begin and end; a quote within one is escaped.
+fn quotes(text: &str) -> impl Iterator<Item = usize> {
+    let quotes = text.match_indices('"').map(|(place, _)| place);
+    quotes.filter(|place| !text[..*place].ends_with('\\'))
+}
+
 impl fmt::Display for ConfigFaults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let file = self.path.display();
@@ -145,3 +174,22 @@ impl fmt::Display for ConfigFaults {
 }
 
 impl std::error::Error for ConfigFaults {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_login_in_a_quoted_value_is_not_shown() {
+        for (problem, shown) in [
+            ("\"db:x\" is not host:port", "\"db:x\" is not host:port"),
+            (
+                r#""kv1:mel\"lon@a@db:x" is not host:port, "kv1:mellon@b" neither"#,
+                r#""[not shown]@db:x" is not host:port, "[not shown]@b" neither"#,
+            ),
+            ("expected x, found kv1:mellon@db", "[not shown]@db"),
+        ] {
+            assert_eq!(without_logins(problem), shown, "{problem}");
+        }
+    }
+}

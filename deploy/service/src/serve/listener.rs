@@ -15,6 +15,8 @@ use tokio::sync::watch;
 
 /// Owner and group may connect to a unix socket.
 const SOCKET_MODE: u32 = 0o660;
+/// Connections to it that wait in the kernel for their turn.
+const UNIX_BACKLOG: u32 = 1_024;
 
 /// A place to listen as written in a configuration: `127.0.0.1:8080` or `unix:/run/verst/agent.sock`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -211,14 +213,16 @@ async fn accept_tcp(listener: &TcpListener) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
+/// Nobody is listened to before the mode is set: whatever the umask, there is no moment at which
+/// others may connect.
 fn bind_unix(path: &Path) -> io::Result<UnixSocket> {
-    let listener = UnixListener::bind(path)?;
-    let socket = UnixSocket {
-        listener,
-        path: path.to_owned(),
-    };
+    let socket = tokio::net::UnixSocket::new_stream()?;
+    socket.bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE))?;
-    Ok(socket)
+    Ok(UnixSocket {
+        listener: socket.listen(UNIX_BACKLOG)?,
+        path: path.to_owned(),
+    })
 }
 
 /// Removes the socket of a program that died. One that answers, or another kind of file, stays.

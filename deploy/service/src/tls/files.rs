@@ -1,7 +1,6 @@
 //! Certificates, keys, roots and revocation lists from PEM files.
 
 use std::fmt;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use jiff::Timestamp;
@@ -13,14 +12,12 @@ use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyD
 
 use super::identity::identity_and_end;
 use super::{Role, TlsError, provider};
+use crate::private_file;
 
 const CERTIFICATE: &str = "certificate";
 const KEY: &str = "private key";
 const ROOTS: &str = "roots";
 const REVOCATIONS: &str = "revocation lists";
-
-/// The bits of a key file's mode that let others read or change it.
-const OTHERS: u32 = 0o077;
 
 /// Who this program is towards its peers.
 pub struct Identity {
@@ -72,7 +69,7 @@ pub fn load_identity(cert_pem: &Path, key_pem: &Path) -> Result<Identity, TlsErr
     let chain = load_certificates(CERTIFICATE, cert_pem)?;
     let key = PrivateKeyDer::from_pem_slice(&read(KEY, key_pem)?)
         .map_err(|error| content(KEY, key_pem, pem_problem(&error, "a private key")))?;
-    warn_if_others_read(key_pem);
+    private_file::warn_if_open(KEY, key_pem);
 
     let signing = provider().key_provider.load_private_key(key.clone_key());
     let signing = signing.map_err(|error| content(KEY, key_pem, error.to_string()))?;
@@ -166,14 +163,6 @@ fn load_certificates(
 fn end_of_issuer(issuer: &CertificateDer<'_>) -> Option<i64> {
     let parsed = x509_parser::parse_x509_certificate(issuer).ok()?;
     Some(parsed.1.validity().not_after.timestamp())
-}
-
-fn warn_if_others_read(key_pem: &Path) {
-    let mode = std::fs::metadata(key_pem).map(|metadata| metadata.permissions().mode());
-    if mode.is_ok_and(|mode| mode & OTHERS != 0) {
-        let path = key_pem.display();
-        tracing::warn!(%path, "private key is open to other users: run chmod 600 on it");
-    }
 }
 
 fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
