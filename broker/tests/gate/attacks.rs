@@ -61,6 +61,58 @@ async fn topics_of_others_and_of_nobody_are_refused() {
     is_closed_for("publish_topic", &attacks).await;
 }
 
+/// One unit, and everything that is nearly its own topic.
+#[tokio::test]
+async fn what_is_nearly_its_own_topic_is_refused_to_a_unit() {
+    let own = topic::up(&device("mallory-Unit"));
+    let shard = Shard::of(&device("mallory-Unit"));
+    let other = Shard::all().find(|one| *one != shard).unwrap();
+    let name = |shard: Shard| topic::up_filter(shard).replace('+', "mallory-Unit");
+    assert_eq!(name(shard), own);
+    let mut attacks = Vec::new();
+    for topic in [
+        format!("{own}/"),
+        format!("{own}/x"),
+        format!("/{own}"),
+        format!("$share/g/{own}"),
+        format!("$SYS/{own}"),
+        own.replace('/', "//"),
+        own.replacen("/1/", "//1/", 1),
+        own.replace("/1/", "/2/"),
+        own.to_uppercase(),
+        own.replace("mallory", "маllоrу"),
+        own.replace("mallory-Unit", ""),
+        own.replace("mallory-Unit", "mallory-Unit\u{301}"),
+        own[..own.len() - 3].to_owned(),
+        name(other),
+        "x".repeat(usize::from(u16::MAX)),
+    ] {
+        attacks.push((Unit, publish(&topic, b"x", Some(1))));
+    }
+    is_closed_for("publish_topic", &attacks).await;
+}
+
+#[tokio::test]
+async fn topics_that_are_none_are_refused() {
+    let mut attacks = Vec::new();
+    for topic in [
+        &b"#"[..],
+        b"+",
+        b"",
+        b"verst/1/+/mallory-Unit/up",
+        b"verst/1/00/#",
+        b"a\0b",
+        b"\xff",
+        b"\xed\xa0\x80",
+        b"verst\xc0\xaf1",
+        b"\xe2\x82",
+    ] {
+        attacks.push((Unit, publish(topic, b"x", Some(1))));
+        attacks.push((Centre, publish(topic, b"x", None)));
+    }
+    is_closed_for("topic_form", &attacks).await;
+}
+
 #[tokio::test]
 async fn only_beacons_are_retained_and_only_by_the_centre() {
     let up = topic::up(&device("mallory-Unit"));
@@ -231,9 +283,14 @@ async fn a_subscriber_with_a_backlog_may_leave_in_any_way() {
 
 #[tokio::test]
 async fn a_client_that_floods_pings_and_reads_nothing_disturbs_nobody() {
-    let fixture = Fixture::with(|config| config.limits.write_timeout_s = 1).await;
+    let fixture = Fixture::with(|config| config.limits.write_timeout_s = 3).await;
     let mut witness = Witness::start(&fixture).await;
-    let mut client = fixture.raw("mallory", Centre).await;
+    let mut client = fixture.deaf("mallory", Centre).await;
+    let bytes = async |way: &str| {
+        let name = format!("verst_broker_bytes_{way}_total");
+        fixture.metric(&name).await
+    };
+    let (received, sent) = (bytes("received").await, bytes("sent").await);
     let pings = b"\xc0\0".repeat(50_000);
     let flood = async {
         use tokio::io::AsyncWriteExt as _;
@@ -245,5 +302,9 @@ async fn a_client_that_floods_pings_and_reads_nothing_disturbs_nobody() {
             .await;
     };
     tokio::join!(flood, check);
+    // Each ping is answered by as many bytes: the difference has waited.
+    let received = bytes("received").await - received;
+    let waited = received.saturating_sub(bytes("sent").await - sent);
+    assert!(waited < 700_000, "{waited} bytes waited to be written");
     witness.is_undisturbed().await;
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use broker::pki::Purpose::{Centre, Reader, Unit};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
 use crate::fixture::{DAY_MS, Fixture, PATIENCE};
@@ -233,6 +233,47 @@ async fn silence_before_and_after_the_handshake_has_a_deadline() {
             2,
         )
         .await;
+}
+
+/// A byte now and then is no progress: the deadline is that of the whole.
+#[tokio::test]
+async fn a_handshake_and_a_connect_that_drip_end_at_the_deadline() {
+    let fixture = Fixture::with(|config| config.limits.connect_timeout_s = 1).await;
+    let mut tcp = fixture.tcp().await;
+    let mut tls = fixture.silent("KV1", Unit).await;
+    // A record of 16 KiB with one long hello in it, and a name that is still within its limit.
+    let mut hello = vec![0x16, 3, 1, 0x3f, 0xff, 1, 0, 0x3f, 0xfb];
+    hello.resize(900, 0);
+    let drops = connect(&"x".repeat(850));
+    let (mut hellos, mut connects) = (hello.iter(), drops.iter());
+    let (mut tcp_ended, mut tls_ended) = (false, false);
+    while !(tcp_ended && tls_ended) {
+        let pause = Duration::from_millis(20);
+        if !tcp_ended {
+            let byte = *hellos.next().expect("the deadline comes first");
+            tcp.write_all(&[byte]).await.ok();
+            tcp_ended = timeout(pause, tcp.read_u8()).await.is_ok();
+        }
+        if !tls_ended {
+            let byte = *connects.next().expect("the deadline comes first");
+            tls.send(&[byte]).await;
+            tls_ended = timeout(pause, tls.stream.read_u8()).await.is_ok();
+        }
+    }
+    let timeouts = "verst_broker_handshake_failures_total{reason=\"timeout\"}";
+    fixture.until(timeouts, 2).await;
+}
+
+#[tokio::test]
+async fn more_newcomers_at_a_time_than_links_are_made_all_come_in() {
+    let fixture = Fixture::start().await;
+    let names: Vec<String> = (0..24).map(|number| format!("KV{number}")).collect();
+    for name in &names {
+        fixture.issue(name, Unit);
+    }
+    let coming = names.iter().map(|name| fixture.raw(name, Unit));
+    let _kept = futures_util::future::join_all(coming).await;
+    fixture.until("verst_broker_connections_open", 24).await;
 }
 
 #[tokio::test]

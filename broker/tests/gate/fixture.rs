@@ -13,7 +13,7 @@ use service::clock::wall_millis;
 use service::serve::Endpoint;
 use service::tls::{TimeFloor, client_config, load_identity, load_roots};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -162,6 +162,20 @@ impl Fixture {
             raw::CONNACK_ACCEPTED,
             "{name} is welcomed"
         );
+        client
+    }
+
+    /// The same, with as little room for what it is sent as the kernel allows.
+    pub(crate) async fn deaf(&self, name: &str, purpose: Purpose) -> Raw {
+        self.issue(name, purpose);
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4 * 1024).unwrap();
+        let socket = socket.connect(self.broker.address).await.unwrap();
+        let host = "localhost".try_into().unwrap();
+        let connector = TlsConnector::from(Arc::new(self.client_config(name)));
+        let mut client = Raw::new(connector.connect(host, socket).await.unwrap());
+        client.send(&raw::connect(name)).await;
+        assert_eq!(client.packet().await, raw::CONNACK_ACCEPTED);
         client
     }
 

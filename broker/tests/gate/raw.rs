@@ -118,12 +118,16 @@ pub(crate) fn connect_with(
 }
 
 /// QoS 1 with an identifier, QoS 0 without.
-pub(crate) fn publish(topic: &str, payload: &[u8], pkid: Option<u16>) -> Vec<u8> {
+pub(crate) fn publish<T: AsRef<[u8]> + ?Sized>(
+    topic: &T,
+    payload: &[u8],
+    pkid: Option<u16>,
+) -> Vec<u8> {
     let id = pkid
         .map(|pkid| pkid.to_be_bytes().to_vec())
         .unwrap_or_default();
     let first = if pkid.is_some() { 0x32 } else { 0x30 };
-    packet(first, &[&text(topic.as_bytes()), &id, payload])
+    packet(first, &[&text(topic.as_ref()), &id, payload])
 }
 
 pub(crate) fn retained(mut publish: Vec<u8>) -> Vec<u8> {

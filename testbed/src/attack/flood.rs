@@ -3,16 +3,17 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use proto::frame::Up;
 use proto::header::{Frontier, UpHeader};
 use proto::{EventTime, Passage, PassageBatch, Seq, StreamId};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::client::{Raw, Thief};
+use super::client::{Raw, Thief, WITHIN};
 use super::counted::Counted;
-use super::{Scene, to_f64};
+use super::gate::ponged;
+use super::{Scene, count, to_f64};
 use crate::bench::figure::{Figure, Target};
 use crate::clock;
 
@@ -23,6 +24,25 @@ const FRAMES_PER_S: u32 = 4;
 const FRAMES: usize = 400;
 /// Before measuring.
 const WARM_UP: Duration = Duration::from_secs(10);
+
+/// All frames at once, never waiting for a receipt: they are read to the last, and those beyond what
+/// the centre takes from one unit are dropped.
+pub(super) async fn burst(scene: &Scene) -> Result<Vec<Figure>> {
+    let (system, device) = (&scene.system, &scene.stolen[6]);
+    let thief = Thief::new(&system.pki, system.broker_address(), device)?;
+    let frames = frames();
+    let mut raw = thief.unit().await?;
+    for (number, frame) in frames.iter().enumerate() {
+        raw.publish(device, frame).await?;
+        if number % 8 == 0 {
+            while raw.packet_within(Duration::ZERO).await.is_some() {}
+        }
+    }
+    raw.send(b"\xc0\0").await?;
+    ensure!(ponged(&mut raw, WITHIN).await, "the gate reads no further");
+    raw.slam();
+    Ok(vec![count("burst.read", frames.len() as u64, "frames")])
+}
 
 /// Calm, a hundred times the fair rate, and as fast as the gate reads.
 pub(super) async fn run(scene: &Scene, phase: Duration) -> Result<Vec<Figure>> {

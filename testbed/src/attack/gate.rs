@@ -91,6 +91,37 @@ pub(super) async fn packets(scene: &Scene) -> Result<Vec<Figure>> {
     ])
 }
 
+/// What a unit's certificate does not allow, one by one: each is refused or ends its connection.
+pub(super) async fn forbidden(scene: &Scene) -> Result<Vec<Figure>> {
+    let thieves = thieves(scene)?;
+    let mut turn = thieves.iter().cycle();
+    let mut tried = 0;
+    for number in 0..fuzz::forbidden(&thieves[0].device).len() {
+        // A name whose last connection was just cut may have to wait for its turn.
+        let (thief, mut raw) = loop {
+            let thief = turn.next().context("somebody was robbed")?;
+            if let (raw, Some(0)) = thief.connect().await? {
+                break (thief, raw);
+            }
+        };
+        let (what, bytes) = fuzz::forbidden(&thief.device).swap_remove(number);
+        // The broker may close before it was all written.
+        raw.send(&bytes).await.ok();
+        ensure!(raw.ends_within(WITHIN).await, "{what} is let pass");
+        tried += 1;
+    }
+    for (what, bytes) in fuzz::forbidden_connects(&thieves[0].device) {
+        let mut raw = thieves[0].tls().await?;
+        raw.send(&bytes).await.ok();
+        let answer = raw.packet().await;
+        let welcome = matches!(answer, Some(crate::fleet::mqtt::Packet::ConnAck(0)));
+        ensure!(!welcome, "{what} is let in");
+        ensure!(raw.ends_within(WITHIN).await, "{what} stays connected");
+        tried += 1;
+    }
+    Ok(vec![count("forbidden.refused", tried, "packets")])
+}
+
 /// One connection that is let in, and what it then says. How many packets it got rid of.
 async fn talk(thief: &Thief, dice: &mut ChaCha8Rng) -> u64 {
     let Ok((mut raw, Some(0))) = thief.connect().await else {
@@ -105,7 +136,7 @@ async fn talk(thief: &Thief, dice: &mut ChaCha8Rng) -> u64 {
             break;
         }
         sent += part as u64 + 1;
-        if !ponged(&mut raw).await {
+        if !ponged(&mut raw, SILENCE).await {
             break;
         }
     }
@@ -114,9 +145,9 @@ async fn talk(thief: &Thief, dice: &mut ChaCha8Rng) -> u64 {
 }
 
 /// Whether the ping was answered: it is read up to there.
-async fn ponged(raw: &mut Raw) -> bool {
+pub(super) async fn ponged(raw: &mut Raw, within: Duration) -> bool {
     loop {
-        match raw.packet_within(SILENCE).await {
+        match raw.packet_within(within).await {
             Some(crate::fleet::mqtt::Packet::PingResp) => return true,
             Some(_) => {}
             None => return false,

@@ -4,6 +4,7 @@
 //! the unit's own affair (a passage of the year 9999 goes to its side table). Afterwards the API must
 //! answer, and the honest units' windows must stand.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -11,11 +12,14 @@ use proto::frame::{Down, Up};
 use proto::header::{Frontier, UpHeader};
 use proto::heartbeat::{Backlog, CameraLink, Disk, Heartbeat, HeldStream};
 use proto::limits::{
-    BODY_BYTES_MAX, EVENT_MS_MAX, FRAME_BYTES_MAX, NEW_STREAMS_PER_DAY_MAX, SEQ_MAX,
-    STREAM_PASSAGES_MAX, STREAMS_MAX,
+    BODY_BYTES_MAX, EVENT_MS_MAX, EXTRA_BYTES_MAX, EXTRA_DEPTH_MAX, FRAME_BYTES_MAX, LOSSES_MAX,
+    NEW_STREAMS_PER_DAY_MAX, SEQ_MAX, STREAM_PASSAGES_MAX, STREAMS_MAX, TEXT_BYTES_MAX,
 };
 use proto::loss::{Loss, LossReason, LossScope, Losses};
-use proto::receipt::RefusalReason::{self, Cap, Horizon, Malformed, UnknownKind, UnknownVersion};
+use proto::plate::{Plate, PlateText};
+use proto::receipt::RefusalReason::{
+    self, Cap, Horizon, Malformed, UnknownKind, UnknownVersion, Unstorable,
+};
 use proto::receipt::{Centre, Receipt, StreamReceipt};
 use proto::summary::{Summary, SummaryEntry};
 use proto::{CentreId, EventTime, Passage, PassageBatch, Seq, SeqRange, SeqSet, StreamId, window};
@@ -24,7 +28,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::client::{Raw, Thief, WITHIN};
 use super::counted::Counted;
-use super::{Scene, count, to_f64};
+use super::{PLATE, Scene, count, to_f64};
 use crate::bench::figure::{Figure, Target};
 use crate::clock;
 
@@ -65,6 +69,26 @@ fn header(stream: StreamId, count: u32, counter: u64) -> UpHeader {
         },
         sent_at: EventTime::from_millis(now_ms),
     }
+}
+
+/// A frame that says of itself that its header has so many bytes, with a good checksum.
+fn with_header_of(mut frame: Vec<u8>, bytes: u8) -> Vec<u8> {
+    frame[3] = bytes;
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&frame[..4]), &frame[8..]);
+    frame[4..8].copy_from_slice(&crc.to_le_bytes());
+    frame
+}
+
+/// Ten passages with a plate, of which the last one says this besides.
+fn with_extra(event_ms: i64, extra: &str) -> Result<Up> {
+    let mut passages = batch(9, event_ms);
+    passages.push(&Passage {
+        event_time: EventTime::from_millis(event_ms),
+        plate: Plate::Text(PlateText::new(PLATE)?),
+        extra: (!extra.is_empty()).then(|| extra.into()),
+        ..Passage::default()
+    });
+    Ok(Up::Passages(passages))
 }
 
 fn batch(passages: u32, event_ms: i64) -> PassageBatch {
@@ -246,8 +270,35 @@ fn lies(dice: &mut ChaCha8Rng, foreign: StreamId) -> Result<Vec<(&'static str, V
     });
     lie("a receipt", receipt.encode(), Dropped);
 
+    let sealed = ten.encode(&fresh(10));
+    for bytes in [0, 1, 254, 255] {
+        lie(
+            "a header of another length",
+            with_header_of(sealed.clone(), bytes),
+            Dropped,
+        );
+    }
+    let deep = EXTRA_DEPTH_MAX + 1;
+    for extra in [
+        "{\"a\":\"\\u0000\"}".to_owned(),
+        "{\"a\":\"\\ud800\"}".to_owned(),
+        "{\"a\":1e999}".to_owned(),
+        "{\"a\":NaN}".to_owned(),
+        "[1]".to_owned(),
+        "{\"a\":1} {}".to_owned(),
+        "'; DROP TABLE device; --".to_owned(),
+        format!("{{\"a\":{}{}}}", "[".repeat(deep), "]".repeat(deep)),
+        format!("{{\"a\":\"{}\"}}", "x".repeat(EXTRA_BYTES_MAX)),
+    ] {
+        let bytes = with_extra(now_ms, &extra)?.encode(&fresh(10));
+        lie("fields that JSONB cannot hold", bytes, Refused(Unstorable));
+    }
+    let quotes = "{\"a'; DROP TABLE device; --\":\"\\\\copy $1 \\\\.\\u202e\"}";
+    let bytes = with_extra(now_ms, quotes)?.encode(&fresh(10));
+    lie("fields with SQL in them", bytes, Receipted);
+
     for event_ms in [0, EVENT_MS_MAX] {
-        let bytes = Up::Passages(batch(10, event_ms)).encode(&fresh(10));
+        let bytes = with_extra(event_ms, "")?.encode(&fresh(10));
         lie("passages of 1970 and of 9999", bytes, Receipted);
     }
     for ms in [i64::MIN, i64::MAX] {
@@ -278,6 +329,37 @@ fn lies(dice: &mut ChaCha8Rng, foreign: StreamId) -> Result<Vec<(&'static str, V
         bytes,
         Refused(Malformed),
     );
+    let all = || SeqRange::from_count(Seq::FIRST, SEQ_MAX).map(SeqSet::from);
+    let deltas = window::fold(&batch(10, now_ms), |_| true);
+    let bytes = summary(all()?, deltas.clone()).encode(&UpHeader {
+        accepted_to: STREAM_PASSAGES_MAX,
+        ..fresh(10)
+    });
+    lie("a summary of 2^63 passages", bytes, Refused(Malformed));
+    let twice = [deltas.clone(), deltas.clone()].concat();
+    let twenty = SeqRange::from_count(Seq::FIRST, 20)?.into();
+    let bytes = summary(twenty, twice).encode(&fresh(20));
+    lie("a summary with a window twice", bytes, Refused(Malformed));
+    let entry = SummaryEntry {
+        seqs: ten_seqs()?,
+        deltas: deltas.clone(),
+    };
+    let entries = vec![entry.clone(), entry];
+    let bytes = Up::Summary(Summary { entries }).encode(&fresh(20));
+    lie("a summary that counts twice", bytes, Refused(Malformed));
+    let entries = Vec::new();
+    let bytes = Up::Summary(Summary { entries }).encode(&fresh(0));
+    lie("a summary of nothing", bytes, Refused(Malformed));
+    let mut deltas = deltas;
+    for delta in &mut deltas {
+        delta.stats.n_speed = u32::MAX;
+    }
+    let bytes = summary(ten_seqs()?, deltas).encode(&fresh(10));
+    lie(
+        "a summary with more speeds than passages",
+        bytes,
+        Refused(Malformed),
+    );
     let deltas = window::fold(&batch(10, EVENT_MS_MAX), |_| true);
     let bytes = summary(ten_seqs()?, deltas).encode(&fresh(10));
     lie("a summary of the year 9999", bytes, Refused(Horizon));
@@ -305,6 +387,14 @@ fn lies(dice: &mut ChaCha8Rng, foreign: StreamId) -> Result<Vec<(&'static str, V
     let bytes = Up::Loss(all_lost(STREAM_PASSAGES_MAX)?).encode(&header);
     lie("all that a stream can hold is lost", bytes, Receipted);
 
+    let bytes = Up::Loss(all_lost(SEQ_MAX)?).encode(&header);
+    lie("losses up to 2^63", bytes, Refused(Malformed));
+    let one = all_lost(1)?.losses;
+    for losses in [Vec::new(), one.repeat(LOSSES_MAX + 1)] {
+        let bytes = Up::Loss(Losses { losses }).encode(&fresh(10));
+        lie("no losses, and too many", bytes, Refused(Malformed));
+    }
+
     let streams = |count: usize| (0..count).map(|n| held(foreign, n as u64)).collect();
     let bytes = Up::Heartbeat(heartbeat(streams(STREAMS_MAX + 1))).encode(&fresh(0));
     lie("an inventory too long", bytes, Refused(Malformed));
@@ -314,13 +404,24 @@ fn lies(dice: &mut ChaCha8Rng, foreign: StreamId) -> Result<Vec<(&'static str, V
         bytes,
         Refused(Malformed),
     );
-    let mut long = heartbeat(Vec::new());
-    long.agent_version = "x".repeat(300);
-    lie(
-        "a version too long",
-        Up::Heartbeat(long).encode(&fresh(0)),
-        Refused(Malformed),
-    );
+    let more_held = HeldStream {
+        held: all()?,
+        ..held(foreign, 5)
+    };
+    let bytes = Up::Heartbeat(heartbeat(vec![more_held])).encode(&fresh(0));
+    lie("more held than accepted", bytes, Refused(Malformed));
+    for version in ["x".repeat(TEXT_BYTES_MAX + 1), "\0".to_owned()] {
+        let mut said = heartbeat(Vec::new());
+        said.agent_version = version;
+        let bytes = Up::Heartbeat(said).encode(&fresh(0));
+        lie("a version that is none", bytes, Refused(Malformed));
+    }
+    let more_released = HeldStream {
+        released: all()?,
+        ..held(foreign, 5)
+    };
+    let bytes = Up::Heartbeat(heartbeat(vec![more_released])).encode(&fresh(0));
+    lie("receipts of what was never accepted", bytes, Taken);
     let bytes = Up::Heartbeat(heartbeat(vec![held(foreign, 5)])).encode(&fresh(0));
     lie("a heartbeat with the ends of all numbers", bytes, Taken);
     let mut last = fresh(10);
@@ -339,6 +440,8 @@ pub(super) async fn run(scene: &Scene) -> Result<Vec<Figure>> {
     let thief = Thief::new(&system.pki, system.broker_address(), device)?;
     let mut raw = thief.unit().await?;
     let foreign = scene.a_stream().await?;
+    let heard = || scene.fleet.counters().refusals.load(Ordering::Relaxed);
+    let heard_before = heard();
     let lies = lies(&mut scene.dice(2), foreign)?;
     let told = lies.len() as u64;
     for (what, bytes, fate) in lies {
@@ -354,7 +457,16 @@ pub(super) async fn run(scene: &Scene) -> Result<Vec<Figure>> {
     }
     raw.slam();
     answers(scene).await.context("after the lies")?;
-    let mut figures = vec![count("lies.told", told, "frames")];
+    let heard = to_f64(heard() - heard_before);
+    let mut figures = vec![
+        count("lies.told", told, "frames"),
+        Figure::new(
+            "lies.refused_to_others",
+            heard,
+            "frames",
+            Target::AtMost(0.0),
+        ),
+    ];
     figures.extend(streams(scene).await?);
     Ok(figures)
 }

@@ -46,6 +46,8 @@ const BROKER_MIB_MAX: f64 = 1_200.0;
 /// windows, 160 MiB of answers.
 const AGGREGATOR_MIB_MAX: f64 = 1_024.0;
 const MIB: f64 = 1024.0 * 1024.0;
+/// In passages of the attacker: what nobody may find in a log or on a page.
+const PLATE: &str = "С4711ЕТ99";
 
 /// How much is sent.
 #[derive(Debug, Clone)]
@@ -211,6 +213,7 @@ impl Scene {
         self.fleet.drain(WITHIN).await?;
         let (posted, receipted) = (self.fleet.posted(), self.fleet.receipted());
         let connections = self.fleet.counters().connections.load(Ordering::Relaxed);
+        let refused = self.fleet.counters().refused.load(Ordering::Relaxed);
         self.fleet.stop().await?;
         let database = self.system.database().await?;
         let (mut found, _) = tables::windows(database.client()).await?;
@@ -238,6 +241,7 @@ impl Scene {
                 connections.saturating_sub(self.scale.units as u64),
                 "times",
             ),
+            Figure::new("honest.refused", to_f64(refused), "passages", none),
             Figure::new("honest.windows_wrong", to_f64(wrong), "windows", none),
             Figure::new("gate.uncounted", unbalanced, "connections", none),
             memory("broker.peak_memory", broker, BROKER_MIB_MAX),
@@ -258,11 +262,15 @@ pub async fn run(scale: &Scale) -> Result<Report> {
     let mut figures = Vec::new();
     progress("fuzzed packets at the gate");
     figures.extend(Box::pin(gate::packets(&scene)).await?);
+    progress("what a certificate does not allow");
+    figures.extend(Box::pin(gate::forbidden(&scene)).await?);
     progress("slow handshakes, takeovers, a revoked certificate");
     figures.extend(Box::pin(gate::slow(&scene)).await?);
     figures.extend(Box::pin(gate::takeovers(&scene)).await?);
     progress("lies to the centre");
     figures.extend(Box::pin(lies::run(&scene)).await?);
+    progress("a burst");
+    figures.extend(Box::pin(flood::burst(&scene)).await?);
     progress("the rest api");
     figures.extend(Box::pin(rest::run(&scene)).await?);
     if let Some(phase) = scene.scale.phase {

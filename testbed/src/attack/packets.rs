@@ -33,6 +33,85 @@ const TRICKS: [&str; 22] = [
     "verst/2/00/x/up",
 ];
 
+/// What no unit may send, one by one: each topic to publish to, retained or not, and to subscribe.
+pub(super) fn forbidden(own: &DeviceId) -> Vec<(String, Vec<u8>)> {
+    let up = topic::up(own);
+    let nearly = [
+        format!("{up}/x"),
+        format!("{up}/"),
+        format!("/{up}"),
+        up.replace('/', "//"),
+        up.replace(own.as_str(), &format!("{own}\u{301}")),
+        topic::down(own),
+        topic::beacon(Shard::of(own)),
+    ];
+    let tricks = TRICKS.iter().map(ToString::to_string).chain(nearly);
+    let mut packets = Vec::new();
+    for topic in tricks {
+        // The two that it may hear.
+        let own_filter = [topic::down(own), topic::beacon(Shard::of(own))].contains(&topic);
+        let filter = format!("{topic}{}", if own_filter { "/#" } else { "" });
+        let (mut publish, mut subscribe) = (BytesMut::new(), BytesMut::new());
+        mqtt::put_publish(&mut publish, &topic, 1, b"x");
+        mqtt::put_subscribe(&mut subscribe, 1, &[&filter]);
+        packets.push((format!("publish to {topic:?}"), publish.to_vec()));
+        packets.push((format!("subscribe {filter:?}"), subscribe.to_vec()));
+    }
+    let mut retained = BytesMut::new();
+    mqtt::put_publish(&mut retained, &up, 1, b"x");
+    retained[0] |= 1;
+    packets.push(("retain in its own topic".to_owned(), retained.to_vec()));
+    packets
+}
+
+/// CONNECTs with which nobody is let in, whatever the certificate of this unit.
+pub(super) fn forbidden_connects(own: &DeviceId) -> Vec<(String, Vec<u8>)> {
+    let mut packets = Vec::new();
+    for name in [
+        "sim-0001",
+        "centre",
+        "broker",
+        "",
+        "#",
+        "+",
+        "$SYS",
+        "é",
+        "verst.canary",
+    ] {
+        packets.push((format!("the name {name:?}"), connect(4, 2, name, b"")));
+    }
+    let own = own.as_str();
+    for (what, level, flags, rest) in [
+        ("a will", 4, 0x06, &b"\0\x01t\0\x01m"[..]),
+        ("a retained will", 4, 0x26, b"\0\x01t\0\x01m"),
+        ("a will of QoS 2", 4, 0x16, b"\0\x01t\0\x01m"),
+        ("a will that is not there", 4, 0x06, b""),
+        ("a login", 4, 0xc2, b"\0\x01u\0\x01p"),
+        ("a kept session", 4, 0x00, b""),
+        ("the reserved flag", 4, 0x03, b""),
+        ("bytes behind it", 4, 0x02, b"xyz"),
+        ("MQTT 3.1", 3, 0x02, b""),
+        ("MQTT 5", 5, 0x02, b""),
+        ("MQTT 255", 255, 0x02, b""),
+    ] {
+        packets.push((what.to_owned(), connect(level, flags, own, rest)));
+    }
+    packets
+}
+
+fn connect(level: u8, flags: u8, name: &str, rest: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(name.len()).unwrap_or(u8::MAX);
+    let body = [
+        &b"\0\x04MQTT"[..],
+        &[level, flags, 0, 30, 0, length],
+        name.as_bytes(),
+        rest,
+    ]
+    .concat();
+    let whole = u8::try_from(body.len()).unwrap_or(0x7f);
+    [&[0x10, whole], &body[..]].concat()
+}
+
 /// Packets of one connection after its CONNECT. One in thirty or so is bent or none.
 pub(super) fn after_connect(dice: &mut ChaCha8Rng, own: &DeviceId, count: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -152,6 +231,15 @@ mod tests {
     use rand::SeedableRng as _;
 
     use super::*;
+
+    #[test]
+    fn what_is_forbidden_has_one_byte_of_length() {
+        let own = DeviceId::new("mallory-0001").unwrap();
+        let all = [forbidden(&own), forbidden_connects(&own)].concat();
+        for (what, bytes) in all {
+            assert_eq!(usize::from(bytes[1]) + 2, bytes.len(), "{what}");
+        }
+    }
 
     #[test]
     fn the_same_seed_sends_the_same_bytes() {

@@ -1,6 +1,7 @@
 //! The REST API: parameters that are none, ranges without end, SQL in every place, and connections
 //! that say nothing or do not read.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -74,9 +75,9 @@ const NAMES: [&str; 10] = [
 /// All of it.
 pub(super) async fn run(scene: &Scene) -> Result<Vec<Figure>> {
     let api = address_of(&scene.system.api(""))?;
-    let known = devices(scene).await?;
+    let known = standing(scene).await?;
     let mut dice = scene.dice(4);
-    let mut answered = 0_u64;
+    let mut answered = every_value_everywhere(api).await?;
     for number in 0..scene.scale.requests {
         let (request, bent) = request(&mut dice);
         let answer = if bent {
@@ -93,23 +94,60 @@ pub(super) async fn run(scene: &Scene) -> Result<Vec<Figure>> {
             ),
         }
     }
-    ensure!(devices(scene).await? >= known, "units have gone");
+    let stands = standing(scene).await?;
+    let gone: Vec<_> = known.difference(&stands).collect();
+    ensure!(gone.is_empty(), "gone from the database: {gone:?}");
     let mut figures = vec![
         count("rest.fuzzed", scene.scale.requests, "requests"),
         count("rest.answered", answered, "requests"),
     ];
     figures.extend(crowd(api, scene.scale.api_connections, Crowd::Silent).await?);
+    figures.extend(crowd(api, scene.scale.api_connections, Crowd::Halfway).await?);
     figures.extend(crowd(api, scene.scale.api_connections.min(1_000), Crowd::Deaf).await?);
     Ok(figures)
 }
 
-async fn devices(scene: &Scene) -> Result<i64> {
+/// What an injected statement would take away or bring in: units, relations, and who may log in.
+/// None may run, either.
+async fn standing(scene: &Scene) -> Result<BTreeSet<String>> {
     let database = scene.system.database().await?;
-    let row = database
-        .client()
-        .query_one("SELECT count(*) FROM device", &[])
-        .await?;
-    Ok(row.get(0))
+    let statement = "SELECT 'unit ' || device FROM device
+        UNION ALL SELECT 'relation ' || relname FROM pg_class
+            WHERE relnamespace = 'public'::regnamespace AND relname NOT LIKE 'passage_%'
+        UNION ALL SELECT 'roles ' || count(*) FROM pg_roles
+        UNION ALL SELECT 'asleep ' || count(*) FROM pg_stat_activity
+            WHERE query LIKE '%pg_sleep%' AND pid <> pg_backend_pid()";
+    let rows = database.client().query(statement, &[]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Every value in every place, one by one; how many were answered.
+async fn every_value_everywhere(api: SocketAddr) -> Result<u64> {
+    let mut answered = 0;
+    for value in VALUES {
+        let value = percent_encoded(value);
+        let mut paths = vec![format!("/kvfv/{value}"), format!("/kvfv/{value}/avg-speed")];
+        paths.extend(NAMES.iter().flat_map(|name| {
+            let name = percent_encoded(name);
+            [
+                "/kvfv",
+                "/avg-speed",
+                "/kvfv/sim-0001/avg-speed",
+                "/kvfv/sim-0001/ledger",
+            ]
+            .map(|path| format!("{path}?{name}={value}"))
+        }));
+        for path in paths {
+            let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+            let status = ask(api, request.as_bytes()).await?;
+            ensure!(
+                status.is_some_and(|status| STATUSES.contains(&status)),
+                "{path} was answered {status:?}"
+            );
+            answered += 1;
+        }
+    }
+    Ok(answered)
 }
 
 /// A question, and whether it may not even be HTTP.
@@ -152,6 +190,10 @@ fn escaped(dice: &mut ChaCha8Rng, text: &str) -> String {
     if dice.random_range(0..5_u32) == 0 {
         return text.to_owned();
     }
+    percent_encoded(text)
+}
+
+fn percent_encoded(text: &str) -> String {
     let byte = |byte: u8| match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b',' | b'%' => {
             char::from(byte).to_string()
@@ -193,6 +235,8 @@ async fn status(socket: &mut TcpStream) -> Option<u16> {
 enum Crowd {
     /// They say nothing.
     Silent,
+    /// They begin a question and never end it.
+    Halfway,
     /// They ask much and read nothing.
     Deaf,
 }
@@ -215,6 +259,10 @@ async fn crowd(api: SocketAddr, most: usize, crowd: Crowd) -> Result<Vec<Figure>
         tasks.spawn("crowd", async move {
             let connected = timeout(CONNECTED_WITHIN, connect(api, crowd)).await;
             let mut socket = connected.ok().and_then(Result::ok);
+            if let Some(socket) = socket.as_mut().filter(|_| crowd == Crowd::Halfway) {
+                // A server that has closed already has given it away.
+                socket.write_all(b"GET /kvfv HTTP/1.1\r\nx:").await.ok();
+            }
             if let Some(socket) = socket.as_mut().filter(|_| crowd == Crowd::Deaf) {
                 let question = b"GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n";
                 let questions = question.repeat(DEAF_QUESTIONS);
@@ -240,6 +288,7 @@ async fn crowd(api: SocketAddr, most: usize, crowd: Crowd) -> Result<Vec<Figure>
     );
     let (made, wait) = match crowd {
         Crowd::Silent => ("rest.silent", "rest.wait_beside_silent"),
+        Crowd::Halfway => ("rest.halfway", "rest.wait_beside_halfway"),
         Crowd::Deaf => ("rest.deaf", "rest.wait_beside_deaf"),
     };
     Ok(vec![

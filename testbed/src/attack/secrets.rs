@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{Scene, count, to_f64};
+use super::{PLATE, Scene, count, to_f64};
 use crate::bench::figure::{Figure, Target};
 use crate::programs::Programs;
 use crate::system::CENTRE;
@@ -17,6 +17,8 @@ use crate::system::CENTRE;
 const KEY_LINE_BYTES_MIN: usize = 20;
 /// What only its owner may do with a file.
 const PRIVATE: u32 = 0o600;
+/// A password in a URL where only an address belongs.
+const LOGIN: &str = "hunter2-of-somebody";
 
 /// Searches everything that the programs have said, and makes them say more.
 pub(super) async fn run(scene: &Scene) -> Result<Vec<Figure>> {
@@ -43,10 +45,10 @@ pub(super) async fn run(scene: &Scene) -> Result<Vec<Figure>> {
     ])
 }
 
-/// The password and the lines of all keys; how many key files there are, and how many of them others
+/// The password, a plate and the lines of all keys; how many key files there are, and how many of them others
 /// may read.
 fn secrets(scene: &Scene) -> Result<(Vec<String>, u64, u64)> {
-    let mut secrets = vec![password(scene)?];
+    let mut secrets = vec![password(scene)?, PLATE.to_owned(), LOGIN.to_owned()];
     let (mut keys, mut open) = (0, 0);
     for entry in fs::read_dir(scene.system.pki.directory())? {
         let path = entry?.path();
@@ -84,6 +86,16 @@ async fn pages(scene: &Scene) -> Result<Vec<String>> {
             said.push(answer.text().await?);
         }
     }
+    let liar = &scene.stolen[3];
+    for path in [
+        "kvfv?limit=1000".to_owned(),
+        format!("kvfv/{liar}"),
+        format!("kvfv/{liar}/ledger"),
+        format!("kvfv/{liar}/avg-speed"),
+    ] {
+        let answer = scene.system.http().get(scene.system.api(&path)).send();
+        said.push(answer.await?.text().await?);
+    }
     Ok(said)
 }
 
@@ -107,6 +119,16 @@ fn complaints(scene: &Scene) -> Result<Vec<String>> {
             text.replacen("url = ", "urll = ", 1),
             text.replacen("url = ", "url = 5 #", 1),
             text.replacen("127.0.0.1:", "127.0.0.1:x", 9),
+            text.replacen(
+                "127.0.0.1:",
+                &format!("mqtts://verst:{LOGIN}@127.0.0.1:x"),
+                9,
+            ),
+            text.replacen(
+                "localhost:",
+                &format!("mqtts://verst:{LOGIN}@localhost:x"),
+                9,
+            ),
         ];
         for text in spoilt {
             said.push(says(program, &check, &home.join("spoilt.toml"), &text)?);
@@ -122,6 +144,13 @@ fn complaints(scene: &Scene) -> Result<Vec<String>> {
             &home.join("spoilt.toml"),
             &text,
         )?);
+    }
+    // A file of the password that is none.
+    let folder = format!("password_file = \"{}\"\nurl = ", home.display());
+    let text = text.replacen("url = ", &folder, 1);
+    for command in ["run", "migrate"] {
+        let file = home.join("spoilt.toml");
+        said.push(says(&aggregator, &[command, "--config"], &file, &text)?);
     }
     // A key where a certificate should be, and one that belongs to another.
     let text = fs::read_to_string(home.join("broker.toml"))?;
