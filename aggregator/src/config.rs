@@ -426,6 +426,17 @@ mod tests {
     }
 
     #[test]
+    fn more_brokers_than_an_aggregator_serves_are_a_fault() {
+        let faults = |further: u16| {
+            let mut config = read(SHIPPED).unwrap();
+            config.mqtt.further_addresses = (1..=further).map(|n| format!("b:{n}")).collect();
+            service::config::Validate::faults(&config)
+        };
+        assert_eq!(faults(7), []);
+        assert_eq!(faults(8)[0].key, "mqtt.further_addresses");
+    }
+
+    #[test]
     fn the_password_is_not_shown() {
         let text = SHIPPED.replace("host=/run/postgresql user", "password=hunter2 user");
         assert!(!format!("{:?}", read(&text).unwrap()).contains("hunter2"));

@@ -62,19 +62,57 @@ async fn echo(link: &mut Link) -> Result<(), RouterGone> {
     }
 }
 
+/// What silence of the router means.
+#[derive(Debug, PartialEq, Eq)]
+enum Silence {
+    /// Nothing yet.
+    Short,
+    /// `/readyz` says so.
+    Long,
+    /// It will not come back.
+    Final,
+}
+
+impl Silence {
+    fn of(span: Duration) -> Self {
+        match span {
+            span if span >= SILENCE_MAX => Self::Final,
+            span if span >= SILENCE_WARN => Self::Long,
+            _ => Self::Short,
+        }
+    }
+}
+
 fn judge_silence(heard_at: Instant, health: &Health) {
-    let silence = monotonic() - heard_at;
-    if silence >= SILENCE_MAX {
-        give_up("is silent");
-    } else if silence >= SILENCE_WARN {
-        health.set(
+    match Silence::of(monotonic() - heard_at) {
+        Silence::Final => give_up("is silent"),
+        Silence::Long => health.set(
             CONDITION,
             Condition::NotReady("router does not answer".to_owned()),
-        );
+        ),
+        Silence::Short => {}
     }
 }
 
 fn give_up(what: &str) {
     tracing::error!("router {what}; the process ends now, its service manager must restart it");
     std::process::abort();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silent_router_is_said_so_and_then_given_up() {
+        let moment = Duration::from_millis(1);
+        for (span, means) in [
+            (SILENCE_WARN - moment, Silence::Short),
+            (SILENCE_WARN, Silence::Long),
+            (SILENCE_MAX - moment, Silence::Long),
+            (SILENCE_MAX, Silence::Final),
+        ] {
+            assert_eq!(Silence::of(span), means, "{span:?}");
+        }
+    }
 }

@@ -87,18 +87,23 @@ impl Inlet {
     /// When the router is gone.
     pub async fn carry(&self, link: &mut Link) -> Result<(), RouterGone> {
         loop {
-            if self.waiting().messages.is_empty() {
-                self.some.notified().await;
-            }
-            // Said of a hand-over before, it ends this gathering early, and does no harm.
-            if !self.waiting().is_many() {
-                timeout(GATHER, self.many.notified()).await.ok();
-            }
+            self.gathered().await;
             while link.is_lagging() {
                 sleep(LOOK).await;
             }
             let taken = self.waiting().take();
             link.hand_over(taken).await?;
+        }
+    }
+
+    /// Returns when something waits that is worth a hand-over: much, or for long enough.
+    async fn gathered(&self) {
+        if self.waiting().messages.is_empty() {
+            self.some.notified().await;
+        }
+        // Said of a hand-over before, it ends this gathering early, and does no harm.
+        if !self.waiting().is_many() {
+            timeout(GATHER, self.many.notified()).await.ok();
         }
     }
 
@@ -148,6 +153,23 @@ mod tests {
             inlet.lay("t".into(), &payload, false);
         }
         assert!(inlet.is_backed_up());
+    }
+
+    /// Of few it is the time that ends the gathering: nothing else would.
+    #[tokio::test]
+    async fn few_messages_are_gathered_for_a_while_and_not_for_ever() {
+        let inlet = Inlet::default();
+        let gathered = async |inlet: &Inlet| {
+            let patience = Duration::from_secs(60);
+            timeout(patience, inlet.gathered())
+                .await
+                .expect("handed over");
+        };
+        for count in [1, MANY - 1, MANY, HAND_OVER_MAX] {
+            (0..count).for_each(|_| inlet.lay("t".into(), b"", false));
+            gathered(&inlet).await;
+            assert_eq!(inlet.waiting().take().len(), count);
+        }
     }
 
     #[test]

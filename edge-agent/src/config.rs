@@ -621,6 +621,11 @@ mod tests {
             ),
             (
                 "uplink",
+                "further_brokers = [\"c:1\", \"c:2\", \"c:3\", \"c:4\", \"c:5\", \"c:6\", \"c:7\", \"c:8\"]",
+                "uplink.further_brokers: 8 brokers are more than 7",
+            ),
+            (
+                "uplink",
                 "backlog_hours = [\"22:00-06:00\", \"7-8\"]",
                 "a.toml:12: uplink.backlog_hours[1]: ",
             ),

@@ -377,6 +377,30 @@ fn default_quota(folder: &Path) -> Result<u64, RunError> {
         path: folder.to_owned(),
         problem: problem.into(),
     })?;
-    let share = measured.f_blocks.saturating_mul(measured.f_frsize) / DEFAULT_QUOTA_SHARE;
-    Ok(share.min(DEFAULT_QUOTA_BYTES_MAX))
+    Ok(default_share(
+        measured.f_blocks.saturating_mul(measured.f_frsize),
+    ))
+}
+
+/// Of a file system of so many bytes.
+fn default_share(bytes: u64) -> u64 {
+    (bytes / DEFAULT_QUOTA_SHARE).min(DEFAULT_QUOTA_BYTES_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_quota_is_a_sixth_of_the_disk_and_two_gibibytes_at_most() {
+        const GIB: u64 = 1024 * 1024 * 1024;
+        for (disk, quota) in [
+            (0, 0),
+            (6 * GIB, GIB),
+            (12 * GIB, 2 * GIB),
+            (99 * GIB, 2 * GIB),
+        ] {
+            assert_eq!(default_share(disk), quota);
+        }
+    }
 }

@@ -30,9 +30,6 @@ use crate::metrics::Metrics;
 use crate::store::connect::Target;
 use crate::window::state::Memory;
 
-/// A flush begins sooner when rows and deltas of so much memory wait: some 350,000 raw rows.
-const FLUSH_BYTES_MAX: usize = 32 << 20;
-
 /// Whether the database takes what is committed, as `/readyz` shows it.
 pub const CONDITION: &str = "commit";
 
@@ -324,9 +321,7 @@ impl Owner {
                     hand.waiting.wait(chunk);
                 }
             }
-            let full = hand.waiting.passages() >= self.windows.flush_passages_max
-                || hand.waiting.bytes() >= FLUSH_BYTES_MAX;
-            if full {
+            if hand.waiting.is_full(self.windows.flush_passages_max) {
                 ticks.reset();
                 hand.pending = hand.waiting.take_all();
                 return Gathered::Flush;

@@ -13,6 +13,8 @@ use crate::intake::decode::Message;
 
 /// Flushes in one flush interval.
 pub const TURNS: u8 = 8;
+/// A flush begins sooner when rows and deltas of so much memory wait: some 350,000 raw rows.
+const FLUSH_BYTES_MAX: usize = 32 << 20;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -52,22 +54,21 @@ impl Turns {
         turns.into_iter().flat_map(|turn| turn.messages).collect()
     }
 
-    /// Passages that wait.
+    /// Whether so much waits that the flush begins at once.
     #[must_use]
-    pub fn passages(&self) -> u64 {
-        self.waiting.iter().map(|turn| turn.passages).sum()
-    }
-
-    /// Memory that waiting rows and deltas take.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.waiting.iter().map(|turn| turn.bytes).sum()
+    pub fn is_full(&self, passages_max: u64) -> bool {
+        let passages: u64 = self.waiting.iter().map(|turn| turn.passages).sum();
+        // Memory that waiting rows and deltas take.
+        let bytes: usize = self.waiting.iter().map(|turn| turn.bytes).sum();
+        passages >= passages_max || bytes >= FLUSH_BYTES_MAX
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proto::limits::BATCH_PASSAGES_MAX;
+
     use crate::testing::{batch, passage};
 
     const DEVICES: usize = 12;
@@ -96,7 +97,7 @@ mod tests {
     fn an_interval_gives_out_everything_once_and_each_unit_in_one_turn_and_in_order() {
         let mut turns = Turns::default();
         turns.wait(messages());
-        assert_eq!(turns.passages(), 3 * DEVICES as u64);
+        assert!(turns.is_full(3 * DEVICES as u64));
         let given: Vec<_> = (0..TURNS).map(|_| named(&turns.take_next())).collect();
         assert!(given.iter().filter(|turn| !turn.is_empty()).count() > 1);
         for device in (0..DEVICES).map(|n| format!("KV{n}")) {
@@ -112,7 +113,25 @@ mod tests {
             assert_eq!(turns.len(), 1);
             assert!(turns[0].len() == 3 && turns[0].is_sorted());
         }
-        assert_eq!((turns.passages(), turns.bytes()), (0, 0));
+        assert!(!turns.is_full(1));
+    }
+
+    #[test]
+    fn a_flush_begins_at_once_when_as_many_passages_or_bytes_wait_as_may() {
+        let mut turns = Turns::default();
+        turns.wait(messages());
+        let waiting = 3 * DEVICES as u64;
+        assert!(turns.is_full(waiting) && !turns.is_full(waiting + 1));
+
+        let passages = vec![passage(0, 5_000); BATCH_PASSAGES_MAX];
+        let (mut turns, mut bytes) = (Turns::default(), 0);
+        while bytes < FLUSH_BYTES_MAX {
+            assert!(!turns.is_full(u64::MAX), "{bytes} bytes wait");
+            let message = batch("KV1", 1, 1, &passages);
+            bytes += message.memory_bytes();
+            turns.wait(vec![message]);
+        }
+        assert!(turns.is_full(u64::MAX), "{bytes} bytes wait");
     }
 
     #[test]

@@ -322,3 +322,73 @@ fn problem(error: &ConnectionError) -> String {
         other => other.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proto::receipt::Receipt;
+
+    use super::super::admit::{DoorLimits, QUEUE_FRAMES_MAX};
+    use super::*;
+    use crate::testing::CENTRE;
+
+    fn metrics() -> Metrics {
+        Metrics::register(&mut prometheus_client::registry::Registry::default())
+    }
+
+    /// A client that nobody moves, with room for so many.
+    #[test]
+    fn receipts_beyond_the_room_of_the_client_are_dropped_and_counted() {
+        let options = MqttOptions::new("centre", "localhost", 1);
+        let (client, _events) = AsyncClient::new(options, REQUESTS_MAX);
+        let (_connected, link) = watch::channel(Link::Subscribed(client));
+        let metrics = metrics();
+        let downlink = Downlink::new(vec![link], metrics.clone());
+        let receipt = Down::Receipt(Receipt {
+            centre: CENTRE,
+            streams: Vec::new(),
+        });
+        let device = DeviceId::new("KV1").unwrap();
+        (0..REQUESTS_MAX).for_each(|_| downlink.send(&device, &receipt));
+        assert_eq!(metrics.downlink_dropped.get(), 0);
+        (0..3).for_each(|_| downlink.send(&device, &receipt));
+        assert_eq!(metrics.downlink_dropped.get(), 3);
+    }
+
+    #[test]
+    fn frames_beyond_the_queue_to_the_decoders_are_dropped_and_give_their_place_back() {
+        let limits = DoorLimits {
+            bytes_max: usize::MAX,
+            device_frames_max: u32::MAX,
+            devices_max: 1,
+        };
+        let (frames, queue) = flume::bounded(QUEUE_FRAMES_MAX);
+        let nowhere = PathBuf::new;
+        let mut receiver = Receiver {
+            address: String::new(),
+            settings: MqttConfig {
+                address: String::new(),
+                further_addresses: Vec::new(),
+                ca: nowhere(),
+                certificate: nowhere(),
+                key: nowhere(),
+            },
+            door: Door::new(limits),
+            frames,
+            holdings: watch::channel(Holdings::default()).1,
+            gate: watch::channel(Gate::Open).1,
+            link: watch::channel(Link::Down).0,
+            relinks: watch::channel(0).0,
+            metrics: metrics(),
+        };
+        let topic = proto::topic::up(&DeviceId::new("KV1").unwrap());
+        for _ in 0..QUEUE_FRAMES_MAX {
+            assert_eq!(receiver.take(&topic, Bytes::new()), Ok(()));
+        }
+        for _ in 0..2 {
+            let refused = receiver.take(&topic, Bytes::new());
+            assert_eq!(refused, Err(Dropped::Queue));
+        }
+        drop(queue.recv().unwrap());
+        assert_eq!(receiver.take(&topic, Bytes::new()), Ok(()));
+    }
+}

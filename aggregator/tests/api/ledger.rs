@@ -143,3 +143,20 @@ async fn more_streams_than_an_answer_holds_are_refused() {
     assert_eq!(answer.status, 422, "{}", answer.text);
     assert_eq!(answer.json()["limit"], 1_000);
 }
+
+#[tokio::test]
+async fn more_losses_than_an_answer_holds_are_left_out_and_said_so() {
+    let centre = Centre::start().await;
+    unit(&centre.database, "KV1").await;
+    let many = "INSERT INTO loss_ledger (device_key, stream_key, first_seq, last_seq, scope, reason)
+        SELECT device_key, 1, 2 * n, 2 * n, 'all', 'quota' FROM device, generate_series(1, 1001) AS n";
+    for sql in [STREAM, many] {
+        centre.database.batch_execute(sql).await.unwrap();
+    }
+    let answer = books(&centre).await;
+    let listed = answer["losses"].as_array().unwrap();
+    assert_eq!(
+        (listed.len(), &answer["more_losses"]),
+        (1_000, &json!(true))
+    );
+}

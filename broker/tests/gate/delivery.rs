@@ -144,3 +144,108 @@ async fn a_unit_above_its_rate_is_slowed_down_and_loses_nothing() {
     assert!(fixture.metric("verst_broker_throttled_total").await > 0);
     witness.is_undisturbed().await;
 }
+
+#[tokio::test]
+async fn a_unit_above_its_bytes_a_second_is_slowed_down_and_loses_nothing() {
+    let fixture = Fixture::with(|config| config.limits.bytes_per_s = 500_000).await;
+    let up = topic::up(&device("KV1"));
+    let mut centre = fixture.raw("centre", Centre).await;
+    subscribed(&mut centre, &[&topic::up_filter(Shard::of(&device("KV1")))]).await;
+    let mut unit = fixture.raw("KV1", Unit).await;
+    for number in 0..30_u8 {
+        unit.send(&publish(&up, &[number; 50_000], None)).await;
+    }
+    for number in 0..30_u8 {
+        let message = centre.packet().await;
+        assert!(message.ends_with(&[number; 50_000]), "message {number}");
+        centre.send(&puback(pkid_of(&message))).await;
+    }
+    assert!(fixture.metric("verst_broker_throttled_total").await > 0);
+}
+
+/// How many of the messages a subscriber hears that acknowledges one at a time, beginning when the
+/// last was published, which is among them.
+async fn heard_behind_a_ring(publisher: &mut Raw, subscriber: &mut Raw, topic: &str) -> u16 {
+    const MESSAGES: u16 = 3_000;
+    let payload = |number: u16| [&[0; 1_000][..], &number.to_be_bytes()].concat();
+    for number in 1..=MESSAGES {
+        let message = publish(topic, &payload(number), Some(number));
+        publisher.send(&message).await;
+    }
+    for number in 1..=MESSAGES {
+        assert_eq!(publisher.packet().await, puback(number));
+    }
+    let (mut heard, mut last) = (0, 0);
+    while last < MESSAGES {
+        let message = subscriber.packet().await;
+        let number = message[message.len() - 2..].try_into().unwrap();
+        let number = u16::from_be_bytes(number);
+        assert!(number > last, "{number} comes after {last}");
+        (heard, last) = (heard + 1, number);
+        subscriber.send(&puback(pkid_of(&message))).await;
+    }
+    heard
+}
+
+#[tokio::test]
+async fn who_lags_behind_a_ring_loses_the_oldest_and_hears_the_newest() {
+    let fixture = Fixture::with(|config| {
+        config.limits.unacknowledged = 1;
+        config.limits.bytes_per_s = u32::MAX;
+        config.limits.messages_per_s = u32::MAX;
+        config.router.segment_bytes = 16 * 1024;
+        config.router.segments = 4;
+        config.router.down_segment_bytes = 16 * 1024;
+        config.router.down_segments = 2;
+    })
+    .await;
+    let (up, down) = (topic::up(&device("KV1")), topic::down(&device("KV1")));
+    let mut centre = fixture.raw("centre", Centre).await;
+    let mut unit = fixture.raw("KV1", Unit).await;
+    subscribed(&mut centre, &[&topic::up_filter(Shard::of(&device("KV1")))]).await;
+    subscribed(&mut unit, &[&down]).await;
+    let up = heard_behind_a_ring(&mut unit, &mut centre, &up).await;
+    let down = heard_behind_a_ring(&mut centre, &mut unit, &down).await;
+    // The ring, what the router had handed on, and the window: far from 3,000.
+    for (ring, heard) in [("shard", up), ("device", down)] {
+        assert!((2..1_000).contains(&heard), "of a {ring}: {heard}");
+    }
+}
+
+/// Without acknowledgements (QoS 0) nothing but the bytes that wait to be written bounds what the
+/// gate fetches for a subscriber that does not read.
+#[tokio::test]
+async fn for_a_subscriber_that_does_not_read_no_more_is_fetched_than_may_wait() {
+    const MESSAGES: usize = 2_000;
+    let fixture = Fixture::with(|config| {
+        config.limits.write_timeout_s = 600;
+        config.limits.bytes_per_s = u32::MAX;
+        config.router.segment_bytes = 64 * 1024;
+        config.router.segments = 2;
+    })
+    .await;
+    let up = topic::up(&device("KV1"));
+    let mut deaf = fixture.deaf("centre", Centre).await;
+    let mut filter = subscribe(1, &[&topic::up_filter(Shard::of(&device("KV1")))]);
+    *filter.last_mut().unwrap() = 0;
+    deaf.send(&filter).await;
+    assert_eq!(deaf.packet().await, [0x90, 3, 0, 1, 0]);
+    let mut unit = fixture.raw("KV1", Unit).await;
+    let mut payload = vec![0; 16 * 1024];
+    for number in 1..=MESSAGES {
+        payload[0] = u8::from(number == MESSAGES);
+        unit.send(&publish(&up, &payload, Some(1))).await;
+        assert_eq!(unit.packet().await, puback(1));
+    }
+    let mut heard = 1;
+    while deaf.packet().await[payload_at(&up)] == 0 {
+        heard += 1;
+    }
+    // What the kernel holds, what the router had handed on, the ring: a fraction of 32 MB.
+    assert!(heard < MESSAGES * 3 / 4, "{heard} of {MESSAGES}");
+}
+
+/// Where the payload of a message of QoS 0 with three bytes of length begins.
+fn payload_at(topic: &str) -> usize {
+    1 + 3 + 2 + topic.len()
+}

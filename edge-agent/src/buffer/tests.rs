@@ -15,8 +15,9 @@ use proto::window::fold;
 use super::engine::Engine;
 use super::model::settings;
 use super::{
-    Admitted, Alarm, AppendError, Appended, Buffer, BufferSettings, CentreVerdict, EventKey,
-    QuotaPolicy, ReadError, ReadLimit,
+    APPEND_PASSAGES_MAX, Admitted, Alarm, AppendError, Appended, Buffer, BufferSettings,
+    CentreVerdict, EventKey, OFFERED_AHEAD_MAX, QUEUE_COMMANDS_MAX, QuotaPolicy, ReadError,
+    ReadLimit,
 };
 
 const NOW_MS: i64 = 1_743_848_130_000;
@@ -690,4 +691,79 @@ fn passages_with_much_free_text_stay_within_the_size_of_a_value() {
         read.iter()
             .eq(passages.iter().map(|admitted| &admitted.passage))
     );
+}
+
+#[test]
+fn below_the_free_floor_passages_are_refused_until_there_is_room() {
+    let place = tempfile::tempdir().unwrap();
+    let settings = BufferSettings {
+        // No disk has so much.
+        free_floor_bytes: u64::MAX,
+        ..plain(place.path())
+    };
+    let mut engine = Engine::open(&settings, NOW_MS).unwrap();
+    // The room inside its own file is used first: that makes no file grow.
+    let mut accepted = 0;
+    let refusal = loop {
+        engine.measure_disk();
+        match engine.stage(&many(accepted, 2_000), NOW_MS).unwrap() {
+            Ok(appended) => accepted += u64::from(appended.accepted),
+            Err(refusal) => break refusal,
+        }
+        engine.commit(NOW_MS).unwrap();
+    };
+    let AppendError::NoSpace { floor_bytes, .. } = refusal else {
+        panic!("{refusal}")
+    };
+    assert_eq!(floor_bytes, u64::MAX);
+    engine.settings.free_floor_bytes = 0;
+    let appended = engine.stage(&many(accepted, 1), NOW_MS).unwrap().unwrap();
+    assert_eq!(appended.accepted, 1);
+}
+
+#[tokio::test]
+async fn requests_beyond_the_queue_of_the_store_are_told_to_come_back() {
+    let place = tempfile::tempdir().unwrap();
+    let (buffer, owner) = Buffer::open(&plain(place.path())).unwrap();
+    let mut waiting = Vec::new();
+    for n in 0..QUEUE_COMMANDS_MAX as u64 {
+        let mut append = Box::pin(buffer.append(many(n, 1)));
+        assert!(futures_util::poll!(&mut append).is_pending());
+        waiting.push(append);
+    }
+    let refused = buffer.append(many(9_999, 1)).await;
+    assert_eq!(refused, Err(AppendError::Overloaded));
+    let thread = std::thread::spawn(move || owner.run());
+    for appended in futures_util::future::join_all(waiting).await {
+        assert_eq!(appended.unwrap().accepted, 1);
+    }
+    drop(buffer);
+    thread.join().unwrap();
+}
+
+#[test]
+fn an_append_of_more_than_one_commit_takes_is_refused() {
+    let place = tempfile::tempdir().unwrap();
+    let mut engine = Engine::open(&plain(place.path()), NOW_MS).unwrap();
+    let most = APPEND_PASSAGES_MAX as u64;
+    let refused = engine.stage(&many(0, most + 1), NOW_MS).unwrap();
+    assert_eq!(refused, Err(AppendError::TooMany(APPEND_PASSAGES_MAX + 1)));
+    let appended = engine.stage(&many(0, most), NOW_MS).unwrap().unwrap();
+    assert_eq!(u64::from(appended.accepted), most);
+}
+
+#[tokio::test]
+async fn a_read_offers_no_more_ahead_than_one_reservation() {
+    let place = tempfile::tempdir().unwrap();
+    let running = Running::open(&plain(place.path()));
+    running.buffer.append(many(0, 12_000)).await.unwrap();
+    let stream = running.buffer.state().borrow().streams[0].id;
+    for first in [1, 501, 5_001] {
+        let run = running.buffer.read(stream, seq(first), LIMIT).await;
+        assert_eq!(run.unwrap().unwrap().first, seq(first));
+        let offered = running.buffer.state().borrow().streams[0].offered.clone();
+        let ahead = offered.last().unwrap().get() - first + 1;
+        assert!((500..=OFFERED_AHEAD_MAX).contains(&ahead), "{offered:?}");
+    }
+    running.stop();
 }

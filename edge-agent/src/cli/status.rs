@@ -41,7 +41,7 @@ impl Status {
             },
             (None, None) => STATUS_SOCKET.into(),
         };
-        let answer = match ask(&socket) {
+        let answer = match ask(&socket, ANSWER_TIMEOUT) {
             Ok(answer) => answer,
             Err(error) => {
                 let problem = format!("no agent answers at {}: {error}", socket.display());
@@ -70,10 +70,10 @@ impl Status {
 }
 
 /// The body of the status page.
-fn ask(socket: &Path) -> io::Result<String> {
+fn ask(socket: &Path, patience: Duration) -> io::Result<String> {
     let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-    stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(patience))?;
     let page = server::PATH;
     write!(
         stream,
@@ -90,5 +90,39 @@ fn ask(socket: &Path) -> io::Result<String> {
         Err(io::Error::other(
             head.lines().next().unwrap_or_default().to_owned(),
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    fn listening() -> (tempfile::TempDir, PathBuf, UnixListener) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        (folder, path, listener)
+    }
+
+    #[test]
+    fn an_agent_that_says_nothing_is_not_waited_for_for_ever() {
+        let (_folder, path, _listener) = listening();
+        let error = ask(&path, Duration::from_millis(50)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "{error}");
+    }
+
+    #[test]
+    fn an_answer_without_end_is_cut() {
+        let (_folder, path, listener) = listening();
+        let endless = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+            while stream.write_all(&[b'x'; 64 * 1024]).is_ok() {}
+        });
+        let answer = ask(&path, Duration::from_secs(60)).unwrap();
+        assert_eq!(answer.len() as u64 + 19, ANSWER_BYTES_MAX);
+        endless.join().unwrap();
     }
 }

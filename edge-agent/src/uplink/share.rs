@@ -90,6 +90,13 @@ mod tests {
     }
 
     #[test]
+    fn a_debt_to_the_backlog_does_not_grow_without_end() {
+        let mut share = Share::new(30);
+        (0..1_000).for_each(|_| share.sent(Lane::Live, 100_000, true));
+        assert!(share.owes(IN_FLIGHT_BYTES_MAX) && !share.owes(IN_FLIGHT_BYTES_MAX + 1));
+    }
+
+    #[test]
     fn nothing_is_owed_for_a_time_in_which_no_backlog_waited() {
         let mut share = Share::new(30);
         share.sent(Lane::Live, 100_000, true);

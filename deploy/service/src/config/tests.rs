@@ -308,3 +308,18 @@ fn programs_can_ask_a_fault_for_its_parts() {
     assert_eq!(all.faults()[0].key(), "name");
     assert_eq!(all.faults()[1].variable(), Some("VERST_AGENT__UPLINK"));
 }
+
+#[test]
+fn a_name_of_too_many_levels_is_a_fault() {
+    let name = |levels: usize| format!("VERST_AGENT{}", "__X".repeat(levels));
+    let said = |levels| faults(SOUND, &[(&name(levels), "1")]).join("\n");
+    assert!(said(16).contains("no such setting"), "{}", said(16));
+    assert!(said(17).contains("names no setting"), "{}", said(17));
+}
+
+#[test]
+fn more_faults_than_are_looked_for_end_the_search() {
+    let text: String = (0..400).map(|n| format!("unknown_{n} = 1\n")).collect();
+    let found = faults(&format!("{text}{SOUND}"), &[]);
+    assert_eq!(found.len(), 256);
+}
