@@ -62,6 +62,7 @@ impl Stage {
                 wires: Some(seed),
                 clocks,
                 agent_disk_bytes: disks.map(|()| AGENT_DISK_BYTES),
+                second_broker: false,
             },
             ..Options::default()
         })

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Agent, READY_WITHIN, STOPPED_WITHIN, SystemError, Tuning, agent, config, config_path};
-use super::{loopback, server};
+use super::place::{config_path, loopback, server};
+use super::{Agent, READY_WITHIN, STOPPED_WITHIN, SystemError, Tuning, agent, config};
 use crate::pki::Pki;
 use crate::programs::Programs;
 use crate::workdir::WorkDir;
@@ -45,7 +45,13 @@ impl Alone {
             door,
             ops,
         };
-        let text = change(config::agent(tuning, &pki, DEVICE, nobody.port(), &place));
+        let text = change(config::agent(
+            tuning,
+            &pki,
+            DEVICE,
+            (nobody.port(), None),
+            &place,
+        ));
         let program = programs.agent();
         let server = server(home, DEVICE, &program, &text, ops, &http)?;
         let config = config_path(home, DEVICE);

@@ -68,6 +68,16 @@ fn section(pairs: impl IntoIterator<Item = (&'static str, Value)>) -> Value {
     )
 }
 
+/// Where the first broker is reached, and the second where there is one, as these keys.
+fn brokers(
+    (first, second): (u16, Option<u16>),
+    [key, further]: [&'static str; 2],
+) -> [(&'static str, Value); 2] {
+    let address = |port: u16| Value::from(format!("{BROKER_HOST}:{port}"));
+    let second: Vec<Value> = second.map(address).into_iter().collect();
+    [(key, address(first)), (further, second.into())]
+}
+
 fn file(sections: impl IntoIterator<Item = (&'static str, Value)>) -> String {
     let table: Table = sections
         .into_iter()
@@ -110,19 +120,22 @@ pub(super) fn aggregator(
     tuning: &Tuning,
     pki: &Pki,
     name: &str,
-    broker_port: u16,
+    ports: (u16, Option<u16>),
     database_url: &str,
     (api, ops): (SocketAddr, SocketAddr),
 ) -> String {
     file([
         (
             "mqtt",
-            section([
-                ("address", format!("{BROKER_HOST}:{broker_port}").into()),
-                ("ca", path(&pki.ca())),
-                ("certificate", path(&pki.certificate(name))),
-                ("key", path(&pki.key(name))),
-            ]),
+            section(
+                [
+                    ("ca", path(&pki.ca())),
+                    ("certificate", path(&pki.certificate(name))),
+                    ("key", path(&pki.key(name))),
+                ]
+                .into_iter()
+                .chain(brokers(ports, ["address", "further_addresses"])),
+            ),
         ),
         ("database", section([("url", database_url.into())])),
         (
@@ -161,7 +174,7 @@ pub(super) fn agent(
     tuning: &Tuning,
     pki: &Pki,
     device: &str,
-    broker_port: u16,
+    ports: (u16, Option<u16>),
     place: &Place,
 ) -> String {
     file([
@@ -181,15 +194,18 @@ pub(super) fn agent(
         ),
         (
             "uplink",
-            section([
-                ("broker", format!("{BROKER_HOST}:{broker_port}").into()),
-                ("ca", path(&pki.ca())),
-                ("certificate", path(&pki.certificate(device))),
-                ("key", path(&pki.key(device))),
-                ("reconnect_max_s", RECONNECT_MAX_S.into()),
-                ("resend_min_s", RESEND_MIN_S.into()),
-                ("heartbeat_s", i64::from(tuning.heartbeat_s).into()),
-            ]),
+            section(
+                [
+                    ("ca", path(&pki.ca())),
+                    ("certificate", path(&pki.certificate(device))),
+                    ("key", path(&pki.key(device))),
+                    ("reconnect_max_s", RECONNECT_MAX_S.into()),
+                    ("resend_min_s", RESEND_MIN_S.into()),
+                    ("heartbeat_s", i64::from(tuning.heartbeat_s).into()),
+                ]
+                .into_iter()
+                .chain(brokers(ports, ["broker", "further_brokers"])),
+            ),
         ),
         ("status", section([("socket", path(&place.status))])),
         ("ops", section([("listen", place.ops.to_string().into())])),

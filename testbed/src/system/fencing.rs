@@ -4,6 +4,8 @@
 //! may be written under a token by another one: that is what keeps a sleeper that wakes up from
 //! writing anything.
 
+use std::time::Duration;
+
 use super::{System, SystemError};
 
 /// Sessions are named `verst-lease NONCE` and `verst-writer NONCE` by aggregators.
@@ -102,27 +104,25 @@ impl System {
     ///
     /// # Errors
     /// It does not within the limit.
-    pub async fn owns(
-        &self,
-        name: &str,
-        shards: i64,
-        within: std::time::Duration,
-    ) -> Result<(), SystemError> {
-        let deadline = tokio::time::Instant::now() + within;
-        loop {
+    pub async fn owns(&self, name: &str, shards: i64, within: Duration) -> Result<(), SystemError> {
+        let look = async || {
             let owned = self.shards_of(name).await?;
-            if owned == shards {
-                return Ok(());
-            }
-            if tokio::time::Instant::now() >= deadline {
-                return Err(SystemError::NotReady {
-                    name: name.to_owned(),
-                    within,
-                    answer: format!("it owns {owned} shards instead of {shards}"),
-                    log: self.log_tails(),
-                });
-            }
-            tokio::time::sleep(super::LOOK).await;
-        }
+            let less = || format!("it owns {owned} shards instead of {shards}");
+            Ok((owned != shards).then(less))
+        };
+        self.until(name, within, look).await
+    }
+
+    /// Waits until so many aggregators have written since the watch began. Each start of one counts.
+    ///
+    /// # Errors
+    /// They do not within the limit.
+    pub async fn wrote(&self, writers: i64, within: Duration) -> Result<(), SystemError> {
+        let look = async || {
+            let noted = self.fencing().await?;
+            let less = || format!("{writers} should have written, noted is {noted:?}");
+            Ok((noted.writers < writers).then(less))
+        };
+        self.until("the aggregators", within, look).await
     }
 }

@@ -16,34 +16,35 @@ mod agent;
 mod alone;
 mod config;
 mod database;
+mod error;
 mod fencing;
+mod place;
 mod rig;
 mod server;
 mod verdict;
+mod waiting;
 
 use std::collections::BTreeMap;
-use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
 use std::time::Duration;
 
 pub use agent::{Agent, Answer, Camera, PostError};
 pub use alone::{Alone, DEVICE};
 pub use config::Tuning;
 pub use database::Database;
+pub use error::SystemError;
 pub use fencing::Fencing;
 pub use rig::{Rig, Wire};
 pub use server::Server;
 pub use verdict::Verdict;
 
+use self::place::{config_path, copy_tree, launch, log_path, loopback, server};
 use crate::link::{Link, Plan};
 use crate::pki::Pki;
-use crate::postgres::{Cluster, ClusterError, Options as ClusterOptions, free_port};
-use crate::process::{Launch, RunError};
-use crate::programs::{MissingProgram, Programs};
-use crate::recompute::database as tables;
-use crate::small_disk::{DiskError, SmallDisk};
+use crate::postgres::{Cluster, Options as ClusterOptions};
+use crate::programs::Programs;
+use crate::small_disk::SmallDisk;
 use crate::workdir::WorkDir;
 
 /// A cold start on a busy machine of two cores stays far below.
@@ -54,12 +55,12 @@ pub const STOPPED_WITHIN: Duration = Duration::from_secs(30);
 pub const CENTRE: &str = "centre-1";
 /// The name of the second certificate of a centre, for whoever starts a second aggregator.
 pub const SECOND_CENTRE: &str = "centre-2";
+/// The name of the second broker.
+const SECOND_BROKER: &str = "broker-2";
 /// The database.
 const DATABASE: &str = "verst";
 /// Jitter and losses of the link.
 const LINK_SEED: u64 = 1;
-/// How often totals are read while waiting for them.
-const LOOK: Duration = Duration::from_millis(100);
 
 /// What to start.
 #[derive(Debug, Clone, Default)]
@@ -78,64 +79,13 @@ pub struct Options {
     pub rig: Rig,
 }
 
-/// Why the system is not as it should be.
-#[derive(Debug, thiserror::Error)]
-pub enum SystemError {
-    /// Not built.
-    #[error(transparent)]
-    Missing(#[from] MissingProgram),
-    /// The database server.
-    #[error(transparent)]
-    Cluster(#[from] ClusterError),
-    /// A command that should have succeeded.
-    #[error(transparent)]
-    Run(#[from] RunError),
-    /// A file, directory, port or process.
-    #[error("cannot start the system: {0}")]
-    Io(#[from] io::Error),
-    /// A small disk.
-    #[error(transparent)]
-    Disk(#[from] DiskError),
-    /// A query.
-    #[error("database: {0}")]
-    Database(#[from] tokio_postgres::Error),
-    /// HTTP.
-    #[error("http: {0}")]
-    Http(#[from] reqwest::Error),
-    /// A program ended by itself.
-    #[error("{name} ended with {status}; {log}")]
-    Ended {
-        /// Which.
-        name: String,
-        /// How.
-        status: ExitStatus,
-        /// Its last lines.
-        log: String,
-    },
-    /// A program does not come up.
-    #[error("{name} is not ready after {within:?}, it answers: {answer}; {log}")]
-    NotReady {
-        /// Which.
-        name: String,
-        /// How long was waited.
-        within: Duration,
-        /// What its page says.
-        answer: String,
-        /// Its last lines.
-        log: String,
-    },
-    /// Passages did not arrive.
-    #[error("{wanted} passages were accepted, after {within:?} there are {found:?}; {logs}")]
-    NotSettled {
-        /// Accepted.
-        wanted: u64,
-        /// What the tables hold.
-        found: tables::Totals,
-        /// How long was waited.
-        within: Duration,
-        /// Last lines of the programs.
-        logs: String,
-    },
+/// A broker beside the first. Agents and aggregators know both.
+#[derive(Debug)]
+pub struct SecondBroker {
+    /// The process.
+    pub server: Server,
+    /// Where its clients connect.
+    pub address: SocketAddr,
 }
 
 /// The running system; dropped = everything ended and removed.
@@ -149,6 +99,8 @@ pub struct System {
     pub aggregator: Server,
     /// The broker.
     pub broker: Server,
+    /// The second broker, where the rig has one.
+    pub second_broker: Option<SecondBroker>,
     /// The database server.
     pub cluster: Cluster,
     /// The certificates.
@@ -193,6 +145,17 @@ impl System {
         let mut broker = server(home, "broker", &programs.broker(), &text, ops, &http)?;
         broker.start()?;
         broker.ready(READY_WITHIN).await?;
+        let second_broker = if options.rig.second_broker {
+            let (address, ops) = (loopback()?, loopback()?);
+            let text = config::broker(&options.tuning, &pki, address, ops);
+            let program = programs.broker();
+            let mut server = server(home, SECOND_BROKER, &program, &text, ops, &http)?;
+            server.start()?;
+            server.ready(READY_WITHIN).await?;
+            Some(SecondBroker { server, address })
+        } else {
+            None
+        };
 
         let link = options
             .link
@@ -200,9 +163,11 @@ impl System {
             .transpose()?;
 
         let wires = rig::wires(&options, broker_address, cluster.address())?;
+        let second = second_broker.as_ref().map(|second| second.address.port());
         let (port, url) = rig::ways(&wires, CENTRE, broker_address, &cluster);
         let (api, ops) = (loopback()?, loopback()?);
-        let text = config::aggregator(&options.tuning, &pki, CENTRE, port, &url, (api, ops));
+        let brokers = (port, second);
+        let text = config::aggregator(&options.tuning, &pki, CENTRE, brokers, &url, (api, ops));
         let mut aggregator = server(home, CENTRE, &programs.aggregator(), &text, ops, &http)?;
         aggregator.start()?;
         aggregator.ready(READY_WITHIN).await?;
@@ -211,6 +176,7 @@ impl System {
             agents: BTreeMap::new(),
             aggregator,
             broker,
+            second_broker,
             cluster,
             pki,
             link,
@@ -290,7 +256,8 @@ impl System {
         };
         let (own, _) = rig::ways(&self.wires, device, self.broker_address, &self.cluster);
         let port = self.link.as_ref().map_or(own, |link| link.address().port());
-        let text = config::agent(&self.tuning, &self.pki, device, port, &place);
+        let brokers = (port, self.second_broker_port());
+        let text = config::agent(&self.tuning, &self.pki, device, brokers, &place);
         let program = self.programs.agent();
         let launch = launch(home, name, &program, &text)?;
         let launch = match &clock {
@@ -306,7 +273,12 @@ impl System {
         Ok(agent)
     }
 
-    /// Another aggregator on the same database and broker, not started yet: its name is
+    fn second_broker_port(&self) -> Option<u16> {
+        let second = self.second_broker.as_ref();
+        second.map(|second| second.address.port())
+    }
+
+    /// Another aggregator on the same database and brokers, not started yet: its name is
     /// [`SECOND_CENTRE`]. Also returns where its API will be.
     ///
     /// # Errors
@@ -315,7 +287,8 @@ impl System {
         let (api, ops) = (loopback()?, loopback()?);
         let name = SECOND_CENTRE;
         let (port, url) = rig::ways(&self.wires, name, self.broker_address, &self.cluster);
-        let text = config::aggregator(&self.tuning, &self.pki, name, port, &url, (api, ops));
+        let brokers = (port, self.second_broker_port());
+        let text = config::aggregator(&self.tuning, &self.pki, name, brokers, &url, (api, ops));
         let home = self.directory.path();
         let program = self.programs.aggregator();
         let server = server(home, SECOND_CENTRE, &program, &text, ops, &self.http)?;
@@ -360,38 +333,13 @@ impl System {
         Ok(Database::connect(&self.database_url()).await?)
     }
 
-    /// Waits until every accepted passage is counted (or rejected, or booked as lost) and every
-    /// counted one is stored.
-    ///
-    /// # Errors
-    /// They are not within the limit; the text holds what is there and the logs' last lines.
-    pub async fn settled(&self, wanted: u64, within: Duration) -> Result<(), SystemError> {
-        let deadline = tokio::time::Instant::now() + within;
-        loop {
-            let database = self.database().await?;
-            let found = tables::totals(database.client()).await?;
-            let decided = found.counted + found.rejected + found.lost;
-            if decided >= wanted && found.stored >= found.counted {
-                return Ok(());
-            }
-            if tokio::time::Instant::now() >= deadline {
-                let logs = self.log_tails();
-                return Err(SystemError::NotSettled {
-                    wanted,
-                    found,
-                    within,
-                    logs,
-                });
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-    }
-
     /// The last lines of all logs.
     #[must_use]
     pub fn log_tails(&self) -> String {
         let agents = self.agents.values().map(|agent| &agent.server);
-        let servers = [&self.broker, &self.aggregator].into_iter().chain(agents);
+        let second = self.second_broker.as_ref().map(|second| &second.server);
+        let centre = [&self.broker].into_iter().chain(second);
+        let servers = centre.chain([&self.aggregator]).chain(agents);
         servers.map(Server::log_tail).collect::<Vec<_>>().join("\n")
     }
 
@@ -402,7 +350,9 @@ impl System {
     pub fn stop(mut self) -> Result<(), SystemError> {
         tokio::task::block_in_place(|| {
             let agents = self.agents.values_mut().map(|agent| &mut agent.server);
-            for server in agents.chain([&mut self.aggregator, &mut self.broker]) {
+            let second = self.second_broker.as_mut().map(|second| &mut second.server);
+            let centre = [&mut self.aggregator, &mut self.broker];
+            for server in agents.chain(centre).chain(second) {
                 match server.stop(STOPPED_WITHIN) {
                     Some(status) if status.success() => {}
                     Some(status) => {
@@ -422,47 +372,4 @@ impl System {
             Ok(())
         })
     }
-}
-
-/// An address of this machine that nobody else has.
-fn loopback() -> io::Result<SocketAddr> {
-    Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?)))
-}
-
-fn copy_tree(from: &Path, to: &Path) -> Result<(), SystemError> {
-    let copy = Launch::new("cp", "cp", "/dev/null")
-        .arg("-a")
-        .args([from, to]);
-    tokio::task::block_in_place(|| copy.run())?;
-    Ok(())
-}
-
-fn config_path(home: &Path, name: &str) -> PathBuf {
-    home.join(format!("{name}.toml"))
-}
-
-/// Writes a program's settings and prepares its start.
-fn server(
-    home: &Path,
-    name: &str,
-    program: &Path,
-    config: &str,
-    ops: SocketAddr,
-    http: &reqwest::Client,
-) -> Result<Server, SystemError> {
-    let launch = launch(home, name, program, config)?;
-    let log = log_path(home, name);
-    Ok(Server::new(name, launch, &log, ops, http.clone()))
-}
-
-fn launch(home: &Path, name: &str, program: &Path, config: &str) -> Result<Launch, SystemError> {
-    let path = config_path(home, name);
-    std::fs::write(&path, config)?;
-    Ok(Launch::new(name, program, log_path(home, name))
-        .args(["run", "--config"])
-        .arg(&path))
-}
-
-fn log_path(home: &Path, name: &str) -> PathBuf {
-    home.join(format!("{name}.log"))
 }

@@ -5,7 +5,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::process::ExitStatus;
 
-use super::{CENTRE, DATABASE, Options, SECOND_CENTRE, System, SystemError, config_path};
+use super::place::config_path;
+use super::{CENTRE, DATABASE, Options, SECOND_BROKER, SECOND_CENTRE, System, SystemError};
 use crate::link::{Link, Plan, Shape};
 use crate::postgres::Cluster;
 use crate::process::Launch;
@@ -18,6 +19,8 @@ pub struct Rig {
     pub wires: Option<u64>,
     /// A wall clock of its own for each agent.
     pub clocks: Option<Clockmaker>,
+    /// A second broker, which agents and aggregators reach without a wire.
+    pub second_broker: bool,
     /// A small disk of its own for each agent's buffer, of so many bytes.
     pub agent_disk_bytes: Option<u64>,
 }
@@ -78,7 +81,7 @@ impl System {
     /// It cannot be started.
     pub fn config_check(&self, name: &str) -> Result<ExitStatus, SystemError> {
         let program = match name {
-            "broker" => self.programs.broker(),
+            "broker" | SECOND_BROKER => self.programs.broker(),
             CENTRE | SECOND_CENTRE => self.programs.aggregator(),
             _ => self.programs.agent(),
         };

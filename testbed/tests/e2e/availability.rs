@@ -4,17 +4,19 @@ use std::time::Duration;
 
 use testbed::system::{CENTRE, Options, SECOND_CENTRE, STOPPED_WITHIN, System};
 
-use crate::support::{HandUnit, SETTLED_WITHIN, alone, an_hour, names, post_hour};
+use crate::cameras::Cameras;
+use crate::support::{HandUnit, SETTLED_WITHIN, alone, names};
 
 /// Enough that both halves of the shards have some.
 const UNITS: [&str; 6] = ["ha-1", "ha-2", "ha-3", "ha-4", "ha-5", "ha-6"];
 /// The leases of the test's system last 2 s; the rest is for a busy machine.
-const MOVED_WITHIN: Duration = Duration::from_secs(60);
-/// Some traffic between two events.
-const STRETCH: Duration = Duration::from_millis(700);
+const WITHIN: Duration = Duration::from_secs(90);
+/// Cursors written between two events: each of the units' some times.
+const STRETCH: i64 = 30;
 
 const TOKENS: &str = "SELECT sum(token)::int8 FROM shard_token";
 
+/// Each of the four lives owns all shards for a while, and nothing goes on before it has written.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn shards_move_with_every_coming_and_going_and_no_window_is_wrong() {
     let _alone = alone().await;
@@ -25,39 +27,49 @@ async fn shards_move_with_every_coming_and_going_and_no_window_is_wrong() {
     .await
     .expect("a running system");
     system.watch_fencing().await.expect("watched");
-    let traffic = an_hour(&system, &UNITS, 70);
+    let cameras = Cameras::of(&system, &UNITS, 70);
     let (mut second, _) = system.second_aggregator().expect("prepared");
     let events = async {
-        tokio::time::sleep(STRETCH).await;
+        wrote(&system, 1).await;
         second.start().expect("started");
         share(&system, 32, 32).await;
-        tokio::time::sleep(STRETCH).await;
+        goes_on(&system).await;
         system.aggregator.kill();
         share(&system, 0, 64).await;
+        wrote(&system, 2).await;
         system.aggregator.start().expect("started again");
         share(&system, 32, 32).await;
-        tokio::time::sleep(STRETCH).await;
+        goes_on(&system).await;
         let stopped = tokio::task::block_in_place(|| second.stop(STOPPED_WITHIN));
         assert!(stopped.expect("in time").success(), "an orderly stop");
         share(&system, 64, 0).await;
+        wrote(&system, 3).await;
         second.start().expect("started again");
         share(&system, 32, 32).await;
-        tokio::time::sleep(STRETCH).await;
-        // It holds sessions, perhaps an open transaction, and believes to be an owner when it wakes.
+        goes_on(&system).await;
+        // It holds sessions, perhaps an open transaction, and believes to be the owner of its shards
+        // when it wakes up: long after its lease, when another has written under tokens of its own.
         system.aggregator.pause();
         share(&system, 0, 64).await;
-        tokio::time::sleep(STRETCH).await;
+        wrote(&system, 4).await;
+        goes_on(&system).await;
         system.aggregator.resume();
         share(&system, 32, 32).await;
+        goes_on(&system).await;
         // The broker ends the connection of one when another of its name comes.
-        let tokens = tokens(&system).await;
+        let before = tokens(&system).await;
         drop(HandUnit::connect_as(&system, CENTRE, &[]).await);
-        while self::tokens(&system).await < tokens + 32 {
-            tokio::time::sleep(STRETCH).await;
-        }
-        assert_eq!(system.shards_of(CENTRE).await.expect("asked"), 32);
+        let look = async || {
+            let raised = tokens(&system).await - before;
+            let less = || format!("{raised} tokens were raised after a broken connection");
+            Ok((raised < 32).then(less))
+        };
+        let raised = system.until("the database", WITHIN, look).await;
+        raised.expect("new tokens for all shards of it");
+        share(&system, 32, 32).await;
     };
-    let (ledger, ()) = tokio::join!(post_hour(&traffic), events);
+    cameras.during(events).await;
+    let ledger = cameras.ledger();
     system
         .settled(ledger.passages(), SETTLED_WITHIN)
         .await
@@ -65,9 +77,7 @@ async fn shards_move_with_every_coming_and_going_and_no_window_is_wrong() {
     let verdict = system.judge(&ledger).await.expect("compared");
     assert!(verdict.exact(), "{verdict}");
     let fencing = system.fencing().await.expect("watched");
-    assert_eq!(fencing.foreign, 0, "{fencing:?}");
-    // Both have written at least; how many of their lives did depends on the moments.
-    assert!(fencing.writes > 0 && fencing.writers >= 2, "{fencing:?}");
+    assert_eq!((fencing.writers, fencing.foreign), (4, 0), "{fencing:?}");
     let stopped = tokio::task::block_in_place(|| second.stop(STOPPED_WITHIN));
     assert!(stopped.expect("in time").success(), "an orderly stop");
     system.stop().expect("an orderly end");
@@ -75,9 +85,25 @@ async fn shards_move_with_every_coming_and_going_and_no_window_is_wrong() {
 
 async fn share(system: &System, first: i64, second: i64) {
     for (name, shards) in [(CENTRE, first), (SECOND_CENTRE, second)] {
-        let moved = system.owns(name, shards, MOVED_WITHIN).await;
+        let moved = system.owns(name, shards, WITHIN).await;
         moved.expect("shards moved");
     }
+}
+
+async fn wrote(system: &System, lives: i64) {
+    let written = system.wrote(lives, WITHIN).await;
+    written.expect("each life so far has written");
+}
+
+/// Traffic reaches the database.
+async fn goes_on(system: &System) {
+    let before = system.fencing().await.expect("watched").writes;
+    let look = async || {
+        let writes = system.fencing().await?.writes - before;
+        Ok((writes < STRETCH).then(|| format!("{writes} cursors written")))
+    };
+    let written = system.until("the aggregators", WITHIN, look).await;
+    written.expect("traffic goes on");
 }
 
 async fn tokens(system: &System) -> i64 {

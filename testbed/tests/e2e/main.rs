@@ -6,6 +6,7 @@
 
 mod attacks;
 mod availability;
+mod cameras;
 mod chaos;
 mod clones;
 mod delivery;
@@ -17,7 +18,6 @@ mod replays;
 mod reprocess;
 mod rest;
 mod restarts;
-mod second_aggregator;
 mod secrets;
 mod summary_first;
 mod support;

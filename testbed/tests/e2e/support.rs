@@ -11,13 +11,12 @@ use proto::{DeviceId, EventTime, PassageBatch, Seq, Shard, StreamId, topic};
 use rustls_pki_types::ServerName;
 use service::tls::{TimeFloor, client_config, load_identity};
 use testbed::clock;
-use testbed::feed::{self, Feed, Line, Pace};
+use testbed::feed::{self, Feed, Line};
 use testbed::fleet::mqtt::{self, Packet};
 use testbed::fleet::traffic::{Road, Traffic};
 use testbed::pki::BROKER_HOST;
-use testbed::recompute::Ledger;
 use testbed::synthetic::Synthetic;
-use testbed::system::{Camera, System};
+use testbed::system::System;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Mutex, MutexGuard};
@@ -45,37 +44,6 @@ pub(crate) async fn alone() -> MutexGuard<'static, ()> {
 
 pub(crate) fn names(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
-}
-
-/// Lines of some units, each with where it is posted.
-pub(crate) type Hour<'a> = Vec<(&'a str, Vec<Line>, Camera)>;
-
-/// An hour of traffic of each of these agents, three hours old.
-pub(crate) fn an_hour<'a>(system: &System, units: &[&'a str], first_seed: u64) -> Hour<'a> {
-    let seeds = first_seed..;
-    let of_unit = |(seed, unit): (u64, &&'a str)| {
-        let camera = system.agents[*unit].camera().clone();
-        (*unit, lines(unit, 6_000, 3 * HOUR_MS, seed), camera)
-    };
-    seeds.zip(units).map(of_unit).collect()
-}
-
-/// Posts it in about 20 seconds.
-pub(crate) async fn post_hour(hour: &Hour<'_>) -> Ledger {
-    let pace = Pace {
-        speedup: Some(150.0),
-        ..Pace::FULL
-    };
-    let posts = hour
-        .iter()
-        .map(|(unit, lines, camera)| feed::post(unit, lines, camera, pace));
-    let posted = futures_util::future::try_join_all(posts).await;
-    let mut ledger = Ledger::new();
-    posted
-        .expect("accepted")
-        .into_iter()
-        .for_each(|of_unit| ledger.merge(of_unit));
-    ledger
 }
 
 /// Lines with `event_id`s, `age_ms` old.
