@@ -21,3 +21,4 @@ mod restarts;
 mod secrets;
 mod summary_first;
 mod support;
+mod two_brokers;
