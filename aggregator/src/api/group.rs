@@ -13,10 +13,10 @@ use utoipa::IntoParams;
 
 use super::answer::group::GroupAnswer;
 use super::range::TimeRange;
-use super::speed::SpeedQuery;
+use super::speed::{self, SpeedQuery};
 use super::utc::Utc;
 use super::{Api, ProblemDocument, error};
-use crate::store::reader::Interval;
+use crate::store::reader::{GroupRows, Interval};
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -35,6 +35,10 @@ pub(super) struct GroupQuery {
     /// Length of the windows, which are aligned to UTC. Default: 5m.
     #[param(value_type = Option<Interval>, example = "5m")]
     interval: Option<String>,
+    /// Answer as at this time: RFC 3339 with offset, by the clock of the database, not ahead of it and
+    /// not before what is kept. Default: now. With it, `to` defaults to this time.
+    #[param(value_type = Option<String>, format = DateTime, example = "2025-04-06T10:00:00Z")]
+    as_of: Option<String>,
 }
 
 /// The limits of one question.
@@ -86,6 +90,10 @@ fn units(names: &str) -> Result<Vec<DeviceId>, Problem> {
 /// vehicle weighs alike. The answer says which share of the windows that are expected of the units is
 /// final, and which units are behind and why; a unit that is behind holds back nobody else's windows.
 /// Range and windows are as for a single unit.
+///
+/// With `as_of` it is the answer of that time, as for a single unit. A window that was partial then at
+/// any of the units and has changed there since has null for all numbers; `behind` names the units of
+/// which that is so (`not_kept`), and all others with windows that were partial (`unrecorded`).
 #[utoipa::path(
     get,
     path = "/avg-speed",
@@ -96,7 +104,7 @@ fn units(names: &str) -> Result<Vec<DeviceId>, Problem> {
         (status = 200, description = "The average and its windows", body = GroupAnswer),
         (status = 400, description = "A name or parameter that cannot be understood", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "The centre has never heard of any of the units", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 422, description = "An empty range, or more units or windows than the limit", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 422, description = "An empty range, more units or windows than the limit, or a time that is ahead or no longer kept", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 503, description = "The database is away, busy or slow; see Retry-After", body = ProblemDocument, content_type = "application/problem+json",
             headers(("Retry-After" = u32, description = "Seconds"))),
     )
@@ -106,22 +114,33 @@ pub(super) async fn avg_speed(
     query: Result<Query<GroupQuery>, QueryRejection>,
 ) -> Result<Json<GroupAnswer>, Problem> {
     let Query(query) = query.map_err(|wrong| error::parameter("query", wrong.body_text()))?;
-    let now = Utc::from_millis(clock::wall_millis());
+    let as_of = speed::instant("as_of", &query.as_of)?;
+    let now = as_of.unwrap_or_else(|| Utc::from_millis(clock::wall_millis()));
     let limits = Limits {
         units_max: api.units_max,
         windows_max: api.windows_max,
         unit_windows_max: api.unit_windows_max,
     };
     let (units, range) = query.read(now, limits)?;
-    let rows = api
-        .reader
-        .group_speed(&units, range.interval(), range.covered_ms())
+    let (reader, interval, covered_ms) = (&api.reader, range.interval(), range.covered_ms());
+    let known = |rows: GroupRows| match rows.units.is_empty() {
+        true => Err(error::unknown_units(&units)),
+        false => Ok(rows),
+    };
+    if let Some(as_of) = as_of {
+        let rows = reader
+            .group_speed_at(&units, interval, covered_ms, as_of.as_millis())
+            .await
+            .map_err(|wrong| error::read(&wrong))?
+            .map_err(|beyond| error::out_of_reach(as_of, beyond))?;
+        let past = GroupAnswer::past(&units, &range, &known(rows)?, as_of);
+        return Ok(Json(past));
+    }
+    let rows = reader
+        .group_speed(&units, interval, covered_ms)
         .await
         .map_err(|wrong| error::read(&wrong))?;
-    if rows.units.is_empty() {
-        return Err(error::unknown_units(&units));
-    }
-    Ok(Json(GroupAnswer::new(&units, &range, &rows, now)))
+    Ok(Json(GroupAnswer::new(&units, &range, &known(rows)?, now)))
 }
 
 #[cfg(test)]
@@ -140,6 +159,7 @@ mod tests {
             from: None,
             to: None,
             interval: Some(interval.to_owned()),
+            as_of: None,
         };
         query.read(Utc::from_millis(1_743_848_130_123), LIMITS)
     }
@@ -171,6 +191,7 @@ mod tests {
             from: None,
             to: None,
             interval: Some("1h".to_owned()),
+            as_of: None,
         };
         let wrong = query.read(Utc::from_millis(1_743_848_130_123), fewer);
         assert_eq!(wrong.unwrap_err().status().as_u16(), 422, "unit-windows");

@@ -9,7 +9,7 @@ use service::clock;
 use service::problem::Problem;
 use utoipa::IntoParams;
 
-use super::answer::SpeedAnswer;
+use super::answer::speed::SpeedAnswer;
 use super::range::TimeRange;
 use super::utc::Utc;
 use super::{Api, ProblemDocument, error};
@@ -58,7 +58,7 @@ impl SpeedQuery {
     }
 }
 
-fn instant(name: &str, text: &Option<String>) -> Result<Option<Utc>, Problem> {
+pub(super) fn instant(name: &str, text: &Option<String>) -> Result<Option<Utc>, Problem> {
     let parsed = text.as_deref().map(Utc::parse).transpose();
     parsed.map_err(|wrong| error::parameter(name, wrong.to_string()))
 }

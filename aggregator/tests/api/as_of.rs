@@ -10,17 +10,33 @@ use crate::traffic::{HOUR_MS, MIDNIGHT_MS, MINUTE_MS, passage, settle, store, tr
 
 const DAY: &str = "/kvfv/KV1/avg-speed?from=2025-04-05T00:00:00Z&to=2025-04-06T00:00:00Z";
 
+/// The same of three units, one of which the centre does not know.
+const GROUP: &str = "/avg-speed?kvfv=KV1,KV2,KV9&from=2025-04-05T00:00:00Z&to=2025-04-06T00:00:00Z";
+
 /// A centre that knows a day of a unit.
 async fn centre(passages: &[Passage]) -> Centre {
     let centre = Centre::start().await;
-    unit(&centre.database, "KV1").await;
-    store(&centre.database, "KV1", passages).await;
+    centre.knows("KV1", passages).await;
     // It has said so since long ago, and was so long ago what it is.
     centre.settle("KV1", MIDNIGHT_MS + 24 * HOUR_MS).await;
     centre
 }
 
+/// And another, whose day is settled until then.
+async fn two_units(second_final_to_ms: i64) -> Centre {
+    let centre = centre(&traffic(MIDNIGHT_MS, 24 * 60)).await;
+    let further = traffic(MIDNIGHT_MS + 17_001, 24 * 60);
+    centre.knows("KV2", &further).await;
+    centre.settle("KV2", second_final_to_ms).await;
+    centre
+}
+
 impl Centre {
+    async fn knows(&self, name: &str, passages: &[Passage]) {
+        unit(&self.database, name).await;
+        store(&self.database, name, passages).await;
+    }
+
     /// Says that everything before this time is counted, and since when.
     async fn settle(&self, name: &str, final_to_ms: i64) {
         settle(&self.database, name, final_to_ms).await;
@@ -38,24 +54,34 @@ impl Centre {
         Utc::from_millis(instant).to_string()
     }
 
-    /// Takes one vehicle out of the windows that hold this time, as a flush would: with the version
-    /// before, if that was final.
+    /// Takes one vehicle out of the windows of all units that hold this time, as a flush would: with
+    /// the version before, if that was final.
     async fn change(&self, ms: i64, was_final: bool) {
-        for (suffix, minutes) in [("5m", 5), ("1h", 60), ("24h", 1440)] {
-            let start = (ms - ms.rem_euclid(minutes * MINUTE_MS)) / 1_000;
-            let keep = format!(
-                "INSERT INTO speed_history SELECT {minutes}, s.*, clock_timestamp()
-                 FROM speed_stats_{suffix} s WHERE bucket = to_timestamp({start})"
-            );
-            let change = format!(
-                "UPDATE speed_stats_{suffix} SET n = n - 1, rev = rev + 1, revised = {was_final},
-                     updated_at = clock_timestamp() WHERE bucket = to_timestamp({start})"
-            );
-            if was_final {
-                self.database.execute(&keep, &[]).await.unwrap();
-            }
-            self.database.execute(&change, &[]).await.unwrap();
+        for interval in Interval::ALL {
+            self.change_one("KV%", interval, ms, was_final).await;
         }
+    }
+
+    /// The same of the windows of one length of units with such names.
+    async fn change_one(&self, names: &str, interval: Interval, ms: i64, was_final: bool) {
+        let (suffix, minutes) = (interval.word(), interval.length_ms() / MINUTE_MS);
+        let start = interval.floor(ms) / 1_000;
+        let window = format!(
+            "bucket = to_timestamp({start})
+             AND device_key IN (SELECT device_key FROM device WHERE device LIKE '{names}')"
+        );
+        let keep = format!(
+            "INSERT INTO speed_history SELECT {minutes}, s.*, clock_timestamp()
+             FROM speed_stats_{suffix} s WHERE {window}"
+        );
+        let change = format!(
+            "UPDATE speed_stats_{suffix} SET n = n - 1, rev = rev + 1, revised = {was_final},
+                 updated_at = clock_timestamp() WHERE {window}"
+        );
+        if was_final {
+            self.database.execute(&keep, &[]).await.unwrap();
+        }
+        self.database.execute(&change, &[]).await.unwrap();
     }
 }
 
@@ -68,9 +94,12 @@ fn timeless(mut answer: Value) -> Value {
 
 #[tokio::test]
 async fn a_final_answer_is_given_again_after_its_windows_have_changed() {
-    let centre = centre(&traffic(MIDNIGHT_MS, 24 * 60)).await;
-    for interval in Interval::ALL {
-        let path = format!("{DAY}&interval={}", interval.word());
+    let centre = two_units(MIDNIGHT_MS + 24 * HOUR_MS).await;
+    for (interval, question) in Interval::ALL
+        .into_iter()
+        .flat_map(|i| [(i, DAY), (i, GROUP)])
+    {
+        let path = format!("{question}&interval={}", interval.word());
         let then = centre.get(&path).await.json();
         let at = centre.instant().await;
         assert_ne!(then["state"], "partial");
@@ -83,6 +112,129 @@ async fn a_final_answer_is_given_again_after_its_windows_have_changed() {
     }
 }
 
+const NUMBERS: [&str; 6] = [
+    "avg_speed",
+    "space_mean_speed",
+    "vehicles",
+    "p50",
+    "p85",
+    "revision",
+];
+
+/// The same windows, where those that hold no numbers say nothing else than before.
+#[track_caller]
+fn same_but_for(past: &Value, then: &Value, not_kept: &[&str]) {
+    let windows = |answer: &Value| answer["windows"].as_array().unwrap().clone();
+    assert_eq!(windows(past).len(), windows(then).len());
+    for (past, mut then) in windows(past).into_iter().zip(windows(then)) {
+        if not_kept.contains(&then["start"].as_str().unwrap()) {
+            for (field, value) in then.as_object_mut().unwrap() {
+                let is_kept = ["start", "end", "state", "complete", "units", "units_final"]
+                    .contains(&field.as_str());
+                if !is_kept {
+                    *value = Value::Null;
+                }
+            }
+        }
+        assert_eq!(past, then);
+    }
+}
+
+#[tokio::test]
+async fn of_many_units_a_window_that_was_partial_and_has_changed_at_one_has_no_numbers() {
+    let noon = MIDNIGHT_MS + 12 * HOUR_MS;
+    let centre = two_units(noon).await;
+    let then = centre.get(GROUP).await.json();
+    let at = centre.instant().await;
+    // One that was final, at both; and one that was partial at the second unit, there alone.
+    centre.change(MIDNIGHT_MS + 8 * MINUTE_MS, true).await;
+    for interval in Interval::ALL {
+        let late = noon + 63 * MINUTE_MS;
+        centre.change_one("KV2", interval, late, false).await;
+    }
+    let past = centre.get(&format!("{GROUP}&as_of={at}")).await.json();
+    same_but_for(&past, &then, &["2025-04-05T13:00:00Z"]);
+    for field in NUMBERS {
+        assert_eq!(past[field], Value::Null, "{field}");
+    }
+    for field in [
+        "kvfv",
+        "unknown",
+        "from",
+        "to",
+        "interval",
+        "state",
+        "complete",
+        "final_share",
+        "unit_windows",
+        "unit_windows_final",
+    ] {
+        assert_eq!(past[field], then[field], "{field}");
+    }
+    assert_eq!(then["unknown"], json!(["KV9"]));
+    let behind = json!([{
+        "kvfv_id": "KV2",
+        "final_to": "2025-04-05T12:00:00Z",
+        "reasons": [{"kind": "unrecorded"}, {"kind": "not_kept"}],
+    }]);
+    assert_eq!(past["behind"], behind);
+}
+
+#[tokio::test]
+async fn totals_of_many_units_are_put_together_from_shorter_windows_where_those_are_known() {
+    let noon = MIDNIGHT_MS + 12 * HOUR_MS;
+    let centre = two_units(noon).await;
+    let path = format!("{GROUP}&interval=24h");
+    let then = centre.get(&path).await.json();
+    let at = centre.instant().await;
+    // A passage that came late for an hour that was final, on a day that was not.
+    let late = noon - 57 * MINUTE_MS;
+    for (interval, was_final) in [
+        (Interval::FiveMinutes, true),
+        (Interval::Hour, true),
+        (Interval::Day, false),
+    ] {
+        centre.change_one("KV2", interval, late, was_final).await;
+    }
+    let past = centre.get(&format!("{path}&as_of={at}")).await.json();
+    same_but_for(&past, &then, &["2025-04-05T00:00:00Z"]);
+    assert_eq!(past["revision"], Value::Null);
+    for field in &NUMBERS[..5] {
+        assert_eq!(past[field], then[field], "{field}");
+        assert_ne!(past[field], Value::Null, "{field}");
+    }
+}
+
+#[tokio::test]
+async fn many_units_at_a_time_out_of_reach_or_before_they_were_known_are_refused() {
+    let centre = two_units(MIDNIGHT_MS).await;
+    let ask = async |as_of: &str| {
+        let answer = centre.get(&format!("{GROUP}&as_of={as_of}")).await;
+        (answer.status, answer.json())
+    };
+    let (status, ahead) = ask("2999-01-01T00:00:00Z").await;
+    assert_eq!(status, 422);
+    assert_eq!(ahead["type"], "https://verst.example/problems/as-of-ahead");
+    let (status, forgotten) = ask("2025-04-06T00:00:00Z").await;
+    assert_eq!(status, 422);
+    let kind = "https://verst.example/problems/as-of-forgotten";
+    assert_eq!(forgotten["type"], kind);
+    let (status, _) = ask(forgotten["limit"].as_str().unwrap()).await;
+    assert_eq!(status, 200, "the limit itself is answered");
+    assert_eq!(ask("yesterday").await.0, 400);
+
+    let at = centre.instant().await;
+    let later =
+        "INSERT INTO device (device, shard, first_seen) VALUES ('KV9', 0, clock_timestamp())";
+    centre.database.execute(later, &[]).await.unwrap();
+    let (_, past) = ask(&at).await;
+    assert_eq!(past["unknown"], json!(["KV9"]));
+    let now = centre.get(GROUP).await.json();
+    assert_eq!(now["unknown"], json!([]));
+    let alone = format!("/avg-speed?kvfv=KV9&as_of={at}");
+    assert_eq!(centre.get(&alone).await.status, 404);
+}
+
 #[tokio::test]
 async fn what_was_partial_and_has_changed_has_no_numbers() {
     let centre = centre(&traffic(MIDNIGHT_MS, 24 * 60)).await;
@@ -92,14 +244,7 @@ async fn what_was_partial_and_has_changed_has_no_numbers() {
     let at = centre.instant().await;
     centre.change(open, false).await;
     let past = centre.get(&format!("{path}&as_of={at}")).await.json();
-    for field in [
-        "avg_speed",
-        "space_mean_speed",
-        "vehicles",
-        "p50",
-        "p85",
-        "revision",
-    ] {
+    for field in NUMBERS {
         assert_eq!(past[field], Value::Null, "{field}");
     }
     assert_eq!(past["state"], "partial");
@@ -163,8 +308,13 @@ async fn a_loss_that_was_recovered_since_made_the_answer_incomplete_then() {
         (MIDNIGHT_MS + 7 * MINUTE_MS) / 1_000
     );
     let complete = async |as_of: &str| {
-        let answer = centre.get(&format!("{DAY}&as_of={as_of}")).await.json();
-        answer["complete"].as_bool().unwrap()
+        let [one, many] = [DAY, GROUP].map(|question| format!("{question}&as_of={as_of}"));
+        let [one, many] = [
+            centre.get(&one).await.json(),
+            centre.get(&many).await.json(),
+        ];
+        assert_eq!(one["complete"], many["complete"]);
+        one["complete"].as_bool().unwrap()
     };
     let before = centre.instant().await;
     centre.database.execute(&lose, &[]).await.unwrap();

@@ -8,8 +8,8 @@ use prometheus_client::registry::Registry;
 use proto::topic::Shard;
 use service::clock;
 
-use crate::answers::utc;
 use crate::centre::{Centre, settings};
+use crate::recompute::utc;
 use crate::traffic::{HOUR_MS, MINUTE_MS, Said, passage, say, settle, store, unit};
 
 /// Units in every condition, as of now.

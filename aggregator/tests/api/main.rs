@@ -10,6 +10,7 @@ mod description;
 mod errors;
 mod group;
 mod ledger;
+mod recompute;
 mod roles;
 mod traffic;
 mod units;

@@ -18,12 +18,16 @@ const AGE_MS: i64 = 30 * HOUR_MS;
 const FINAL_WITHIN: Duration = Duration::from_secs(90);
 const LOOK: Duration = Duration::from_millis(250);
 
-/// The question about the time of the test.
-fn question() -> String {
+/// The question about the time of the test, of the unit and of a group of which it is all.
+fn questions() -> [String; 2] {
     let now_ms = clock::unix_ms();
     let at = |ms: i64| jiff::Timestamp::from_millisecond(ms - ms % 300_000).expect("a time");
     let (from, to) = (at(now_ms - AGE_MS - HOUR_MS), at(now_ms - 25 * HOUR_MS));
-    format!("kvfv/{UNIT}/avg-speed?from={from}&to={to}&interval=5m")
+    let range = format!("from={from}&to={to}&interval=5m");
+    [
+        format!("kvfv/{UNIT}/avg-speed?{range}"),
+        format!("avg-speed?kvfv={UNIT}&{range}"),
+    ]
 }
 
 async fn ask(system: &System, path: &str) -> Value {
@@ -95,7 +99,7 @@ async fn passages_five_hours_late_correct_windows_that_were_final_and_say_so() {
     post(&system, &mut ledger, &five_hours_later).await;
 
     let deadline = tokio::time::Instant::now() + FINAL_WITHIN;
-    let question = question();
+    let [question, of_group] = questions();
     let then = loop {
         let seen = ask(&system, &question).await;
         if seen["state"] != "partial" {
@@ -107,6 +111,7 @@ async fn passages_five_hours_late_correct_windows_that_were_final_and_say_so() {
         );
         tokio::time::sleep(LOOK).await;
     };
+    let group_then = ask(&system, &of_group).await;
     let then_ms = clock::unix_ms();
     post(&system, &mut ledger, &late).await;
     let now = ask(&system, &question).await;
@@ -135,10 +140,12 @@ async fn passages_five_hours_late_correct_windows_that_were_final_and_say_so() {
         "half an hour of windows is corrected: {after:?}"
     );
     let as_of = jiff::Timestamp::from_millisecond(then_ms).expect("a time");
-    let mut past = ask(&system, &format!("{question}&as_of={as_of}")).await;
-    assert_eq!(past["as_of"], as_of.to_string());
-    past.as_object_mut().expect("an object").remove("as_of");
-    assert_eq!(past, then, "the past is answered as it was");
+    for (question, then) in [(question, then), (of_group, group_then)] {
+        let mut past = ask(&system, &format!("{question}&as_of={as_of}")).await;
+        assert_eq!(past["as_of"], as_of.to_string());
+        past.as_object_mut().expect("an object").remove("as_of");
+        assert_eq!(past, then, "the past is answered as it was");
+    }
     let verdict = system.judge(&ledger).await.expect("compared");
     assert!(verdict.exact(), "{verdict}");
     system.stop().expect("an orderly end");

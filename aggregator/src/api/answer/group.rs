@@ -7,18 +7,22 @@
 //!
 //! Invariant: each unit stands for itself. One that is silent lowers the share by its own windows.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod member;
+
 use std::ops::Range;
 
 use proto::device::DeviceId;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use self::member::{Member, behind, members, starts};
 use super::super::range::TimeRange;
 use super::super::utc::Utc;
 use super::State;
-use super::reason::{Reason, ReasonKind, ReasonKinds, Reasons};
-use crate::store::reader::{GroupRows, GroupUnit, GroupWindow as WindowRow, Interval, Totals};
+use super::reason::{Reason, Reasons};
+use crate::store::reader::{
+    GroupRows, GroupUnit, GroupWindow as WindowRow, Interval, Standing, Sums, Totals,
+};
 
 /// Speed of many units together over a range of time: the whole, and each window.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -37,6 +41,10 @@ pub struct GroupAnswer {
     pub to: Utc,
     /// Length of the windows.
     pub interval: Interval,
+    /// The time as of which this is said; absent for now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime, example = "2025-04-06T10:00:00Z")]
+    pub as_of: Option<Utc>,
     /// Time-mean speed over all vehicles of all units in km/h, two decimals, halves upwards; null
     /// without speeds.
     #[schema(example = 84.37)]
@@ -44,9 +52,9 @@ pub struct GroupAnswer {
     /// Space-mean (harmonic) speed of the vehicles of at least 1 km/h, km/h.
     #[schema(example = 82.9)]
     pub space_mean_speed: Option<f64>,
-    /// Vehicles counted, with or without a speed.
+    /// Vehicles counted, with or without a speed; null when that of a unit is not kept (`as_of`).
     #[schema(example = 120)]
-    pub vehicles: u64,
+    pub vehicles: Option<u64>,
     /// Median speed in km/h, from the merged histograms of 1 km/h bins.
     #[schema(example = 84.12)]
     pub p50: Option<f64>,
@@ -58,9 +66,10 @@ pub struct GroupAnswer {
     pub state: State,
     /// False when passages of this time are known to be lost at any of the units.
     pub complete: bool,
-    /// How many times the windows were written; it rises when any of them changes.
+    /// How many times the windows were written; it rises when any of them changes. Null when that of
+    /// one is not kept.
     #[schema(example = 9)]
-    pub revision: i64,
+    pub revision: Option<i64>,
     /// Share of the expected unit-windows that are final, 0 to 1; null when none is expected.
     #[schema(example = 0.75)]
     pub final_share: Option<f64>,
@@ -72,7 +81,7 @@ pub struct GroupAnswer {
     #[schema(example = 3)]
     pub unit_windows_final: u64,
     /// Units with partial windows for which there is more of a reason than that they are still
-    /// open, by name.
+    /// open, by name. Of the past, all units with partial windows: why they were is not recorded.
     pub behind: Vec<UnitBehind>,
     /// One entry for each window that starts in the range, by time. Left out: windows without
     /// vehicles of which no unit-window is expected.
@@ -107,9 +116,10 @@ pub struct GroupWindow {
     /// Space-mean (harmonic) speed, km/h.
     #[schema(example = 83.91)]
     pub space_mean_speed: Option<f64>,
-    /// Vehicles counted.
+    /// Vehicles counted; null, as all numbers up to `violations`, when that of a unit is not kept
+    /// (`as_of`).
     #[schema(example = 62)]
-    pub vehicles: u64,
+    pub vehicles: Option<u64>,
     /// Median speed, km/h.
     #[schema(example = 85.0)]
     pub p50: Option<f64>,
@@ -127,14 +137,14 @@ pub struct GroupWindow {
     pub std_dev: Option<f64>,
     /// Vehicles that the units reported as violations.
     #[schema(example = 3)]
-    pub violations: u64,
+    pub violations: Option<u64>,
     /// `partial` when that of any unit is, else `revised` when that of any is, else `final`.
     pub state: State,
     /// False when passages of this time are known to be lost at any of the units.
     pub complete: bool,
-    /// How many times the units' windows were written.
+    /// How many times the units' windows were written; null when that of a unit is not kept.
     #[schema(example = 4)]
-    pub revision: i64,
+    pub revision: Option<i64>,
     /// Units of which this window is expected.
     #[schema(example = 2)]
     pub units: u64,
@@ -143,34 +153,36 @@ pub struct GroupWindow {
     pub units_final: u64,
 }
 
-/// A unit, and from when on its windows are expected.
-struct Member<'a> {
-    unit: &'a GroupUnit,
-    known_from_ms: i64,
-    /// Starts of its windows from before that.
-    early_ms: BTreeSet<i64>,
-}
-
-impl Member<'_> {
-    fn is_expected(&self, start_ms: i64, now_ms: i64) -> bool {
-        (self.known_from_ms <= start_ms && start_ms < now_ms) || self.early_ms.contains(&start_ms)
-    }
-}
-
 impl GroupAnswer {
     /// Answers for `range` at the time `now`, for `asked` units of which the centre knows some.
     #[must_use]
     pub fn new(asked: &[DeviceId], range: &TimeRange, rows: &GroupRows, now: Utc) -> Self {
+        let now_ms = now.as_millis();
+        let reasons = |standing: &Standing| Reasons::of(standing, now_ms);
+        Self::at(asked, range, rows, now_ms, &reasons)
+    }
+
+    /// Answers as it was answered at the time `as_of`, from rows as they were then.
+    #[must_use]
+    pub fn past(asked: &[DeviceId], range: &TimeRange, rows: &GroupRows, as_of: Utc) -> Self {
+        let reasons = |standing: &Standing| Reasons::past(standing.final_to_ms);
+        Self {
+            as_of: Some(as_of),
+            ..Self::at(asked, range, rows, as_of.as_millis(), &reasons)
+        }
+    }
+
+    fn at(
+        asked: &[DeviceId],
+        range: &TimeRange,
+        rows: &GroupRows,
+        now_ms: i64,
+        reasons: &dyn Fn(&Standing) -> Reasons,
+    ) -> Self {
         let interval = range.interval();
         let covered = range.covered_ms();
-        let now_ms = now.as_millis();
         let members = members(rows, interval);
-        let mut totals = Totals::default();
-        let mut revision = 0;
-        for row in rows.windows.values() {
-            totals.merge(&row.totals);
-            revision += row.revision;
-        }
+        let totals = totals(rows);
         let empty = WindowRow::default();
         let windows: Vec<GroupWindow> = starts(&covered, interval)
             .filter_map(|start| {
@@ -184,7 +196,8 @@ impl GroupAnswer {
                 let (units, units_final) =
                     (expected().count(), expected().filter(is_final).count());
                 let row = rows.windows.get(&start);
-                (row.is_some() || units > 0).then(|| {
+                let is_kept = !rows.not_kept.contains(&start);
+                (row.is_some() || !is_kept || units > 0).then(|| {
                     let row = row.unwrap_or(&empty);
                     let settled = units == units_final && start < now_ms;
                     let complete = !rows.losses.touch(&time);
@@ -192,6 +205,7 @@ impl GroupAnswer {
                         true => State::of(row.revised, true),
                         false => State::Partial,
                     };
+                    let row = is_kept.then_some(row);
                     GroupWindow {
                         units: units as u64,
                         units_final: units_final as u64,
@@ -216,71 +230,67 @@ impl GroupAnswer {
             from: range.from(),
             to: range.to(),
             interval,
-            avg_speed: totals.sums.time_mean_kmh(),
-            space_mean_speed: totals.sums.space_mean_kmh(),
-            vehicles: totals.sums.n,
-            p50: totals.percentile_kmh(50),
-            p85: totals.percentile_kmh(85),
+            as_of: None,
+            avg_speed: totals.as_ref().and_then(|all| all.sums.time_mean_kmh()),
+            space_mean_speed: totals.as_ref().and_then(|all| all.sums.space_mean_kmh()),
+            vehicles: totals.as_ref().map(|all| all.sums.n),
+            p50: totals.as_ref().and_then(|all| all.percentile_kmh(50)),
+            p85: totals.as_ref().and_then(|all| all.percentile_kmh(85)),
             state,
             complete: !rows.losses.touch(&covered),
-            revision,
+            revision: (rows.not_kept.is_empty())
+                .then(|| rows.windows.values().map(|row| row.revision).sum()),
             final_share: share(unit_windows_final, unit_windows),
             unit_windows,
             unit_windows_final,
             behind: members
                 .iter()
-                .filter_map(|member| behind(member, &covered, interval, now_ms))
+                .filter_map(|member| {
+                    let reasons = reasons(&member.unit.standing);
+                    behind(member, &covered, interval, now_ms, &reasons)
+                })
                 .collect(),
             windows,
         }
     }
 }
 
+/// Over all windows; none when that of one is not kept and cannot be put together.
+fn totals(rows: &GroupRows) -> Option<Totals> {
+    let mut totals = Totals::default();
+    if !rows.not_kept.is_empty() {
+        totals.merge(rows.filled.as_ref()?);
+    }
+    rows.windows
+        .values()
+        .for_each(|row| totals.merge(&row.totals));
+    Some(totals)
+}
+
 impl GroupWindow {
-    fn new(time_ms: Range<i64>, row: &WindowRow, state: State, complete: bool) -> Self {
-        let sums = &row.totals.sums;
+    /// Without numbers when no row is kept.
+    fn new(time_ms: Range<i64>, row: Option<&WindowRow>, state: State, complete: bool) -> Self {
+        let (sums, totals) = (row.map(|row| &row.totals.sums), row.map(|row| &row.totals));
+        let seen = sums.and_then(|sums| sums.seen);
         Self {
             start: Utc::from_millis(time_ms.start),
             end: Utc::from_millis(time_ms.end),
-            avg_speed: sums.time_mean_kmh(),
-            space_mean_speed: sums.space_mean_kmh(),
-            vehicles: sums.n,
-            p50: row.totals.percentile_kmh(50),
-            p85: row.totals.percentile_kmh(85),
-            min_speed: sums.seen.map(|(min, _)| min.kmh()),
-            max_speed: sums.seen.map(|(_, max)| max.kmh()),
-            std_dev: sums.standard_deviation_kmh(),
-            violations: sums.violations,
+            avg_speed: sums.and_then(Sums::time_mean_kmh),
+            space_mean_speed: sums.and_then(Sums::space_mean_kmh),
+            vehicles: sums.map(|sums| sums.n),
+            p50: totals.and_then(|totals| totals.percentile_kmh(50)),
+            p85: totals.and_then(|totals| totals.percentile_kmh(85)),
+            min_speed: seen.map(|(min, _)| min.kmh()),
+            max_speed: seen.map(|(_, max)| max.kmh()),
+            std_dev: sums.and_then(Sums::standard_deviation_kmh),
+            violations: sums.map(|sums| sums.violations),
             state,
             complete,
-            revision: row.revision,
+            revision: row.map(|row| row.revision),
             units: 0,
             units_final: 0,
         }
     }
-}
-
-fn starts(covered: &Range<i64>, interval: Interval) -> impl Iterator<Item = i64> {
-    let step = usize::try_from(interval.length_ms()).unwrap_or(usize::MAX);
-    covered.clone().step_by(step)
-}
-
-fn members(rows: &GroupRows, interval: Interval) -> Vec<Member<'_>> {
-    let mut early: BTreeMap<&str, BTreeSet<i64>> = BTreeMap::new();
-    for window in &rows.early {
-        early
-            .entry(&window.device)
-            .or_default()
-            .insert(window.start_ms);
-    }
-    rows.units
-        .iter()
-        .map(|unit| Member {
-            unit,
-            known_from_ms: interval.floor(unit.standing.first_seen_ms),
-            early_ms: early.remove(unit.device.as_str()).unwrap_or_default(),
-        })
-        .collect()
 }
 
 fn unknown(asked: &[DeviceId], known: &[GroupUnit]) -> Vec<String> {
@@ -299,29 +309,6 @@ fn unknown(asked: &[DeviceId], known: &[GroupUnit]) -> Vec<String> {
 #[expect(clippy::cast_precision_loss, reason = "fewer windows than 2^53")]
 fn share(part: u64, whole: u64) -> Option<f64> {
     (whole > 0).then(|| part as f64 / whole as f64)
-}
-
-/// The unit, if its partial windows have more of a reason than that they are open.
-fn behind(
-    member: &Member<'_>,
-    covered: &Range<i64>,
-    interval: Interval,
-    now_ms: i64,
-) -> Option<UnitBehind> {
-    let standing = &member.unit.standing;
-    let reasons = Reasons::of(standing, now_ms);
-    let kinds = starts(covered, interval)
-        .filter(|start| member.is_expected(*start, now_ms))
-        .map(|start| reasons.of_window(&(start..start + interval.length_ms())))
-        .fold(ReasonKinds::default(), ReasonKinds::and);
-    let more = ReasonKind::ALL
-        .into_iter()
-        .any(|kind| kind != ReasonKind::Open && kinds.contains(kind));
-    more.then(|| UnitBehind {
-        kvfv_id: member.unit.device.clone(),
-        final_to: standing.final_to_ms.map(Utc::from_millis),
-        reasons: reasons.list(kinds),
-    })
 }
 
 #[cfg(test)]

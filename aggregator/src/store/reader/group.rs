@@ -3,7 +3,7 @@
 //! The rows of the units are added up as they arrive, so that a question costs memory by its
 //! windows, not by its units.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use proto::device::DeviceId;
@@ -22,6 +22,8 @@ pub struct GroupUnit {
     pub device: String,
     /// How it stands.
     pub standing: Standing,
+    /// Whether of any window of it, at a time in the past, is not kept what it held.
+    pub lacks_windows: bool,
 }
 
 /// One window of all units together.
@@ -51,6 +53,11 @@ pub struct GroupRows {
     pub units: Vec<GroupUnit>,
     /// Windows in which any unit counted a vehicle, by their start in ms since 1970.
     pub windows: BTreeMap<i64, GroupWindow>,
+    /// Starts of further such windows, of which is not kept, for a time in the past, what all of the
+    /// units held.
+    pub not_kept: BTreeSet<i64>,
+    /// Over the time of those; none when that is not kept either.
+    pub filled: Option<Totals>,
     /// Of the units' windows, those before their unit was first heard of.
     pub early: Vec<EarlyWindow>,
     /// When passages of any of the units are known to be lost.
@@ -126,6 +133,7 @@ impl Fold {
             UNIT => self.rows.units.push(GroupUnit {
                 device: column(&row, DEVICE)?,
                 standing: Standing::read(&row, TIMES)?,
+                lacks_windows: false,
             }),
             LOSS => self.lost_ms.push(loss::read(&row, TIMES)?),
             _ => {

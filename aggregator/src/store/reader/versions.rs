@@ -56,18 +56,26 @@ impl Versions {
         Ok(())
     }
 
-    /// The stretches of time that only shorter windows can tell of, neighbours as one.
+    /// The stretches of time that only shorter windows can tell of.
     pub(super) fn gaps(&self, interval: Interval) -> Vec<Range<i64>> {
-        let mut gaps: Vec<Range<i64>> = Vec::new();
-        for start in &self.not_kept {
-            let end = start + interval.length_ms();
-            match gaps.last_mut() {
-                Some(gap) if gap.end == *start => gap.end = end,
-                _ => gaps.push(*start..end),
-            }
-        }
-        gaps
+        stretches(&self.not_kept, interval)
     }
+}
+
+/// The stretches of time of windows that start then, by ascending start; neighbours as one.
+pub(super) fn stretches<'a>(
+    starts: impl IntoIterator<Item = &'a i64>,
+    interval: Interval,
+) -> Vec<Range<i64>> {
+    let mut stretches: Vec<Range<i64>> = Vec::new();
+    for start in starts {
+        let end = start + interval.length_ms();
+        match stretches.last_mut() {
+            Some(stretch) if stretch.end == *start => stretch.end = end,
+            _ => stretches.push(*start..end),
+        }
+    }
+    stretches
 }
 
 /// The next shorter windows; none below 5 minutes.

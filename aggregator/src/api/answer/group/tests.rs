@@ -1,5 +1,8 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::super::reason::ReasonKind;
 use super::*;
-use crate::store::reader::{EarlyWindow, Losses, Standing, Sums};
+use crate::store::reader::{EarlyWindow, Losses};
 
 const MINUTE: i64 = 60_000;
 
@@ -16,6 +19,7 @@ fn unit(name: &str, first_seen: i64, final_to: i64, heard: i64) -> GroupUnit {
             backlog_passages: Some(0),
             ..Standing::default()
         },
+        lacks_windows: false,
     }
 }
 
@@ -74,7 +78,7 @@ fn a_silent_unit_lowers_the_share_by_its_own_windows_alone() {
     assert_eq!(answer.state, State::Partial);
     assert_eq!((answer.unit_windows, answer.unit_windows_final), (8, 5));
     assert_eq!(answer.final_share, Some(0.625));
-    assert_eq!((answer.vehicles, answer.revision), (2, 5));
+    assert_eq!((answer.vehicles, answer.revision), (Some(2), Some(5)));
     let behind = UnitBehind {
         kvfv_id: "KV2".to_owned(),
         final_to: Some(Utc::from_millis(5 * MINUTE)),
@@ -154,4 +158,41 @@ fn a_loss_makes_the_windows_of_its_time_incomplete_and_holds_nothing_back() {
         (answer.state, answer.final_share),
         (State::Final, Some(1.0))
     );
+}
+
+#[test]
+fn of_the_past_a_window_that_is_not_kept_has_no_numbers_and_neither_has_a_total_that_needs_it() {
+    let mut rows = GroupRows {
+        units: vec![unit("KV1", 0, 20, 60), unit("KV2", 0, 5, 6)],
+        windows: BTreeMap::from([(0, window(false, 2)), (10 * MINUTE, window(true, 3))]),
+        not_kept: BTreeSet::from([5 * MINUTE]),
+        ..GroupRows::default()
+    };
+    rows.units[1].lacks_windows = true;
+    let names = ["KV1", "KV2"].map(|name| DeviceId::new(name).unwrap());
+    let to = Utc::from_millis(20 * MINUTE);
+    let range = TimeRange::new(Utc::from_millis(0), to, Interval::FiveMinutes, 100).unwrap();
+    let at = Utc::from_millis(60 * MINUTE);
+    let past = GroupAnswer::past(&names, &range, &rows, at);
+    assert_eq!(past.as_of, Some(at));
+    let numbers: Vec<_> = past
+        .windows
+        .iter()
+        .map(|window| (window.vehicles, window.revision))
+        .collect();
+    let expected = [
+        (Some(1), Some(2)),
+        (None, None),
+        (Some(1), Some(3)),
+        (Some(0), Some(0)),
+    ];
+    assert_eq!(numbers, expected);
+    assert_eq!((past.vehicles, past.revision), (None, None));
+    let reasons: Vec<ReasonKind> = past.behind[0].reasons.iter().map(Reason::kind).collect();
+    assert_eq!(past.behind.len(), 1);
+    assert_eq!(reasons, [ReasonKind::Unrecorded, ReasonKind::NotKept]);
+
+    rows.filled = Some(window(false, 1).totals);
+    let past = GroupAnswer::past(&names, &range, &rows, at);
+    assert_eq!((past.vehicles, past.revision), (Some(3), None));
 }
