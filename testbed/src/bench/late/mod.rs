@@ -3,9 +3,10 @@
 //! `testbed bench late` runs these one after the other, with the rules of [`crate::bench`]. Event
 //! times of hours ago are posted to real agents whose link is closed, so that no run takes hours.
 //! Whatever is measured, the windows are compared with the recomputation of [`crate::recompute`],
-//! and a difference ends the run.
+//! and a difference ends the run; so do books of the ledger that do not add up, stream by stream.
 
 mod backlog;
+mod books;
 mod camera;
 mod exact;
 mod flink;

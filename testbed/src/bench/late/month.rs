@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 
 use super::backlog::Backlog;
 use super::exact::Expected;
-use super::{DAY_MS, Scale, window_start_ms};
+use super::{DAY_MS, Scale, books, window_start_ms};
 use crate::bench::commits::CommitWatch;
 use crate::bench::figure::{Figure, Target};
 use crate::bench::stage::{Stage, to_f64};
@@ -79,6 +79,7 @@ pub(super) async fn run(scale: &Scale) -> Result<Vec<Figure>> {
     let lost: i64 = database.client().query_one(RAW_LOST, &[]).await?.get(0);
     let lost = u64::try_from(lost)?;
     ensure!(lost > 0, "the quota was not reached");
+    books::balanced(&stage, buffered, &[]).await?;
     let unexplained = buffered.abs_diff(totals.stored + lost);
     drop((database, rows, expected));
     stage.stop()?;

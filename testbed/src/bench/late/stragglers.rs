@@ -18,7 +18,7 @@ use proto::{DeviceId, EventTime, Passage};
 
 use super::others::{self, Revisions};
 use super::work::Work;
-use super::{Scale, WINDOW_MS, window_start_ms};
+use super::{Scale, WINDOW_MS, books, window_start_ms};
 use crate::bench::figure::{Figure, Target};
 use crate::bench::prepared::{Prepared, of_passages};
 use crate::bench::progress;
@@ -67,6 +67,7 @@ pub(super) async fn run(scale: &Scale) -> Result<Vec<Figure>> {
     ensure!(findings.exact(), "windows differ: {findings}");
     ensure!(percentiles.wrong == 0, "percentiles differ: {percentiles}");
     drop(database);
+    books::balanced(&stage, road.ledger.passages(), &[]).await?;
     stage.stop()?;
 
     let growth = |name, value, limit| {

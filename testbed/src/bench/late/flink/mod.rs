@@ -23,7 +23,7 @@ use proto::{EventTime, Passage};
 
 use theirs::{Theirs, judge, python};
 
-use super::{Scale, WINDOW_MS, window_start_ms};
+use super::{Scale, WINDOW_MS, books, window_start_ms};
 use crate::bench::figure::{Figure, Target};
 use crate::bench::prepared::{Prepared, of_passages};
 use crate::bench::stage::{Stage, to_f64};
@@ -253,6 +253,7 @@ async fn ours(stage: Stage, units: [Vec<Prepared>; 2], ledger: &Ledger) -> Resul
     let of_windows = found.iter().filter(|(key, _)| five(key.interval));
     let counted: i64 = of_windows.map(|(_, stats)| stats.n).sum();
     drop(database);
+    books::balanced(&stage, passages, &[]).await?;
     stage.stop()?;
     Ok(Ours {
         per_core: to_f64(passages) / (cores.centre() * span.as_secs_f64()),

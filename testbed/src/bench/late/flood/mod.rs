@@ -25,7 +25,7 @@ use before::{history, preload, saturate, start_live};
 use super::camera::SharedLedger;
 use super::exact::Expected;
 use super::others::{self, Touched};
-use super::{Scale, window_start_ms};
+use super::{Scale, books, window_start_ms};
 use crate::bench::commits::{Commit, CommitWatch, rate};
 use crate::bench::figure::{Figure, Target};
 use crate::bench::probe::{Probe, Times};
@@ -98,6 +98,8 @@ pub(super) async fn run(scale: &Scale) -> Result<Vec<Figure>> {
     };
     let findings = compare(&stage, &ledger, saturating).await?;
     ensure!(findings.exact(), "windows differ: {findings}");
+    let posted = (ledger.lock().unwrap_or_else(PoisonError::into_inner)).passages();
+    books::balanced(&stage, posted, saturating).await?;
     drop((probe, expected));
     stage.stop()?;
 
