@@ -21,4 +21,5 @@ mod restarts;
 mod secrets;
 mod summary_first;
 mod support;
+mod systemd;
 mod two_brokers;
