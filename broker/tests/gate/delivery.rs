@@ -220,8 +220,6 @@ async fn for_a_subscriber_that_does_not_read_no_more_is_fetched_than_may_wait() 
     let fixture = Fixture::with(|config| {
         config.limits.write_timeout_s = 600;
         config.limits.bytes_per_s = u32::MAX;
-        config.router.segment_bytes = 64 * 1024;
-        config.router.segments = 2;
     })
     .await;
     let up = topic::up(&device("KV1"));
