@@ -25,6 +25,7 @@ use crate::commit::lease::{Holdings, InUse, Instance, LeaseKeeper, RAISES_MAX};
 use crate::commit::owner::Owner;
 use crate::config::{Config, DatabaseConfig};
 use crate::intake::admit::{Door, DoorLimits, QUEUE_FRAMES_MAX};
+use crate::intake::lane;
 use crate::intake::mqtt::{Downlink, Gate, Link, MqttError, Receiver, own_name};
 use crate::intake::presence::Presence;
 use crate::intake::reach;
@@ -229,8 +230,8 @@ async fn centre(program: Program<'_>, instance: Instance) {
         .map(|_| watch::channel(Link::Down))
         .unzip();
     let (raises_in, raises) = mpsc::channel(RAISES_MAX);
-    let (frames_in, frames) = flume::bounded(QUEUE_FRAMES_MAX);
-    let (messages_in, messages) = flume::bounded(QUEUE_CHUNKS_MAX);
+    let (frames_in, frames) = lane::channels(QUEUE_FRAMES_MAX);
+    let (messages_in, messages) = lane::channels(QUEUE_CHUNKS_MAX);
     let (linger_in, linger) = flume::bounded(0);
 
     let lease_stop = CancellationToken::new();

@@ -106,7 +106,7 @@ impl Default for OpsSettings {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Connections, 1 to 100,000; default 10,000. Each takes about 50 KB. There is no limit per IP
+    /// Connections, 1 to 100,000; default 10,000. Each takes about 70 KB. There is no limit per IP
     /// address: thousands of units may share one behind a carrier's NAT, and one certificate is one
     /// connection.
     pub connections: usize,

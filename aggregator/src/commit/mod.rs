@@ -1,7 +1,7 @@
 //! From messages to one committed transaction per flush, and to receipts after it.
 //!
-//! One owner ([`owner`]) holds the committed state. Messages wait for their turn ([`turns`]). Each
-//! flush: [`gather`] what it needs, [`select`] what fits, [`load`] what is not in memory, [`plan`]
+//! One owner ([`owner`]) holds the committed state. Live messages wait for their turn ([`turns`]), the
+//! others for room beside them ([`backlog`]). Each flush: [`gather`] what it needs, [`select`] what fits, [`load`] what is not in memory, [`plan`]
 //! purely ([`draft`] for each device), [`writer`] one transaction, install,
 //! receipts. [`lease`] says which shards are owned and under which fencing token; [`verdict`] sorts
 //! the database's errors by what to do next; [`surge`] keeps a bug of ours from emptying the fleet's
@@ -10,6 +10,7 @@
 //! Invariants: nothing is planned while an outcome is unknown; a receipt quotes committed cursors
 //! only; rows written = rows planned, or nothing is.
 
+pub mod backlog;
 mod columns;
 pub mod draft;
 pub mod gather;

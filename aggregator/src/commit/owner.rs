@@ -8,6 +8,7 @@
 
 mod flush;
 
+use std::future::ready;
 use std::time::{Duration, Instant};
 
 use proto::receipt::Centre;
@@ -17,6 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use super::backlog::Backlog;
 use super::lease::{Holdings, InUse, Instance, Raise};
 use super::surge::Surge;
 use super::turns::{TURNS, Turns};
@@ -25,6 +27,7 @@ use crate::backoff::Backoff;
 use crate::config::{LimitsConfig, WindowsConfig};
 use crate::intake::admit::Dropped;
 use crate::intake::decode::Message;
+use crate::intake::lane::Lanes;
 use crate::intake::mqtt::{Downlink, Gate};
 use crate::metrics::Metrics;
 use crate::store::connect::Target;
@@ -61,7 +64,7 @@ pub struct Owner {
     /// is lost, and the units must hear of it.
     pub relinks: watch::Receiver<u64>,
     /// From the threads that decode.
-    pub messages: flume::Receiver<Vec<Message>>,
+    pub messages: Lanes<flume::Receiver<Vec<Message>>>,
     /// Receipts and refusals.
     pub downlink: Downlink,
     /// Whether frames are taken.
@@ -76,8 +79,10 @@ pub struct Owner {
 struct Hand {
     /// Messages of the next flush.
     pending: Vec<Message>,
-    /// Messages whose turn has not come.
+    /// Live messages whose turn has not come.
     waiting: Turns,
+    /// The others.
+    backlog: Backlog,
     surge: Surge,
     backoff: Backoff,
 }
@@ -123,6 +128,7 @@ impl Owner {
         let mut hand = Hand {
             pending: Vec::new(),
             waiting: Turns::default(),
+            backlog: Backlog::default(),
             surge: Surge::default(),
             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
         };
@@ -176,10 +182,11 @@ impl Owner {
             self.close(format!("standby: the shards are owned by {owner}"));
             hand.pending.clear();
             hand.waiting = Turns::default();
+            hand.backlog = Backlog::default();
             tokio::select! {
                 () = stop.cancelled() => return None,
                 changed = self.holdings.changed() => if changed.is_err() { return None },
-                chunk = self.messages.recv_async() => match chunk {
+                chunk = self.messages.either() => match chunk {
                     Ok(chunk) => chunk.iter().for_each(|_| self.metrics.dropped(Dropped::Shard)),
                     Err(_) => return None,
                 },
@@ -305,23 +312,36 @@ impl Owner {
         ticks: &mut Interval,
         stop: &CancellationToken,
     ) -> Gathered {
+        let passages_max = self.windows.flush_passages_max;
         loop {
+            // In this order: whatever is live and at hand comes before a flush, and a turn that is due
+            // before the backlog.
             tokio::select! {
-                _ = ticks.tick() => {
-                    hand.pending = hand.waiting.take_next();
-                    return Gathered::Flush;
-                }
+                biased;
                 () = stop.cancelled() => return Gathered::Stopping,
                 changed = self.holdings.changed() => {
                     return if changed.is_ok() { Gathered::Owned } else { Gathered::Stopping };
                 }
                 Ok(()) = self.relinks.changed() => return Gathered::Relinked,
-                chunk = self.messages.recv_async() => {
+                chunk = self.messages.live.recv_async() => {
                     let Ok(chunk) = chunk else { return Gathered::Stopping };
                     hand.waiting.wait(chunk);
                 }
+                _ = ticks.tick() => {
+                    hand.pending = hand.waiting.take_next();
+                    hand.pending.append(&mut hand.backlog.take());
+                    return Gathered::Flush;
+                }
+                chunk = self.messages.backlog.recv_async(), if hand.backlog.has_room(passages_max) => {
+                    let Ok(chunk) = chunk else { return Gathered::Stopping };
+                    hand.backlog.wait(chunk);
+                }
+                () = ready(()), if hand.backlog.is_urgent(passages_max) => {
+                    hand.pending = hand.backlog.take();
+                    return Gathered::Flush;
+                }
             }
-            if hand.waiting.is_full(self.windows.flush_passages_max) {
+            if hand.waiting.is_full(passages_max) {
                 ticks.reset();
                 hand.pending = hand.waiting.take_all();
                 return Gathered::Flush;
@@ -331,10 +351,11 @@ impl Owner {
 
     /// Commits what is at hand and what has been decoded, at the stop.
     async fn drain(&mut self, session: &mut Session, hand: &mut Hand) -> Result<(), Ended> {
-        self.messages
-            .try_iter()
-            .for_each(|chunk| hand.waiting.wait(chunk));
+        let Lanes { live, backlog } = &self.messages;
         hand.pending.append(&mut hand.waiting.take_all());
+        hand.pending.append(&mut hand.backlog.take());
+        let decoded = live.try_iter().chain(backlog.try_iter());
+        hand.pending.extend(decoded.flatten());
         while !hand.pending.is_empty() {
             self.flush(session, hand).await?;
         }

@@ -17,6 +17,7 @@ use super::lease::Holdings;
 use super::owner::Owner;
 use crate::config::{LimitsConfig, WindowsConfig};
 use crate::intake::decode::Message;
+use crate::intake::lane::{self, Lanes};
 use crate::intake::mqtt::{Downlink, Gate, Link};
 use crate::metrics::Metrics;
 use crate::testing::{batch, passage};
@@ -28,7 +29,7 @@ struct Centre {
     base: Base,
     commits: mpsc::Receiver<()>,
     _listener: Client,
-    messages: flume::Sender<Vec<Message>>,
+    messages: Lanes<flume::Sender<Vec<Message>>>,
     gate: watch::Receiver<Gate>,
     stop: CancellationToken,
     keeper: Keeper,
@@ -41,7 +42,7 @@ impl Centre {
         let (listener, commits) = base.listen("flushed").await;
         base.client.batch_execute(NOTIFY).await.unwrap();
         let keeper = Keeper::start(&base, "centre-1");
-        let (messages, messages_out) = flume::bounded(1_000);
+        let (messages, messages_out) = lane::channels(1_000);
         let (gate_in, gate) = watch::channel(Gate::Closed("not begun".to_owned()));
         let (_, link) = watch::channel(Link::Down);
         let (relinks, relinks_out) = watch::channel(0);
@@ -85,7 +86,7 @@ impl Centre {
     }
 
     fn send(&self, messages: Vec<Message>) {
-        self.messages.send(messages).unwrap();
+        self.messages.live.send(messages).unwrap();
     }
 
     async fn gate_is(&mut self, what: impl FnMut(&Gate) -> bool) {

@@ -1,4 +1,4 @@
-//! Messages that wait for a flush, by turns. Pure.
+//! Live messages that wait for a flush, by turns. Pure.
 //!
 //! ```text
 //! threads that decode ──► [ turn 0 | turn 1 | turn 2 | turn 3 ] ──one at each tick──► flush
@@ -7,13 +7,13 @@
 //! interval is the same as with one flush, and a unit waits no longer, but nothing else on the
 //! machine (a question to the API, a handshake) waits behind all of it at once.
 //!
-//! Invariant: a unit's messages leave in the order in which they came, for they share one turn.
+//! Invariant: a unit's live messages leave in the order in which they came, for they share one turn.
 
 use crate::intake::decode::Message;
 
 /// Flushes in one flush interval.
 pub const TURNS: u8 = 8;
-/// A flush begins sooner when rows and deltas of so much memory wait: some 350,000 raw rows.
+/// A flush of what is live begins sooner when rows and deltas of so much memory wait: some 350,000 raw rows.
 const FLUSH_BYTES_MAX: usize = 32 << 20;
 
 /// See the module.

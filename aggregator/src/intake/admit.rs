@@ -10,7 +10,10 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use proto::device::DeviceId;
+use proto::limits::IN_FLIGHT_BYTES_MAX;
 use proto::topic::{Shard, Topic};
+
+use super::lane::Lane;
 
 /// Frames between the broker's client and the threads that decode. It is never the first limit to be
 /// reached by frames of ordinary size; beyond, frames are dropped.
@@ -82,12 +85,23 @@ pub struct Sender {
     /// Its shard.
     pub shard: Shard,
     frames: AtomicU32,
+    bytes: AtomicUsize,
+}
+
+impl Sender {
+    /// Whether so much of it is on its way that the device must soon wait for a receipt before it may
+    /// send more.
+    #[must_use]
+    pub fn is_held_up(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) >= IN_FLIGHT_BYTES_MAX / 2
+    }
 }
 
 /// A frame's place among those on their way.
 #[derive(Debug)]
 pub struct Place {
     sender: Arc<Sender>,
+    lane: Lane,
     bytes: usize,
     total: Arc<AtomicUsize>,
 }
@@ -98,11 +112,18 @@ impl Place {
     pub fn sender(&self) -> &Sender {
         &self.sender
     }
+
+    /// On which way it goes.
+    #[must_use]
+    pub const fn lane(&self) -> Lane {
+        self.lane
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         self.sender.frames.fetch_sub(1, Ordering::Relaxed);
+        self.sender.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
         self.total.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
@@ -142,8 +163,10 @@ impl Door {
         // Taken first and given back by `Place` when a limit refuses, so that no count goes astray.
         let frames = sender.frames.fetch_add(1, Ordering::Relaxed) + 1;
         let total = self.bytes.fetch_add(bytes.len(), Ordering::Relaxed) + bytes.len();
+        let of_device = sender.bytes.fetch_add(bytes.len(), Ordering::Relaxed) + bytes.len();
         let place = Place {
             sender,
+            lane: Lane::of(of_device),
             bytes: bytes.len(),
             total: self.bytes.clone(),
         };
@@ -171,6 +194,7 @@ impl Door {
             device,
             shard,
             frames: AtomicU32::new(0),
+            bytes: AtomicUsize::new(0),
         });
         self.senders.insert(topic.to_owned(), sender.clone());
         Ok(sender)
@@ -221,6 +245,25 @@ mod tests {
         assert_eq!(door.bytes.load(Ordering::Relaxed), 90);
         drop(held);
         assert_eq!(door.bytes.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_device_is_held_up_from_half_of_what_may_lack_a_receipt_until_it_is_given_back() {
+        let mut door = Door::new(DoorLimits {
+            bytes_max: 2 * IN_FLIGHT_BYTES_MAX,
+            ..LIMITS
+        });
+        let half = IN_FLIGHT_BYTES_MAX / 2;
+        let first = door.admit(&topic("late"), bytes(half - 1)).unwrap();
+        let live = door.admit(&topic("live"), bytes(1)).unwrap();
+        assert!(!first.place.sender().is_held_up());
+        let second = door.admit(&topic("late"), bytes(1)).unwrap();
+        assert!(first.place.sender().is_held_up());
+        assert!(!live.place.sender().is_held_up());
+        let lanes = [&first, &second, &live].map(|frame| frame.place.lane());
+        assert_eq!(lanes, [Lane::Backlog, Lane::Backlog, Lane::Live]);
+        drop(first);
+        assert!(!second.place.sender().is_held_up());
     }
 
     #[test]

@@ -26,6 +26,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::admit::{Door, Dropped, Frame};
+use super::lane::Lanes;
 use crate::backoff::Backoff;
 use crate::commit::lease::Holdings;
 use crate::config::{MqttConfig, split_address};
@@ -138,7 +139,7 @@ pub struct Receiver {
     /// Bounds what is on the way.
     pub door: Door,
     /// To the threads that decode.
-    pub frames: flume::Sender<Frame>,
+    pub frames: Lanes<flume::Sender<Frame>>,
     /// What is owned.
     pub holdings: watch::Receiver<Holdings>,
     /// Whether frames are taken.
@@ -245,7 +246,8 @@ impl Receiver {
             return Err(Dropped::Closed);
         }
         let frame = self.door.admit(topic, payload)?;
-        self.frames.try_send(frame).map_err(|error| match error {
+        let frames = self.frames.of(frame.place.lane());
+        frames.try_send(frame).map_err(|error| match error {
             TrySendError::Full(_) => Dropped::Queue,
             TrySendError::Disconnected(_) => Dropped::Closed,
         })
@@ -328,6 +330,7 @@ mod tests {
     use proto::receipt::Receipt;
 
     use super::super::admit::{DoorLimits, QUEUE_FRAMES_MAX};
+    use super::super::lane;
     use super::*;
     use crate::testing::CENTRE;
 
@@ -361,7 +364,7 @@ mod tests {
             device_frames_max: u32::MAX,
             devices_max: 1,
         };
-        let (frames, queue) = flume::bounded(QUEUE_FRAMES_MAX);
+        let (frames, queue) = lane::channels(QUEUE_FRAMES_MAX);
         let nowhere = PathBuf::new;
         let mut receiver = Receiver {
             address: String::new(),
@@ -388,7 +391,7 @@ mod tests {
             let refused = receiver.take(&topic, Bytes::new());
             assert_eq!(refused, Err(Dropped::Queue));
         }
-        drop(queue.recv().unwrap());
+        drop(queue.live.recv().unwrap());
         assert_eq!(receiver.take(&topic, Bytes::new()), Ok(()));
     }
 }

@@ -1,9 +1,10 @@
 //! Threads that decode, so that no async task ever waits for a decompression.
 //!
 //! Frames are taken many at a time: a short linger while few are there saves a wake-up for each.
-//! Decoding goes on while a flush is committed; the queue to the owner is bounded, and when it is
-//! full the threads wait, then the door drops.
+//! Decoding goes on while a flush is committed; the queues to the owner are bounded, and when one is
+//! full the threads of its lane wait, then the door drops.
 
+use std::iter;
 use std::time::Duration;
 
 use flume::{Receiver, RecvTimeoutError, Sender};
@@ -11,6 +12,7 @@ use service::tasks::TaskSet;
 
 use super::admit::{Dropped, Frame};
 use super::decode::{Message, decode};
+use super::lane::{Lane, Lanes};
 use crate::metrics::Metrics;
 
 /// How long a thread waits for more frames before it begins with few.
@@ -26,21 +28,21 @@ const CHUNK_BYTES: usize = 2 << 20;
 /// frames, so few chunks wait, and beyond these the threads do.
 pub const QUEUE_CHUNKS_MAX: usize = 32;
 
-/// Starts `threads` of them. They end when every sender of frames is gone. `stop` ends the linger: a
+/// Starts `threads` of them for the backlog, and one for what is live. They end when every sender of frames is gone. `stop` ends the linger: a
 /// channel without messages whose sender is dropped at the stop.
 pub fn start(
     tasks: &TaskSet,
     threads: usize,
     raw: bool,
-    frames: &Receiver<Frame>,
-    messages: &Sender<Vec<Message>>,
+    frames: &Lanes<Receiver<Frame>>,
+    messages: &Lanes<Sender<Vec<Message>>>,
     stop: &Receiver<()>,
     metrics: &Metrics,
 ) {
-    for _ in 0..threads {
+    for lane in iter::once(Lane::Live).chain(iter::repeat_n(Lane::Backlog, threads)) {
         let worker = Worker {
-            frames: frames.clone(),
-            messages: messages.clone(),
+            frames: frames.of(lane).clone(),
+            messages: messages.of(lane).clone(),
             stop: stop.clone(),
             metrics: metrics.clone(),
             raw,
@@ -72,7 +74,7 @@ impl Worker {
 
     fn chunk(&self, first: Frame) -> Vec<Message> {
         let (mut chunk, mut bytes) = (Vec::with_capacity(CHUNK_FRAMES), 0);
-        for frame in std::iter::once(first).chain(self.frames.try_iter()) {
+        for frame in iter::once(first).chain(self.frames.try_iter()) {
             let Some(message) = self.decode(frame) else {
                 continue;
             };
@@ -103,5 +105,62 @@ impl Worker {
                 None
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::registry::Registry;
+    use proto::device::DeviceId;
+    use proto::frame::Up;
+    use proto::limits::IN_FLIGHT_BYTES_MAX;
+    use tokio_util::sync::CancellationToken;
+
+    use super::super::admit::{Door, DoorLimits};
+    use super::super::lane;
+    use super::*;
+    use crate::testing::{header, passage};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn live_messages_pass_a_backlog_that_nobody_takes() {
+        let tasks = TaskSet::new(CancellationToken::new());
+        let (frames_in, frames) = lane::channels(1_000);
+        let (messages_in, messages) = lane::channels(1);
+        let (stop_in, stop) = flume::bounded(0);
+        let metrics = Metrics::register(&mut Registry::default());
+        start(&tasks, 2, true, &frames, &messages_in, &stop, &metrics);
+        let mut door = Door::new(DoorLimits {
+            bytes_max: 1 << 30,
+            device_frames_max: 1_000,
+            devices_max: 2,
+        });
+        let mut arrive = |device: &str, bytes: Vec<u8>| {
+            let topic = proto::topic::up(&DeviceId::new(device).unwrap());
+            let frame = door.admit(&topic, bytes.into()).unwrap();
+            let lane = frame.place.lane();
+            frames_in.of(lane).try_send(frame).unwrap();
+            lane
+        };
+        let batch = |count: u32| {
+            let passages = (0..count).map(|n| passage(i64::from(n * n), 5_000));
+            Up::Passages(passages.collect()).encode(&header(1, 1, count, 5_000))
+        };
+        let mut arrived = 0;
+        while arrived < 2 * IN_FLIGHT_BYTES_MAX {
+            let bytes = batch(500);
+            arrived += bytes.len();
+            arrive("LATE", bytes);
+        }
+        while !messages.backlog.is_full() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(arrive("LIVE", batch(3)), Lane::Live);
+        let is_live = |chunk: Vec<Message>| {
+            let mut devices = chunk.iter().map(|one| one.sender().device.as_str());
+            devices.any(|device| device == "LIVE")
+        };
+        while !is_live(messages.live.recv_async().await.unwrap()) {}
+        assert!(messages.backlog.is_full());
+        drop((frames_in, messages, stop_in));
     }
 }

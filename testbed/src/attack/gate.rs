@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::client::{Raw, Thief, WITHIN};
 use super::counted::Counted;
 use super::{MIB, STOLEN, Scene, count, packets as fuzz, to_f64};
+use crate::bench::bounds;
 use crate::bench::figure::{Figure, Target};
 use crate::bench::procfs;
 use crate::clock;
@@ -28,8 +29,6 @@ const PACKETS_A_CONNECTION: usize = 64;
 const SILENCE: Duration = Duration::from_millis(300);
 /// Fuzzing a million packets takes a quarter of an hour without optimisation.
 const PACKETS_WITHIN: Duration = Duration::from_hours(1);
-/// Of the memory of an idle connection; the settings say about 50 KB.
-const IDLE_KIB_MAX: f64 = 64.0;
 
 fn thieves(scene: &Scene) -> Result<Vec<Thief>> {
     let system = &scene.system;
@@ -302,7 +301,12 @@ pub(super) async fn idle(scene: &Scene) -> Result<Vec<Figure>> {
             "connections",
             Target::AtMost(0.0),
         ),
-        Figure::new("idle.memory_each", kib, "KiB", Target::AtMost(IDLE_KIB_MAX)),
+        Figure::new(
+            "idle.memory_each",
+            kib,
+            "KiB",
+            Target::AtMost(1_024.0 * bounds::CONNECTION_MIB),
+        ),
         Figure::new(
             "idle.broker_memory",
             to_f64(resident()?) / MIB,

@@ -28,6 +28,7 @@ use rand_chacha::ChaCha8Rng;
 use tokio::sync::watch;
 
 use crate::bench::Report;
+use crate::bench::bounds;
 use crate::bench::figure::{Figure, Target};
 use crate::bench::procfs;
 use crate::fleet::{Fleet, FleetOptions, Posted, names};
@@ -39,12 +40,8 @@ use crate::system::{Options, System, Tuning};
 const STOLEN: usize = 64;
 /// Until everybody is connected, and everything is receipted at the end.
 const WITHIN: Duration = Duration::from_secs(180);
-/// Resident memory of the broker at its default settings: its rings (about 600 MB when all are
-/// full) and 10,000 connections.
-const BROKER_MIB_MAX: f64 = 1_200.0;
-/// Resident memory of the aggregator at its default settings: 256 MiB of frames, their rows, 50,000
-/// windows, 160 MiB of answers.
-const AGGREGATOR_MIB_MAX: f64 = 1_024.0;
+/// Connections that the gate takes by default.
+const CONNECTIONS: usize = 10_000;
 const MIB: f64 = 1024.0 * 1024.0;
 /// In passages of the attacker: what nobody may find in a log or on a page.
 const PLATE: &str = "С4711ЕТ99";
@@ -244,8 +241,16 @@ impl Scene {
             Figure::new("honest.refused", to_f64(refused), "passages", none),
             Figure::new("honest.windows_wrong", to_f64(wrong), "windows", none),
             Figure::new("gate.uncounted", unbalanced, "connections", none),
-            memory("broker.peak_memory", broker, BROKER_MIB_MAX),
-            memory("aggregator.peak_memory", aggregator, AGGREGATOR_MIB_MAX),
+            memory(
+                "broker.peak_memory",
+                broker,
+                bounds::broker_mib(CONNECTIONS),
+            ),
+            memory(
+                "aggregator.peak_memory",
+                aggregator,
+                bounds::aggregator_mib(),
+            ),
         ];
         self.system.stop()?;
         Ok(figures)

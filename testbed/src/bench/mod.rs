@@ -10,6 +10,7 @@
 //!
 //! Part of the command line: errors are for people (`anyhow`).
 
+pub mod bounds;
 pub mod bytes;
 pub mod centre;
 pub mod commits;

@@ -18,7 +18,7 @@ pub const BATCH_PASSAGES: usize = 500;
 /// The newest prepared passage is at least so old, so that no clock disputes it.
 const NEWEST_AGE_MS: i64 = 60_000;
 /// Random headways may take so much longer than their mean, in per cent.
-const SLACK_PERCENT: i64 = 10;
+const SLACK_PERCENT: i64 = 30;
 
 /// What to prepare.
 #[derive(Debug, Clone, Copy)]

@@ -15,6 +15,7 @@ use crate::fleet::{Uplink, names};
 use crate::link::{Link, Plan};
 use crate::pki::BROKER_HOST;
 use crate::postgres::Options as ClusterOptions;
+use crate::process::Launch;
 use crate::system::{CENTRE, Options, READY_WITHIN, STOPPED_WITHIN, System, Tuning};
 
 /// Passages in all 5-minute windows.
@@ -116,6 +117,22 @@ impl Stage {
         Ok(())
     }
 
+    /// Lets everything else on this machine come before the agents.
+    ///
+    /// # Errors
+    /// Their priority cannot be changed.
+    pub fn agents_give_way(&self) -> Result<()> {
+        for name in self.system.agents.keys() {
+            let process = self.agent_process(name)?;
+            let mut renice = Launch::new("renice", "renice", "/dev/null").args(["-n", "19", "-p"]);
+            for thread in std::fs::read_dir(format!("/proc/{process}/task"))? {
+                renice = renice.arg(thread?.file_name());
+            }
+            renice.run().with_context(|| format!("agent {name}"))?;
+        }
+        Ok(())
+    }
+
     /// Where an agent takes passages.
     ///
     /// # Errors
@@ -164,8 +181,15 @@ impl Stage {
             broker: procfs::cpu_time(id(self.system.broker.id(), "broker")?)?,
             aggregator: procfs::cpu_time(id(self.system.aggregator.id(), "aggregator")?)?,
             postgres: procfs::tree_cpu_time(id(self.system.cluster.id(), "database")?)?,
+            agents: self.agents_cpu()?,
             load: procfs::cpu_time(std::process::id())?,
         })
+    }
+
+    fn agents_cpu(&self) -> Result<Duration> {
+        let agents = self.system.agents.keys();
+        let times = agents.map(|name| Ok(procfs::cpu_time(self.agent_process(name)?)?));
+        times.sum()
     }
 
     /// Passages in all 5-minute windows, which must be what the cursors say.
@@ -222,6 +246,8 @@ pub struct Cpu {
     pub aggregator: Duration,
     /// PostgreSQL, all its processes.
     pub postgres: Duration,
+    /// All real agents.
+    pub agents: Duration,
     /// This process: the load, and what measures.
     pub load: Duration,
 }
@@ -237,6 +263,7 @@ impl Cpu {
             broker: cores(self.broker, earlier.broker),
             aggregator: cores(self.aggregator, earlier.aggregator),
             postgres: cores(self.postgres, earlier.postgres),
+            agents: cores(self.agents, earlier.agents),
             load: cores(self.load, earlier.load),
         }
     }
@@ -251,6 +278,8 @@ pub struct Cores {
     pub aggregator: f64,
     /// PostgreSQL, all its processes.
     pub postgres: f64,
+    /// All real agents.
+    pub agents: f64,
     /// This process.
     pub load: f64,
 }
@@ -269,12 +298,13 @@ impl std::fmt::Display for Cores {
             broker,
             aggregator,
             postgres,
+            agents,
             load,
         } = self;
         write!(
             f,
             "cores: broker {broker:.2}, aggregator {aggregator:.2}, postgres {postgres:.2}, \
-             load generator {load:.2}"
+             agents {agents:.2}, load generator {load:.2}"
         )
     }
 }

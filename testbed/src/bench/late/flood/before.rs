@@ -145,13 +145,15 @@ pub(super) async fn saturate(stage: &Stage, units: &[DeviceId], scale: &Scale) -
     let fleet = Fleet::start_prepared(load.units, &stage.uplink())?;
     fleet.connected(CONNECTED_WITHIN).await?;
     let mut watch = CommitWatch::of_rows(stage).await?;
-    let start = clock::monotonic();
+    let (cpu, start) = (stage.cpu()?, clock::monotonic());
     fleet.offer(true);
     let commits = watch
         .collect(SILENCE_MAX, |commit| {
             commit.at.duration_since(start) >= scale.saturation
         })
         .await?;
+    let cores = stage.cpu()?.cores_since(&cpu, start.elapsed());
+    progress(&format!("flood: at saturation {cores}"));
     fleet.offer(false);
     let spent = fleet.receipted() == fleet.posted();
     ensure!(!spent, "the saturating units ran out of passages");

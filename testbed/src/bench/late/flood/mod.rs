@@ -1,7 +1,8 @@
 //! A hundred of a thousand units back at once after six hours, while nine hundred are live.
 //!
 //! Method: the hundred are real agents behind a link that is closed; each is posted the passages of
-//! six hours. Nine hundred simulated units have an old window each hour and post 12 passages/s.
+//! six hours. They stand for a hundred machines, so they have the lowest priority on this one: the
+//! centre does not wait for their processor. Nine hundred simulated units have an old window each hour and post 12 passages/s.
 //! First the centre is saturated by further simulated units with prepared batches, beside the live
 //! ones: the rate of raw rows from commit to commit. Then the link opens, without any limit of its
 //! own. From that moment: until all windows of the hundred are exact in SQL and REST; from POST to
@@ -26,6 +27,7 @@ use super::camera::SharedLedger;
 use super::exact::Expected;
 use super::others::{self, Touched};
 use super::{Scale, books, window_start_ms};
+use crate::bench::bounds;
 use crate::bench::commits::{Commit, CommitWatch, rate};
 use crate::bench::figure::{Figure, Target};
 use crate::bench::probe::{Probe, Times};
@@ -38,11 +40,6 @@ use crate::recompute::{Findings, database as tables};
 const EXACT_S_MAX: f64 = 60.0;
 const LIVE_P99_MS_MAX: i32 = 3_000;
 const DRAIN_SHARE_MIN: f64 = 0.8;
-/// Rings of 64 shards of 4 MiB each, and what a thousand connections take.
-const BROKER_MIB_MAX: f64 = 64.0 * 4.0 + 1_100.0 * 0.064;
-/// 256 MiB between broker and COMMIT, two flushes of 32 MiB of rows, 50,000 windows of 1 KiB, and
-/// what the process takes by itself.
-const AGGREGATOR_MIB_MAX: f64 = 256.0 + 2.0 * 32.0 + 50.0 + 32.0;
 
 const PROBED_UNITS: usize = 24;
 const WARM_UP: Duration = Duration::from_secs(10);
@@ -63,9 +60,11 @@ pub(super) async fn run(scale: &Scale) -> Result<Vec<Figure>> {
         .collect();
     let names: Vec<&str> = agents.iter().map(String::as_str).collect();
     let simulated = scale.live_units + scale.saturating_units;
+    let units = simulated + agents.len();
     let free = Plan::both(Shape::FREE);
     let stage = Stage::start_behind(simulated, &names, Some(free)).await?;
     stage.link()?.close();
+    stage.agents_give_way()?;
     let to_ms = window_start_ms(clock::unix_ms());
     let ledger = preload(&stage, &agents, to_ms, scale).await?;
     let expected = Expected::of(&stage, &ledger, to_ms).await?;
@@ -139,8 +138,12 @@ pub(super) async fn run(scale: &Scale) -> Result<Vec<Figure>> {
             Target::Any,
         )
         .with_limit(saturation, "rows/s at saturation"),
-        memory("flood.broker_memory", broker, BROKER_MIB_MAX),
-        memory("flood.aggregator_memory", aggregator, AGGREGATOR_MIB_MAX),
+        memory("flood.broker_memory", broker, bounds::broker_mib(units)),
+        memory(
+            "flood.aggregator_memory",
+            aggregator,
+            bounds::aggregator_mib(),
+        ),
         Figure::new(
             "flood.others_settled_revised",
             to_f64(moved),
