@@ -177,21 +177,25 @@ impl Engine {
         engine.start(now_ms)
     }
 
-    /// Closes the store and opens it again as a new run: what to do after a full disk.
-    pub(super) fn restart(self, now_ms: i64) -> Result<Self, OpenError> {
-        let Self {
-            settings,
-            home,
-            store,
-            ..
-        } = self;
-        let Some(home) = home else {
-            let loaded = Loaded::of(store).map_err(|error| OpenError::Store {
-                path: settings.directory.clone(),
-                problem: error.to_string(),
-            })?;
-            return Self::begin(settings, None, loaded, draw_stream()?, now_ms).start(now_ms);
+    /// The same again, under the next name.
+    fn over_again(self, now_ms: i64) -> Result<Self, OpenError> {
+        let next = u128::from_be_bytes(*self.next_id.as_bytes()).wrapping_add(1);
+        let handed = HandedOver {
+            medium: self.store,
+            stream: StreamId::from_bytes(next.to_be_bytes()),
+            offered_ahead_max: self.offered_ahead_max,
         };
+        Self::over(&self.settings, handed, now_ms)
+    }
+
+    /// Closes the store and opens it again as a new run: what to do after a full disk.
+    pub(super) fn restart(mut self, now_ms: i64) -> Result<Self, OpenError> {
+        let Some(home) = self.home.take() else {
+            return self.over_again(now_ms);
+        };
+        let Self {
+            settings, store, ..
+        } = self;
         drop(store);
         Self::open_in(home, settings, now_ms)
     }

@@ -154,6 +154,16 @@ pub struct StoredRun {
     pub batch: PassageBatch,
 }
 
+impl StoredRun {
+    /// Its numbers and passages, if it is the beginning of what was asked for.
+    #[must_use]
+    pub fn within(self, asked: SeqRange) -> Option<(SeqRange, PassageBatch)> {
+        let read = SeqRange::from_count(self.first, self.batch.len() as u64).ok()?;
+        let begins = read.first() == asked.first() && read.last() <= asked.last();
+        begins.then_some((read, self.batch))
+    }
+}
+
 /// What the buffer thinks of the centre that spoke.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CentreVerdict {
@@ -203,7 +213,8 @@ pub struct PendingSummary {
 pub struct HandedOver {
     /// Where keys and values lie; open.
     pub medium: Box<dyn Medium>,
-    /// The name of this run's stream; no other run may ever have had it.
+    /// The name of this run's stream; no other run may ever have had it. Runs that begin without a
+    /// restart of the agent, as after a full disk, have the names that follow it.
     pub stream: StreamId,
     /// Stands in for [`OFFERED_AHEAD_MAX`], so that a few passages are enough to have some that were
     /// never offered.

@@ -46,7 +46,7 @@ use asking::{Done, Reply};
 
 /// Stored bytes read for one message: a full window of such frames stays near the bytes that may
 /// be on their way.
-const READ_BYTES_MAX: usize = 20 * 1024;
+pub const READ_BYTES_MAX: usize = 20 * 1024;
 
 /// The least wait between two attempts to connect, and between two probes.
 const FIRST_WAIT_MS: Millis = 1_000;

@@ -6,9 +6,13 @@
 
 use std::collections::VecDeque;
 
-use proto::StreamId;
+use proto::{EventTime, StreamId};
 
-use crate::buffer::Folded;
+use super::backoff::Millis;
+use crate::buffer::{FoldScope, Folded};
+
+/// Windows that end later than this from now take no summaries: the centre's limit.
+const SUMMARIES_AHEAD_MS: i64 = 10 * 60_000;
 
 /// A part of the backlog.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +21,30 @@ pub struct Backlog {
     pub stream: StreamId,
     /// Its last number.
     pub to: u64,
+}
+
+impl Backlog {
+    /// What of it is folded when the unit's clock shows `wall`: nothing, unless some of it is older than
+    /// this, and of that what lies in windows which began no longer ago than this.
+    #[must_use]
+    pub fn scope(
+        &self,
+        wall: EventTime,
+        older_than_ms: Option<Millis>,
+        age_max_ms: Option<u64>,
+    ) -> FoldScope {
+        let now_ms = wall.as_millis();
+        let ago = |ms: u64| {
+            let ms = i64::try_from(ms).unwrap_or(i64::MAX);
+            EventTime::from_millis(now_ms.saturating_sub(ms))
+        };
+        FoldScope {
+            to: self.to,
+            if_before: older_than_ms.map(ago),
+            windows_from: age_max_ms.map_or(EventTime::from_millis(0), ago),
+            windows_to: EventTime::from_millis(now_ms.saturating_add(SUMMARIES_AHEAD_MS)),
+        }
+    }
 }
 
 /// See the module.

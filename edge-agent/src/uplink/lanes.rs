@@ -161,6 +161,13 @@ impl Queue {
         self.resettle();
     }
 
+    /// The store failed and was opened again: what the buffer was told and had not made durable it has
+    /// forgotten, and it alone knows what it still holds.
+    pub fn reopened(&mut self) {
+        self.given_up = SeqSet::new();
+        self.unsettle();
+    }
+
     fn resettle(&mut self) {
         self.settled = self.stored.union(&self.lost.difference(&self.again));
     }
@@ -501,6 +508,20 @@ mod tests {
             Some(range(6, 10))
         );
         assert_eq!(queue.next(300, Lane::Backlog, WAIT_MS, u64::MAX), None);
+    }
+
+    #[test]
+    fn what_a_store_that_was_opened_again_still_holds_is_sent_whatever_receipts_said() {
+        let mut queue = queue(0, 1_000);
+        queue.settle(&receipt(range(1, 500).into()));
+        queue.give_up(range(501, 1_000));
+        let next = |queue: &Queue| queue.next(300, Lane::Backlog, WAIT_MS, u64::MAX);
+        assert_eq!(next(&queue), None);
+        queue.reopened();
+        let held = state(1_000, true);
+        queue.observe(300, &held, WAIT_MS, std::iter::empty());
+        queue.connected();
+        assert_eq!(next(&queue), Some(range(1, 500)));
     }
 
     #[test]

@@ -62,6 +62,8 @@ pub struct Machine {
     gate: Gate,
     /// Whether messages could leave when the machine looked last.
     flows: bool,
+    /// The run of the buffer that spoke last.
+    run: u32,
     queues: Vec<Queue>,
     flight: Flight,
     folding: Folding,
@@ -95,6 +97,7 @@ impl Machine {
             summaries_age_max_ms: None,
             flows: false,
             gate: Gate::new(MESSAGES_MAX, pace.probe, pace.open_jitter_ms),
+            run: 0,
             queues: Vec::new(),
             flight: Flight::new(pace.resend),
             folding: Folding::default(),
@@ -231,6 +234,10 @@ impl Machine {
         let (batch_passages, wait) = (self.pace.batch_passages, self.pace.event_wait_ms);
         let known = |queue: &Queue| state.streams.iter().any(|stream| stream.id == queue.stream);
         self.queues.retain(known);
+        if std::mem::replace(&mut self.run, state.run) != state.run {
+            self.queues.iter_mut().for_each(Queue::reopened);
+            self.notes.reopened();
+        }
         for (place, stream) in state.streams.iter().enumerate() {
             let at = self
                 .queues

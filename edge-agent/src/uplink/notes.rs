@@ -110,6 +110,11 @@ impl Notes {
         self.streams = state.streams.iter().map(|stream| stream.id).collect();
     }
 
+    /// The store failed and was opened again: that it gave no summaries meanwhile says nothing.
+    pub fn reopened(&mut self) {
+        self.without.clear();
+    }
+
     /// What may be said now, if anything.
     #[must_use]
     pub fn next(&self, now: Millis) -> Option<Note> {
@@ -428,6 +433,14 @@ mod tests {
         notes.left(&note, 0, 30_000);
         notes.summary_absent(STREAM);
         assert_eq!(notes.next(0), None);
+        notes.reopened();
+        assert_eq!(
+            notes.next(0),
+            Some(note.clone()),
+            "a store opened again is asked again"
+        );
+        notes.left(&note, 0, 30_000);
+        notes.summary_absent(STREAM);
         let mut state = buffer_state();
         state.summarised = 11;
         notes.observe(&state);

@@ -15,7 +15,7 @@ use tokio::task::JoinError;
 
 use super::{Driver, READ_BYTES_MAX};
 use crate::buffer::{
-    CentreVerdict, FoldScope, Folded, PendingSummary, ReadError, ReadLimit, StoreStopped, StoredRun,
+    CentreVerdict, Folded, PendingSummary, ReadError, ReadLimit, StoreStopped, StoredRun,
 };
 use crate::clock::wall;
 use crate::uplink::backoff::Millis;
@@ -24,9 +24,6 @@ use crate::uplink::flight::MessageId;
 use crate::uplink::folding::Backlog;
 use crate::uplink::mqtt::Link;
 use crate::uplink::tls::{CredentialsError, Stamp};
-
-/// Windows that end later than this from now take no summaries: the centre's limit.
-const SUMMARIES_AHEAD_MS: i64 = 10 * 60_000;
 
 pub(super) type Reply = Pin<Box<dyn Future<Output = Done> + Send>>;
 type Loaded = Result<(Identity, ClientConfig), CredentialsError>;
@@ -203,13 +200,7 @@ impl Driver {
             tracing::error!(%stream, %range, %error, "passages cannot be read");
             None
         });
-        let run = run.filter(|run| run.first == range.first());
-        let read = run.and_then(|run| {
-            let count = u64::try_from(run.batch.len()).ok()?;
-            let read = SeqRange::from_count(run.first, count).ok()?;
-            (read.last() <= range.last()).then_some((read, run.batch))
-        });
-        let Some((read, batch)) = read else {
+        let Some((read, batch)) = run.and_then(|run| run.within(range)) else {
             return self.feed(Input::Absent { id });
         };
         let state = self.state.borrow().clone();
@@ -231,17 +222,7 @@ impl Driver {
         older_than_ms: Option<Millis>,
         age_max_ms: Option<u64>,
     ) {
-        let now_ms = wall().as_millis();
-        let ago = |ms: u64| {
-            let ms = i64::try_from(ms).unwrap_or(i64::MAX);
-            EventTime::from_millis(now_ms.saturating_sub(ms))
-        };
-        let scope = FoldScope {
-            to: backlog.to,
-            if_before: older_than_ms.map(ago),
-            windows_from: age_max_ms.map_or(EventTime::from_millis(0), ago),
-            windows_to: EventTime::from_millis(now_ms.saturating_add(SUMMARIES_AHEAD_MS)),
-        };
+        let scope = backlog.scope(wall(), older_than_ms, age_max_ms);
         let buffer = self.buffer.clone();
         self.ask(async move { Done::Folded(buffer.fold(backlog.stream, scope).await) });
     }
