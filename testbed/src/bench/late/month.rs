@@ -11,7 +11,7 @@ use anyhow::{Result, ensure};
 use super::backlog::Backlog;
 use super::exact::Expected;
 use super::{DAY_MS, Scale, books, window_start_ms};
-use crate::bench::commits::CommitWatch;
+use crate::bench::commits::{CommitWatch, rate};
 use crate::bench::figure::{Figure, Target};
 use crate::bench::stage::{Stage, to_f64};
 use crate::bench::{procfs, progress};
@@ -65,7 +65,7 @@ pub(super) async fn run(scale: &Scale) -> Result<Vec<Figure>> {
     let exact = expected.in_sql(EXACT_WITHIN).await?;
     let exact_s = exact.duration_since(opened).as_secs_f64();
     progress(&format!("month: exact after {exact_s:.1} s"));
-    rows.until_quiet(QUIET).await?;
+    let drain_rate = rate(&rows.until_quiet(QUIET).await?).unwrap_or(f64::NAN);
     let peak = to_f64(procfs::peak_resident_bytes(process)?) / MIB;
 
     let database = stage.system.database().await?;
@@ -106,6 +106,7 @@ pub(super) async fn run(scale: &Scale) -> Result<Vec<Figure>> {
             Target::AtLeast(1.0),
         ),
         Figure::new("month.exact_in_sql", exact_s, "s", Target::Any),
+        Figure::new("month.drain_rate", drain_rate, "rows/s", Target::Any),
         Figure::new("month.agent_memory", peak, "MiB", Target::Any),
     ])
 }
