@@ -68,8 +68,8 @@ impl Default for Scale {
         Self {
             units: 1_000,
             passages: 30_000_000,
-            raw_passages: 60_000_000,
-            pairs: 4,
+            raw_passages: 120_000_000,
+            pairs: 8,
             segment: Duration::from_secs(12),
             post_segment: Duration::from_secs(4),
             warm_up: Duration::from_secs(20),
