@@ -14,7 +14,8 @@ use service::descriptors::make_room_for;
 use service::ops::{Condition, Health};
 use service::serve::{Endpoint, HttpListener, Limits, ListenError, http};
 use service::tasks::{StuckTasks, TaskSet};
-use tokio::sync::{mpsc, watch};
+use tokio::runtime::Builder;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::api;
@@ -345,11 +346,27 @@ async fn centre(program: Program<'_>, instance: Instance) {
         health: health.clone(),
         metrics: metrics.clone(),
     };
-    owner.run(stop.clone()).await;
+    alone(tasks, owner, stop.clone()).await;
     // Receipts of the last flush leave while the leases are given back.
     drop(linger_in);
     lease_stop.cancel();
     link_stop.cancel();
+}
+
+/// Runs the owner to its end, on a thread that does nothing else: between two statements the database
+/// would wait for whatever else is read or sent meanwhile.
+async fn alone(tasks: &TaskSet, owner: Owner, stop: CancellationToken) {
+    let (ended_in, ended) = oneshot::channel();
+    tasks.spawn_blocking_thread("owner", move || {
+        let runtime = Builder::new_current_thread().enable_all().build();
+        runtime.map(|runtime| {
+            runtime.block_on(owner.run(stop));
+            // Nobody waits any more only when the program ends.
+            ended_in.send(()).ok();
+        })
+    });
+    // An owner that could not begin has failed, and that stops the program.
+    ended.await.ok();
 }
 
 /// Shows what changes by itself.

@@ -152,7 +152,7 @@ pub(super) async fn planned<'a>(
     let horizon = horizon().not_below(floor_ms);
     let selection = select(memory, messages, &places, &horizon);
     assert!(selection.left_over.is_empty());
-    load::windows(writer.client(), memory, &selection.windows)
+    load::windows(writer, memory, &selection.windows)
         .await
         .unwrap();
     let keys = load::stream_keys(writer.client(), messages.len())
@@ -237,9 +237,7 @@ async fn what_is_read_again_is_what_was_committed() {
             .keys()
             .map(|id| (device.clone(), *id))
             .collect();
-        load::windows(writer.client(), &mut again, &windows)
-            .await
-            .unwrap();
+        load::windows(&writer, &mut again, &windows).await.unwrap();
         let read = again.device(&device).unwrap();
         // When a stream began is the database's word; until it is read, the flush's own clock stands
         // for it.

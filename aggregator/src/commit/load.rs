@@ -11,6 +11,7 @@ use proto::topic::Shard;
 use proto::window::{Histogram, SpeedStats};
 use tokio_postgres::{Client, Row};
 
+use super::writer::Writer;
 use crate::window::dedup::Cursor;
 use crate::window::finality::Finality;
 use crate::window::past::Past;
@@ -36,6 +37,16 @@ pub enum LoadError {
 const CURSOR_COLUMNS: &str = "c.device_key, c.stream::text, c.stream_key, c.counted::text, \
     c.stored::text, c.lost::text, c.accepted_to, c.rev, c.presumed::text, \
     (extract(epoch FROM c.first_seen) * 1000)::int8";
+
+/// Windows of a table, by unit and start.
+pub(super) const READ_WINDOWS: &str = "
+    SELECT w.device_key, (extract(epoch FROM w.bucket) * 1000)::int8,
+        w.n, w.n_speed, w.n_moving, w.violations,
+        w.sum_ckmh, w.sumsq_ckmh2, w.pace_sum_ms_per_km, w.min_ckmh, w.max_ckmh,
+        w.hist_lo, w.hist, w.class_n, w.lane_n, w.lane_n_speed, w.lane_sum_ckmh,
+        w.rev, w.revised
+    FROM unnest($1::int4[], $2::timestamptz[]) AS u(device_key, bucket)
+    JOIN TABLE w USING (device_key, bucket)";
 
 /// Brings devices into memory, and enters those that the database does not know.
 ///
@@ -176,10 +187,11 @@ pub async fn cursors(
 /// # Errors
 /// When the database fails or holds something foreign.
 pub async fn windows(
-    client: &Client,
+    writer: &Writer,
     memory: &mut Memory,
     wanted: &[(DeviceId, WindowId)],
 ) -> Result<(), LoadError> {
+    let client = writer.client();
     let mut by_length: BTreeMap<Length, Vec<&(DeviceId, WindowId)>> = BTreeMap::new();
     for one in wanted {
         by_length.entry(one.1.length).or_default().push(one);
@@ -189,17 +201,9 @@ pub async fn windows(
         let keys: Vec<i32> = wanted.iter().map(|(device, _)| key(device)).collect();
         let starts: Vec<SystemTime> = wanted.iter().map(|(_, id)| time(id.start_ms)).collect();
         let table = length.table();
-        let query = format!(
-            "SELECT w.device_key, (extract(epoch FROM w.bucket) * 1000)::int8,
-                    w.n, w.n_speed, w.n_moving, w.violations,
-                    w.sum_ckmh, w.sumsq_ckmh2, w.pace_sum_ms_per_km, w.min_ckmh, w.max_ckmh,
-                    w.hist_lo, w.hist, w.class_n, w.lane_n, w.lane_n_speed, w.lane_sum_ckmh,
-                    w.rev, w.revised
-             FROM unnest($1::int4[], $2::timestamptz[]) AS u(device_key, bucket)
-             JOIN {table} w USING (device_key, bucket)"
-        );
         let mut found = HashMap::new();
-        for row in client.query(&query, &[&keys, &starts]).await? {
+        let statement = writer.reading(length);
+        for row in client.query(statement, &[&keys, &starts]).await? {
             let id = (row.get::<_, i32>(0), row.get::<_, i64>(1));
             let window = window(&row)
                 .ok_or_else(|| foreign(table, &format!("device {} at {} ms", id.0, id.1)))?;

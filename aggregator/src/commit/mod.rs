@@ -1,9 +1,9 @@
 //! From messages to one committed transaction per flush, and to receipts after it.
 //!
 //! One owner ([`owner`]) holds the committed state. Live messages wait for their turn ([`turns`]), the
-//! others for room beside them ([`backlog`]). Each flush: [`gather`] what it needs, [`select`] what fits, [`load`] what is not in memory, [`plan`]
-//! purely ([`draft`] for each device), [`writer`] one transaction, install,
-//! receipts. [`lease`] says which shards are owned and under which fencing token; [`verdict`] sorts
+//! others for room beside them ([`backlog`]). Each flush: [`gather`] what it needs, [`select`] what
+//! fits and leave the rest over ([`left_over`]), [`load`] what is not in memory, [`plan`] purely
+//! ([`draft`] for each device), [`writer`] one transaction, install, receipts. [`lease`] says which shards are owned and under which fencing token; [`verdict`] sorts
 //! the database's errors by what to do next; [`surge`] keeps a bug of ours from emptying the fleet's
 //! buffers.
 //!
@@ -15,6 +15,7 @@ mod columns;
 pub mod draft;
 pub mod gather;
 pub mod lease;
+pub mod left_over;
 pub mod load;
 pub mod owner;
 pub mod plan;

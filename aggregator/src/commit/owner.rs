@@ -8,7 +8,7 @@
 
 mod flush;
 
-use std::future::ready;
+use std::future::{pending, ready};
 use std::time::{Duration, Instant};
 
 use proto::receipt::Centre;
@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::backlog::Backlog;
 use super::lease::{Holdings, InUse, Instance, Raise};
+use super::left_over::LeftOvers;
 use super::surge::Surge;
 use super::turns::{TURNS, Turns};
 use super::writer::Writer;
@@ -83,8 +84,19 @@ struct Hand {
     waiting: Turns,
     /// The others.
     backlog: Backlog,
+    /// What the last flush did not take of either.
+    left_over: LeftOvers,
     surge: Surge,
     backoff: Backoff,
+}
+
+impl Hand {
+    /// Makes pending what the last flush left over, these live messages, and the backlog beside them.
+    fn pend(&mut self, live: Vec<Message>) {
+        self.pending = self.left_over.take();
+        self.pending.extend(live);
+        self.pending.append(&mut self.backlog.take());
+    }
 }
 
 /// Why a session ended.
@@ -129,6 +141,7 @@ impl Owner {
             pending: Vec::new(),
             waiting: Turns::default(),
             backlog: Backlog::default(),
+            left_over: LeftOvers::default(),
             surge: Surge::default(),
             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
         };
@@ -183,6 +196,7 @@ impl Owner {
             hand.pending.clear();
             hand.waiting = Turns::default();
             hand.backlog = Backlog::default();
+            hand.left_over = LeftOvers::default();
             tokio::select! {
                 () = stop.cancelled() => return None,
                 changed = self.holdings.changed() => if changed.is_err() { return None },
@@ -251,9 +265,6 @@ impl Owner {
                 self.close(reason.to_owned());
             } else {
                 self.open();
-            }
-            if !hand.pending.is_empty() {
-                continue;
             }
             match self.gather(hand, &mut ticks, stop).await {
                 Gathered::Flush | Gathered::Owned => {}
@@ -328,8 +339,8 @@ impl Owner {
                     hand.waiting.wait(chunk);
                 }
                 _ = ticks.tick() => {
-                    hand.pending = hand.waiting.take_next();
-                    hand.pending.append(&mut hand.backlog.take());
+                    let turn = hand.waiting.take_next();
+                    hand.pend(turn);
                     return Gathered::Flush;
                 }
                 chunk = self.messages.backlog.recv_async(), if hand.backlog.has_room(passages_max) => {
@@ -337,29 +348,34 @@ impl Owner {
                     hand.backlog.wait(chunk);
                 }
                 () = ready(()), if hand.backlog.is_urgent(passages_max) => {
-                    hand.pending = hand.backlog.take();
+                    hand.pend(Vec::new());
+                    return Gathered::Flush;
+                }
+                () = until(hand.left_over.due()) => {
+                    hand.pend(Vec::new());
                     return Gathered::Flush;
                 }
             }
             if hand.waiting.is_full(passages_max) {
                 ticks.reset();
-                hand.pending = hand.waiting.take_all();
+                let turns = hand.waiting.take_all();
+                hand.pend(turns);
                 return Gathered::Flush;
             }
         }
     }
 
-    /// Commits what is at hand and what has been decoded, at the stop.
+    /// Commits what is at hand and what has been decoded, at the stop: one flush. What that leaves over
+    /// has no receipt, and comes to the next owner.
     async fn drain(&mut self, session: &mut Session, hand: &mut Hand) -> Result<(), Ended> {
         let Lanes { live, backlog } = &self.messages;
-        hand.pending.append(&mut hand.waiting.take_all());
-        hand.pending.append(&mut hand.backlog.take());
-        let decoded = live.try_iter().chain(backlog.try_iter());
-        hand.pending.extend(decoded.flatten());
-        while !hand.pending.is_empty() {
-            self.flush(session, hand).await?;
+        let mut at_hand = hand.waiting.take_all();
+        at_hand.extend(live.try_iter().chain(backlog.try_iter()).flatten());
+        hand.pend(at_hand);
+        if hand.pending.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        self.flush(session, hand).await
     }
 
     fn open(&self) {
@@ -375,5 +391,13 @@ impl Owner {
             let closed = Gate::Closed(reason);
             std::mem::replace(gate, closed.clone()) != closed
         });
+    }
+}
+
+/// Until that moment; for ever without one.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => pending().await,
     }
 }

@@ -177,6 +177,34 @@ async fn a_writer_that_is_killed_again_and_again_counts_everything_once() {
 }
 
 #[tokio::test]
+async fn a_device_with_more_windows_than_many_flushes_take_does_not_keep_others_waiting() {
+    let mut centre = Centre::start().await;
+    let now = wall_millis();
+    let sparse: Vec<_> = (0..4_096)
+        .map(|n| passage(now - n * 300_000, 5_000))
+        .collect();
+    centre.send(vec![
+        batch("SPARSE", 1, 1, &sparse),
+        batch("SPARSE", 1, 4_097, &sparse),
+    ]);
+    let begun = async {
+        while centre.base.number(COUNTED).await == 0 {
+            centre.commits.recv().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, begun).await.unwrap();
+    centre.send(vec![batch("KV1", 1, 1, &fresh(10))]);
+    let of_other = "SELECT coalesce(sum(upper(r) - lower(r)), 0)::int8 FROM stream_cursor
+        JOIN device USING (device_key), unnest(counted) AS r WHERE device = 'KV1'";
+    centre.settles(of_other, 10).await;
+    let sparse = centre.base.number(COUNTED).await - 10;
+    assert!(sparse < 8_192, "the other waited for all {sparse}");
+    centre.settles(COUNTED, 8_202).await;
+    assert_eq!(centre.base.number(VEHICLES).await, 8_202);
+    assert_eq!(centre.base.number(RAW_DISTINCT).await, 8_202);
+}
+
+#[tokio::test]
 async fn a_full_disk_closes_intake_and_room_opens_it_again() {
     let mut centre = Centre::start().await;
     let full = "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 
 use tokio_postgres::{Client, Statement};
 
+use super::load::READ_WINDOWS;
 use crate::intake::rows::COPY_STATEMENT;
 use crate::window::rollup::Length;
 
@@ -227,6 +228,7 @@ pub(super) struct Statements {
     pub(super) tokens_alone: Statement,
     pub(super) standing: Statement,
     pub(super) floor: Statement,
+    pub(super) reading: BTreeMap<Length, Statement>,
     pub(super) versions: BTreeMap<Length, Statement>,
     pub(super) windows: BTreeMap<Length, Statement>,
     pub(super) new_cursors: Statement,
@@ -245,12 +247,14 @@ impl Statements {
     pub(super) async fn prepare(client: &Client) -> Result<Self, tokio_postgres::Error> {
         let stamped = |statement: &str| statement.replace("FLUSHED_AT", FLUSHED_AT);
         let (mut versions, mut windows) = (BTreeMap::new(), BTreeMap::new());
+        let mut reading = BTreeMap::new();
         for length in Length::ALL {
             let of_length = |statement: &str| {
                 stamped(statement)
                     .replace("TABLE", length.table())
                     .replace("MINUTES", &(length.ms() / MINUTE_MS).to_string())
             };
+            reading.insert(length, client.prepare(&of_length(READ_WINDOWS)).await?);
             versions.insert(length, client.prepare(&of_length(KEEP_VERSIONS)).await?);
             windows.insert(length, client.prepare(&of_length(UPSERT_WINDOWS)).await?);
         }
@@ -262,6 +266,7 @@ impl Statements {
             tokens_alone: client.prepare(&lock("UPDATE")).await?,
             standing: client.prepare(STANDING).await?,
             floor: client.prepare(FLOOR).await?,
+            reading,
             versions,
             windows,
             new_cursors: client.prepare(INSERT_CURSORS).await?,

@@ -13,13 +13,14 @@ use futures_util::SinkExt;
 use futures_util::future::{try_join, try_join_all};
 use proto::topic::Shard;
 use service::tasks::TaskSet;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Statement};
 
 use super::columns::{Columns, Part};
 use super::plan::{Plan, RawPart};
 use super::statements::Statements;
 use crate::intake::rows::{COPY_HEADER, COPY_TRAILER};
 use crate::store::connect::Target;
+use crate::window::rollup::Length;
 
 /// Bytes of raw rows sent at once.
 const COPY_CHUNK_BYTES: usize = 1 << 20;
@@ -98,6 +99,11 @@ impl Writer {
     #[must_use]
     pub const fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// Reads windows of this length: [`super::load::windows`].
+    pub(super) fn reading(&self, length: Length) -> &Statement {
+        &self.statements.reading[&length]
     }
 
     /// Writes a plan. With nothing to write it only proves the tokens, so that receipts of what was

@@ -179,7 +179,7 @@ impl Run<'_> {
             load::devices(client, &mut self.memory, devices, today).await?;
         }
         let missing = missing(&self.memory, device, chunk);
-        load::windows(client, &mut self.memory, &missing).await?;
+        load::windows(&self.writer, &mut self.memory, &missing).await?;
         let scope = fold::Scope {
             now_ms,
             horizon: Horizon::at(now_ms, self.windows.horizon_ms(), self.windows.ahead_ms()),

@@ -34,12 +34,14 @@ enum Failure {
 
 impl Owner {
     /// Commits the pending messages, in one transaction unless some value cannot be stored. What
-    /// waits for the next flush is pending afterwards; after a failure, all that was not committed.
+    /// waits for the next flush is left over afterwards; after a failure, all that was not committed is
+    /// pending.
     pub(super) async fn flush(
         &mut self,
         session: &mut Session,
         hand: &mut Hand,
     ) -> Result<(), Ended> {
+        let begun = monotonic();
         let mut parts = vec![std::mem::take(&mut hand.pending)];
         let mut left_over = Vec::new();
         let mut attempts = 0;
@@ -82,7 +84,10 @@ impl Owner {
             hand.pending.extend(left_over);
             return Err(ended);
         }
-        hand.pending = left_over;
+        let now = monotonic();
+        let took = now.duration_since(begun);
+        hand.backlog.flushed(took);
+        hand.left_over.wait(left_over, now, took);
         session.memory.shrink_to(self.limits.windows_cached_max);
         self.metrics
             .devices
@@ -152,12 +157,7 @@ impl Owner {
         let horizon = Horizon::at(now_ms, self.windows.horizon_ms(), self.windows.ahead_ms())
             .not_below(floor_ms);
         let selection = select(&session.memory, messages, &owned, &horizon);
-        load::windows(
-            session.writer.client(),
-            &mut session.memory,
-            &selection.windows,
-        )
-        .await?;
+        load::windows(&session.writer, &mut session.memory, &selection.windows).await?;
         let new = new_streams(&session.memory, messages, &owned);
         if session.stream_keys.len() < new {
             let more = new - session.stream_keys.len();
