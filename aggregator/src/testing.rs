@@ -8,7 +8,7 @@ use proto::frame::Up;
 use proto::header::{Frontier, UpHeader};
 use proto::passage::{EventTime, Passage};
 use proto::ranges::Seq;
-use proto::receipt::{Centre, Refusal, StreamReceipt};
+use proto::receipt::{Centre, Receipt, Refusal};
 
 use crate::commit::plan::{Context, LossRow, RecoveredRow, RejectedRow, Tally, plan};
 use crate::commit::select::select;
@@ -86,7 +86,7 @@ pub(crate) fn passage(event_ms: i64, ckmh: u16) -> Passage {
 /// What became of a flush.
 #[derive(Debug, Default)]
 pub(crate) struct Flushed {
-    pub(crate) receipts: Vec<(DeviceId, Vec<StreamReceipt>)>,
+    pub(crate) receipts: Vec<(DeviceId, Receipt)>,
     pub(crate) refusals: Vec<(DeviceId, Refusal)>,
     pub(crate) tally: Tally,
     pub(crate) transactions: usize,

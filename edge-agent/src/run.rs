@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::buffer::{Buffer, BufferSettings, BufferState, OpenError, OwnerThread, StoreHealth};
-use crate::clock::{Monotonic, wall};
+use crate::clock::{Clock, Monotonic, wall};
 use crate::config::{BufferConfig, Config, IngestConfig, PlatePolicy, PlatesConfig};
 use crate::guard::{Token, TokenError};
 use crate::ingest::admit::Rules;
@@ -121,8 +121,9 @@ impl RunError {
 pub fn run(config: Config, file: &Path) -> Result<(), RunError> {
     service::logging::init(config.log.format, &config.log.directives())?;
     service::private_file::keep_new_files_private();
-    let clock = TimeFloor::new();
-    let credentials = Credentials::new(&config.device.id, &config.uplink, clock.clone());
+    let clock = Monotonic::start();
+    let time = Clock::new(clock);
+    let credentials = Credentials::new(&config.device.id, &config.uplink, TimeFloor::new());
     let (identity, _) = credentials.load()?;
     let not_after = EventTime::from_millis(identity.not_after.as_millisecond());
     tracing::info!(
@@ -138,16 +139,25 @@ pub fn run(config: Config, file: &Path) -> Result<(), RunError> {
         read(&config.ops.token_file)?,
     );
     let (buffer, owner) = Buffer::open(&settings(&config.buffer)?)?;
-    if let Some(at) = buffer.state().borrow().centre_time {
-        credentials.raise_floor(at, not_after);
+    if let Some(at) = buffer.state().borrow().centre_time
+        && credentials.raise_floor(at, not_after)
+    {
+        time.not_before(at);
     }
     let rules = Rules {
         device: config.device.id.clone(),
         plates,
         future_ms_max: i64::from(config.ingest.ahead_s) * 1_000,
     };
-    let door = Door::new(buffer.clone(), rules, clock, door_settings(&config.ingest));
+    let door = Door::new(
+        buffer.clone(),
+        rules,
+        time.clone(),
+        door_settings(&config.ingest),
+    );
     let parts = Opened {
+        clock,
+        time,
         credentials,
         not_after,
         buffer,
@@ -169,6 +179,8 @@ pub fn run(config: Config, file: &Path) -> Result<(), RunError> {
 
 /// What was opened before anything is served.
 struct Opened {
+    clock: Monotonic,
+    time: Clock,
     credentials: Credentials,
     not_after: EventTime,
     buffer: Buffer,
@@ -180,6 +192,8 @@ struct Opened {
 
 async fn serve(config: Config, opened: Opened) -> Result<(), RunError> {
     let Opened {
+        clock,
+        time,
         credentials,
         not_after,
         buffer,
@@ -188,7 +202,6 @@ async fn serve(config: Config, opened: Opened) -> Result<(), RunError> {
         token,
         ops_token,
     } = opened;
-    let clock = Monotonic::start();
     let health = Health::new();
     health.set(STORE, Condition::NotReady("starting".to_owned()));
     health.set(INTAKE, Condition::NotReady("starting".to_owned()));
@@ -268,6 +281,7 @@ async fn serve(config: Config, opened: Opened) -> Result<(), RunError> {
             addresses,
             credentials,
             clock,
+            time,
             view: to_view,
             receipt_seconds,
             door: counters,

@@ -20,7 +20,7 @@ use crate::header::UpHeader;
 use crate::heartbeat::{Heartbeat, HeartbeatError};
 use crate::limits::{BODY_BYTES_MAX, FRAME_BYTES_MAX};
 use crate::loss::{Losses, LossesError};
-use crate::receipt::{Beacon, Receipt, Refusal};
+use crate::receipt::{Beacon, Correction, Receipt, Refusal};
 use crate::summary::{Summary, SummaryError};
 
 /// The version that this crate writes.
@@ -235,7 +235,14 @@ impl Down {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         match self {
-            Self::Receipt(receipt) => seal(KIND_RECEIPT, &[], &to_bytes(receipt)),
+            Self::Receipt(receipt) => {
+                let header = receipt.correction.as_ref().map(to_bytes);
+                seal(
+                    KIND_RECEIPT,
+                    &header.unwrap_or_default(),
+                    &to_bytes(receipt),
+                )
+            }
             Self::Refusal(refusal) => seal(KIND_REFUSAL, &[], &to_bytes(refusal)),
             Self::Beacon(beacon) => seal(KIND_BEACON, &[], &to_bytes(beacon)),
         }
@@ -246,15 +253,29 @@ impl Down {
     /// # Errors
     /// When it is damaged or not understood.
     pub fn decode(bytes: &[u8]) -> Result<Self, DownError> {
-        let (envelope, _later_header) = Envelope::open(bytes)?;
+        let (envelope, header) = Envelope::open(bytes)?;
         let known = envelope.known()?;
         match known.kind {
-            KIND_RECEIPT => Ok(Self::Receipt(exactly(&known.body()?)?)),
+            KIND_RECEIPT => {
+                let mut receipt: Receipt = exactly(&known.body()?)?;
+                receipt.correction = correction(header)?;
+                Ok(Self::Receipt(receipt))
+            }
             KIND_REFUSAL => Ok(Self::Refusal(exactly(&known.body()?)?)),
             KIND_BEACON => Ok(Self::Beacon(exactly(&known.body()?)?)),
             other => Err(BodyError::Kind(other).into()),
         }
     }
+}
+
+/// The header of a receipt; most have none.
+fn correction(header: &[u8]) -> Result<Option<Correction>, FrameError> {
+    if header.is_empty() {
+        return Ok(None);
+    }
+    let (correction, _later_fields) =
+        postcard::take_from_bytes(header).map_err(|_| FrameError::Header)?;
+    Ok(Some(correction))
 }
 
 /// A frame's parts after its length and checksum were found good.

@@ -46,3 +46,11 @@ pub struct Frontier {
     /// Statements of this run.
     pub counter: u64,
 }
+
+impl Frontier {
+    /// By which the centre believes the highest.
+    #[must_use]
+    pub const fn order(self) -> (u32, u64) {
+        (self.run, self.counter)
+    }
+}

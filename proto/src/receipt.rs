@@ -23,6 +23,23 @@ pub struct Receipt {
     pub centre: Centre,
     /// One entry per stream that the flush touched.
     pub streams: Vec<StreamReceipt>,
+    /// What the unit has wrong of itself; travels as the header of the frame.
+    #[serde(skip)]
+    pub correction: Option<Correction>,
+}
+
+/// Said to a unit whose clock or whose number of the run cannot be right, and to no other. As in every
+/// header, new fields are appended only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Correction {
+    /// The centre's clock when it said so.
+    pub at: EventTime,
+    /// The run of the highest statement of completeness that the centre knows of the unit. One that
+    /// never said anything as high, for its store or its clock was lost, is not believed before it
+    /// calls its own run by a higher number.
+    pub run: u32,
+    /// The counter of that statement.
+    pub counter: u64,
 }
 
 /// The committed cursor of one stream, whole. Within one life of the centre cursors only grow, so an

@@ -1,10 +1,11 @@
 //! What a flush changes of one device. Pure.
 //!
-//! `batch`, `summary` and `rejected` say what is counted, `inventory` what is not and why; here is what
-//! they need: the cursor with the
+//! `batch`, `summary` and `rejected` say what is counted, `inventory` what is not and why, `correction`
+//! what the unit has wrong; here is what they need: the cursor with the
 //! caps on streams, room in windows, and the end, where deltas become windows of all lengths.
 
 mod batch;
+mod correction;
 mod inventory;
 mod rejected;
 mod summary;
@@ -15,7 +16,7 @@ use proto::device::StreamId;
 use proto::header::UpHeader;
 use proto::limits::{NEW_STREAMS_PER_DAY_MAX, STREAMS_MAX, WINDOW_PASSAGES_MAX};
 use proto::ranges::SeqSet;
-use proto::receipt::{RefusalClass, RefusalReason, StreamReceipt};
+use proto::receipt::{Correction, RefusalClass, RefusalReason, StreamReceipt};
 use proto::window::{Bucket, SpeedStats, WindowDelta};
 
 use super::plan::{Context, Planner, RawPart, RawRows, RecoveredRow};
@@ -24,6 +25,7 @@ use crate::window::dedup::{Cursor, TooManyRanges};
 use crate::window::rollup::{Length, WindowId};
 use crate::window::state::{Before, DeviceChange, DeviceState};
 
+use correction::Stated;
 pub use rejected::{FoldedIn, LeftReason};
 
 const DAY_MS: i64 = 86_400_000;
@@ -39,6 +41,8 @@ pub struct Draft<'m> {
     touched: BTreeSet<StreamId>,
     /// Streams whose earlier receipts hold no more.
     afresh: BTreeSet<StreamId>,
+    /// What the headers say of the unit itself.
+    stated: Stated,
 }
 
 impl<'m> Draft<'m> {
@@ -63,6 +67,7 @@ impl<'m> Draft<'m> {
             deltas: BTreeMap::new(),
             touched: BTreeSet::new(),
             afresh: BTreeSet::new(),
+            stated: Stated::default(),
         }
     }
 
@@ -75,6 +80,13 @@ impl<'m> Draft<'m> {
     /// Takes note of what every header says.
     pub fn state(&mut self, header: &UpHeader, context: &Context<'_>) {
         self.change.finality.state(header.frontier, context.now_ms);
+        self.stated.hear(header, context.now_ms);
+    }
+
+    /// What the unit has wrong of itself.
+    pub fn correction(&self, context: &Context<'_>) -> Option<Correction> {
+        let known = self.change.finality.frontier;
+        self.stated.correction(known, context.now_ms)
     }
 
     /// The stream's cursor as it stands in this draft; a new one gets its key.

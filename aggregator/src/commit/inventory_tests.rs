@@ -112,7 +112,7 @@ fn what_vanished_frees_nothing_at_the_unit_and_is_lost_no_more_when_it_is_counte
     )]);
     centre.flush(vec![heartbeat(2, Vec::new())]);
     let flushed = centre.flush(vec![batch(UNIT, 1, 1, &sent[..30])]);
-    let receipt = &flushed.receipts[0].1[0];
+    let receipt = &flushed.receipts[0].1.streams[0];
     assert_eq!(
         (&receipt.lost, &receipt.counted),
         (&SeqSet::new(), &set(1, 30))
@@ -130,7 +130,7 @@ fn what_vanished_frees_nothing_at_the_unit_and_is_lost_no_more_when_it_is_counte
     };
     let up = Up::Loss(Losses { losses: vec![loss] });
     let flushed = centre.flush(vec![message(UNIT, &header(1, 31, 10, 50), &up)]);
-    assert_eq!(flushed.receipts[0].1[0].lost, set(31, 40));
+    assert_eq!(flushed.receipts[0].1.streams[0].lost, set(31, 40));
     assert_eq!(centre.losses.len(), 1, "it was booked before");
 }
 
@@ -172,14 +172,14 @@ fn a_database_put_back_in_time_asks_for_what_is_held_and_books_what_is_not() {
         booked(&centre),
         [(range(41, 60), LossScope::All, "centre_lost")]
     );
-    let receipt = &flushed.receipts[0].1[0];
+    let receipt = &flushed.receipts[0].1.streams[0];
     assert!(receipt.afresh);
     assert_eq!(
         (&receipt.stored, &receipt.lost),
         (&set(1, 40), &SeqSet::new())
     );
     let flushed = centre.flush(vec![batch(UNIT, 1, 61, &sent[60..])]);
-    assert!(!flushed.receipts[0].1[0].afresh);
+    assert!(!flushed.receipts[0].1.streams[0].afresh);
     let cursor = centre.cursor(UNIT, 1);
     assert!(cursor.is_settled() && cursor.lost == set(41, 60));
     // A copy of the unit's disk that turns up is counted after all.
@@ -198,7 +198,7 @@ fn of_a_stream_that_the_database_forgot_altogether_the_same_holds() {
         booked(&centre),
         [(range(1, 60), LossScope::All, LossCause::CentreLost.word())]
     );
-    assert!(flushed.receipts[0].1[0].afresh);
+    assert!(flushed.receipts[0].1.streams[0].afresh);
     assert_eq!(centre.cursor(UNIT, 1).open(), set(61, 100));
 }
 

@@ -10,7 +10,7 @@ use proto::heartbeat::Heartbeat;
 use proto::loss::{LossReason, LossScope};
 use proto::passage::EventTime;
 use proto::ranges::{SeqRange, SeqSet};
-use proto::receipt::{Centre, Refusal, StreamReceipt};
+use proto::receipt::{Centre, Receipt, Refusal};
 use proto::topic::Shard;
 
 use super::draft::Draft;
@@ -49,7 +49,7 @@ pub struct Plan<'a> {
     /// It took no passage from before this time: the floor must not be above.
     pub oldest_ms: i64,
     /// To be sent after the COMMIT.
-    pub receipts: Vec<(DeviceId, Vec<StreamReceipt>)>,
+    pub receipts: Vec<(DeviceId, Receipt)>,
     /// To be sent after the COMMIT.
     pub refusals: Vec<(DeviceId, Refusal)>,
     /// How many of the keys for streams were used, from the first on.
@@ -279,12 +279,18 @@ pub fn plan<'a>(
     let mut receipts = Vec::new();
     let mut cursors: HashMap<(&DeviceId, StreamId), SeqSet> = HashMap::new();
     for (device, draft) in drafts {
+        let correction = draft.correction(context);
         let (change, streams) = draft.finish();
         for receipt in &streams {
             cursors.insert((device, receipt.stream), receipt.counted.clone());
         }
-        if !streams.is_empty() {
-            receipts.push((device.clone(), streams));
+        if !streams.is_empty() || correction.is_some() {
+            let receipt = Receipt {
+                centre: context.centre,
+                streams,
+                correction,
+            };
+            receipts.push((device.clone(), receipt));
         }
         changes.insert(device.clone(), change);
     }

@@ -102,7 +102,11 @@ fn a_resent_batch_is_counted_once_and_receipted_again() {
     let sent = passages(10);
     for turn in 0..3 {
         let flushed = centre.flush(vec![batch(UNIT, 1, 1, &sent)]);
-        assert_eq!(flushed.receipts[0].1[0].counted, set(1, 10), "{turn}");
+        assert_eq!(
+            flushed.receipts[0].1.streams[0].counted,
+            set(1, 10),
+            "{turn}"
+        );
         assert_eq!(flushed.tally.duplicate, if turn == 0 { 0 } else { 10 });
     }
     assert_eq!(stats(centre.windows(UNIT)), recomputed(&sent));
@@ -152,7 +156,7 @@ fn passages_beyond_the_horizon_go_to_the_side_table_and_are_settled() {
     sent[1] = passage(NOW - 61 * DAY, 1);
     sent[2] = passage(NOW + 300_001, 1);
     let flushed = centre.flush(vec![batch(UNIT, 1, 1, &sent)]);
-    assert_eq!(flushed.receipts[0].1[0].stored, set(1, 4));
+    assert_eq!(flushed.receipts[0].1.streams[0].stored, set(1, 4));
     let reasons: Vec<_> = centre
         .rejected
         .iter()
@@ -231,14 +235,14 @@ fn passages_after_their_summary_are_stored_and_not_counted_again() {
     let mut centre = MemoryCentre::new();
     let sent = passages(10);
     let flushed = centre.flush(vec![summary(UNIT, set(1, 10), &sent)]);
-    let receipt = &flushed.receipts[0].1[0];
+    let receipt = &flushed.receipts[0].1.streams[0];
     assert_eq!(
         (&receipt.counted, &receipt.stored),
         (&set(1, 10), &SeqSet::new())
     );
     let flushed = centre.flush(vec![batch(UNIT, 1, 1, &sent)]);
     assert_eq!((flushed.tally.stored, flushed.tally.counted), (10, 0));
-    assert_eq!(flushed.receipts[0].1[0].stored, set(1, 10));
+    assert_eq!(flushed.receipts[0].1.streams[0].stored, set(1, 10));
     assert_eq!(stats(centre.windows(UNIT)), recomputed(&sent));
     assert_eq!(centre.raw_rows.len(), 10);
 }
@@ -273,7 +277,7 @@ fn a_summary_that_overlaps_is_to_be_rebuilt_and_one_that_is_contained_is_receipt
     );
     let flushed = centre.flush(vec![summary(UNIT, set(2, 4), &sent[1..4])]);
     assert!(flushed.refusals.is_empty());
-    assert_eq!(flushed.receipts[0].1[0].counted, set(1, 5));
+    assert_eq!(flushed.receipts[0].1.streams[0].counted, set(1, 5));
     assert_eq!(stats(centre.windows(UNIT)), recomputed(&sent[..5]));
 }
 
@@ -294,7 +298,7 @@ fn losses_are_booked_without_what_is_counted_and_recovered_when_they_arrive() {
     let flushed = centre.flush(vec![loss(range(1, 10), LossScope::All, 10)]);
     let booked: Vec<SeqRange> = centre.losses.iter().map(|row| row.range).collect();
     assert_eq!(booked, [range(1, 3), range(7, 10)]);
-    assert_eq!(flushed.receipts[0].1[0].lost.count(), 7);
+    assert_eq!(flushed.receipts[0].1.streams[0].lost.count(), 7);
     centre.flush(vec![loss(range(1, 10), LossScope::All, 10)]);
     assert_eq!(centre.losses.len(), 2, "booked once");
     centre.flush(vec![batch(UNIT, 1, 1, &sent)]);

@@ -349,6 +349,7 @@ mod tests {
         let receipt = Down::Receipt(Receipt {
             centre: CENTRE,
             streams: Vec::new(),
+            correction: None,
         });
         let device = DeviceId::new("KV1").unwrap();
         (0..REQUESTS_MAX).for_each(|_| downlink.send(&device, &receipt));

@@ -56,10 +56,9 @@ impl Finality {
 
     /// Takes note of a statement.
     pub fn state(&mut self, frontier: Frontier, now_ms: i64) {
-        let order = |frontier: Frontier| (frontier.run, frontier.counter);
         if self
             .frontier
-            .is_some_and(|known| order(known) >= order(frontier))
+            .is_some_and(|known| known.order() >= frontier.order())
         {
             return;
         }

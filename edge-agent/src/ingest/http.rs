@@ -17,12 +17,12 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Serialize;
 use service::clock::wall_millis;
 use service::problem::Problem;
-use service::tls::TimeFloor;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
 use super::admit::{ItemError, Judge, Rules};
 use super::split::{self, SplitError};
 use crate::buffer::{Admitted, AppendError, Appended, Buffer};
+use crate::clock::Clock;
 
 /// Errors that one answer lists; `rejected` counts all.
 pub const ERRORS_SHOWN_MAX: usize = 100;
@@ -86,7 +86,7 @@ pub struct DoorCounters {
 pub struct Door {
     buffer: Buffer,
     rules: Arc<Rules>,
-    clock: TimeFloor,
+    clock: Clock,
     settings: IngestSettings,
     /// A permit per byte in flight.
     in_flight: Arc<Semaphore>,
@@ -119,7 +119,7 @@ struct Judged {
 impl Door {
     /// In front of a buffer, judging by this clock.
     #[must_use]
-    pub fn new(buffer: Buffer, rules: Rules, clock: TimeFloor, settings: IngestSettings) -> Self {
+    pub fn new(buffer: Buffer, rules: Rules, clock: Clock, settings: IngestSettings) -> Self {
         Self {
             buffer,
             rules: Arc::new(rules),
@@ -245,20 +245,10 @@ impl Door {
         .with("limit_bytes", limit)
     }
 
-    /// By which items are judged. While the clock is known to be wrong none of them lies in the
-    /// future: a camera may know the time when its unit does not, and the centre looks again.
-    fn now_ms(&self) -> i64 {
-        if self.clock.behind_ms() > self.rules.future_ms_max {
-            i64::MAX
-        } else {
-            self.clock.now_ms()
-        }
-    }
-
     async fn judge(&self, body: Bytes, media: Media) -> Result<Judged, Problem> {
         let rules = Arc::clone(&self.rules);
         let items_max = self.settings.items_max;
-        let now_ms = self.now_ms();
+        let now_ms = self.clock.read().present_ms(self.rules.future_ms_max);
         if body.len() <= INLINE_BODY_BYTES_MAX {
             return judge_body(&body, media, items_max, &rules, now_ms);
         }

@@ -18,6 +18,7 @@ use futures_util::stream::FuturesUnordered;
 use prometheus_client::metrics::histogram::Histogram;
 use proto::heartbeat::CameraLink;
 use proto::limits::IN_FLIGHT_BATCHES_MAX;
+use proto::receipt::Correction;
 use proto::{EventTime, StreamId};
 use service::tasks::TaskSet;
 use tokio::sync::watch;
@@ -38,7 +39,7 @@ use super::route::Route;
 use super::tls::{Credentials, Stamp};
 use super::view::UplinkView;
 use crate::buffer::{Buffer, BufferState};
-use crate::clock::{Monotonic, wall};
+use crate::clock::{Clock, Monotonic};
 use crate::config::UplinkConfig;
 use crate::ingest::http::DoorCounters;
 use crate::status::rates::Flow;
@@ -74,6 +75,8 @@ pub struct Parts {
     pub credentials: Credentials,
     /// The clock for every wait.
     pub clock: Monotonic,
+    /// What time it is.
+    pub time: Clock,
     /// Where the uplink shows itself.
     pub view: watch::Sender<UplinkView>,
     /// Seconds from sending to receipt.
@@ -170,6 +173,7 @@ struct Driver {
     trouble: Option<String>,
     last_receipt: Option<(Millis, EventTime)>,
     clock: Monotonic,
+    time: Clock,
     view: watch::Sender<UplinkView>,
     receipt_seconds: Histogram,
 }
@@ -197,11 +201,12 @@ impl Driver {
             summary_wanted: None,
             door: parts.door,
             flow: parts.flow,
-            judged: parts.meter.judge(wall()),
+            judged: parts.meter.judge(parts.time.read().now),
             meter: parts.meter,
             trouble: None,
             last_receipt: None,
             clock: parts.clock,
+            time: parts.time,
             view: parts.view,
             receipt_seconds: parts.receipt_seconds,
         };
@@ -275,14 +280,14 @@ impl Driver {
                 tracing::info!(broker = address.host, port = address.port, "link up");
                 self.route.stands();
                 self.trouble = None;
-                self.meter.connection(wall());
+                self.meter.connection(self.time.read().now);
                 self.feed(Input::Subscribed);
             }
             LinkEvent::Acknowledged => {
                 let bytes = self.link.as_mut().map_or(0, Link::acknowledged);
                 self.feed(Input::Acknowledged { bytes });
             }
-            LinkEvent::KeptAlive => self.meter.keep_alive(wall()),
+            LinkEvent::KeptAlive => self.meter.keep_alive(self.time.read().now),
             LinkEvent::Down(down, bytes) => self.hear_centre(*down, bytes),
             LinkEvent::Unreadable(problem) => {
                 tracing::warn!(problem, "a message from the centre cannot be read; ignored");
@@ -292,7 +297,7 @@ impl Driver {
     }
 
     fn hear_centre(&mut self, down: proto::frame::Down, bytes: usize) {
-        self.meter.frame(wall(), bytes);
+        self.meter.frame(self.time.read().now, bytes);
         self.route.heard();
         match down {
             proto::frame::Down::Receipt(receipt) => self.feed(Input::Receipt(receipt)),
@@ -351,15 +356,15 @@ impl Driver {
                 } => self.fold(backlog, older_than_ms, age_max_ms),
                 Command::Summary(stream, entries_max) => self.read_summary(stream, entries_max),
                 Command::Losses(stream, losses) => {
-                    let state = self.state.borrow().clone();
-                    if let Some(frame) = self.framer.losses(&state, wall(), stream, losses) {
+                    let (state, at) = (self.state.borrow().clone(), self.time.read());
+                    if let Some(frame) = self.framer.losses(&state, at, stream, losses) {
                         self.say(frame, "losses");
                     }
                 }
                 Command::Heartbeat => {
                     let drain = self.flow.borrow().drain_per_min();
-                    let state = self.state.borrow().clone();
-                    let frame = self.framer.heartbeat(&state, wall(), self.camera(), drain);
+                    let (state, at) = (self.state.borrow().clone(), self.time.read());
+                    let frame = self.framer.heartbeat(&state, at, self.camera(), drain);
                     self.say(frame, "a heartbeat");
                 }
                 Command::Receipt(centre, streams) => {
@@ -379,7 +384,8 @@ impl Driver {
                     reason,
                 } => self.refuse_summary(stream, seqs, counted, reason),
                 Command::OfferAgain(build) => self.offer_again(build),
-                Command::CentreTime(at) => self.take_time(at),
+                Command::CentreTime(at) => drop(self.take_time(at)),
+                Command::Corrected(correction) => self.correct(correction),
             }
         }
     }
@@ -407,21 +413,14 @@ impl Driver {
         let bytes = frame.len();
         let handed = self.link.as_mut().is_some_and(|link| link.publish(frame));
         if handed {
-            self.meter.frame(wall(), bytes);
+            self.meter.frame(self.time.read().now, bytes);
         }
         handed
     }
 
-    /// The time by which the owner's rules are read: no earlier than what the centre told last, so
-    /// that a unit that boots in 1970 does not begin a new day.
-    fn rules_time(&self) -> EventTime {
-        let told = self.state.borrow().centre_time;
-        told.map_or_else(wall, |told| wall().max(told))
-    }
-
     /// Applies the owner's rules, and has the count of the day written down when it is time.
     fn judge(&mut self) {
-        let judged = self.meter.judge(self.rules_time());
+        let judged = self.meter.judge(self.time.read().now);
         if judged.allowed != self.judged.allowed {
             let why = judged
                 .why
@@ -437,7 +436,7 @@ impl Driver {
     }
 
     fn rules_change_in_ms(&self) -> Millis {
-        let now_ms = self.rules_time().as_millis();
+        let now_ms = self.time.read().now.as_millis();
         let until = self.judged.until.map(|until| until.as_millis() - now_ms);
         until.map_or(Millis::MAX, |ms| Millis::try_from(ms).unwrap_or(0))
     }
@@ -466,11 +465,32 @@ impl Driver {
         }
     }
 
-    /// Certificates are judged no earlier than at the centre's time, also after a restart.
-    fn take_time(&mut self, at: EventTime) {
+    /// It is no earlier than the centre said, by which certificates are judged as well, also after a
+    /// restart. Returns whether that is believed.
+    fn take_time(&mut self, at: EventTime) -> bool {
         let not_after = self.view.borrow().certificate_not_after;
-        if not_after.is_some_and(|not_after| self.credentials.raise_floor(at, not_after)) {
+        let is_believed =
+            not_after.is_some_and(|not_after| self.credentials.raise_floor(at, not_after));
+        if is_believed {
+            self.time.not_before(at);
             self.buffer.centre_time(at);
+        }
+        is_believed
+    }
+
+    /// Takes over what the centre knows better.
+    fn correct(&mut self, correction: Option<Correction>) {
+        let Some(Correction { at, run, counter }) = correction else {
+            return self.time.corrected(None);
+        };
+        if self.take_time(at) {
+            self.time.corrected(Some(at));
+        }
+        if let Some(run) = self.framer.exceed(run, counter) {
+            tracing::warn!(
+                run,
+                "the centre knows a run of this unit by a higher number; this one goes above it"
+            );
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use proto::EventTime;
 use proto::loss::Loss;
-use proto::receipt::{Beacon, Centre, Receipt, Refusal, RefusalReason, StreamReceipt};
+use proto::receipt::{Beacon, Centre, Correction, Receipt, Refusal, RefusalReason, StreamReceipt};
 use proto::{SeqRange, SeqSet, StreamId};
 
 use super::allowance::Allowed;
@@ -169,6 +169,8 @@ pub enum Command {
     OfferAgain(Arc<str>),
     /// The centre stated its time.
     CentreTime(EventTime),
+    /// What the centre says that the unit has wrong of itself; nothing any more, without.
+    Corrected(Option<Correction>),
 }
 
 /// Whether the centre can be reached.

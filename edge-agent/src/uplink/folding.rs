@@ -24,16 +24,16 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    /// What of it is folded when the unit's clock shows `wall`: nothing, unless some of it is older than
+    /// What of it is folded at this time: nothing, unless some of it is older than
     /// this, and of that what lies in windows which began no longer ago than this.
     #[must_use]
     pub fn scope(
         &self,
-        wall: EventTime,
+        now: EventTime,
         older_than_ms: Option<Millis>,
         age_max_ms: Option<u64>,
     ) -> FoldScope {
-        let now_ms = wall.as_millis();
+        let now_ms = now.as_millis();
         let ago = |ms: u64| {
             let ms = i64::try_from(ms).unwrap_or(i64::MAX);
             EventTime::from_millis(now_ms.saturating_sub(ms))

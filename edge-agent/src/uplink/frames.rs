@@ -8,10 +8,11 @@ use proto::heartbeat::{Backlog, CameraLink, Heartbeat, HeldStream};
 use proto::limits::{IN_FLIGHT_BYTES_MAX, RANGES_MAX, STREAMS_MAX, SUMMARY_DELTAS_MAX};
 use proto::loss::{Loss, Losses};
 use proto::summary::{Summary, SummaryEntry};
-use proto::{EventTime, PassageBatch, Seq, SeqRange, SeqSet, StreamId};
+use proto::{PassageBatch, Seq, SeqRange, SeqSet, StreamId};
 
 use super::frontier::Statements;
 use crate::buffer::BufferState;
+use crate::clock::Reading;
 
 /// Stands in the header of a heartbeat while the unit has no stream: nothing is claimed of it.
 const NO_STREAM: StreamId = StreamId::from_bytes([0; 16]);
@@ -42,17 +43,22 @@ impl Framer {
         Self { statements }
     }
 
+    /// See [`Statements::exceed`].
+    pub fn exceed(&mut self, run: u32, counter: u64) -> Option<u32> {
+        self.statements.exceed(run, counter)
+    }
+
     /// A run of passages.
     pub fn passages(
         &mut self,
         state: &BufferState,
-        wall: EventTime,
+        at: Reading,
         stream: StreamId,
         first: Seq,
         batch: PassageBatch,
     ) -> Vec<u8> {
         let count = u32::try_from(batch.len()).unwrap_or(u32::MAX);
-        let header = self.header(state, wall, stream, first, count);
+        let header = self.header(state, at, stream, first, count);
         Up::Passages(batch).encode(&header)
     }
 
@@ -60,7 +66,7 @@ impl Framer {
     pub fn summary(
         &mut self,
         state: &BufferState,
-        wall: EventTime,
+        at: Reading,
         stream: StreamId,
         mut entries: Vec<SummaryEntry>,
     ) -> Option<FramedSummary> {
@@ -78,7 +84,7 @@ impl Framer {
             let first = seqs.ranges().first()?.first();
             let count = u32::try_from(seqs.count()).unwrap_or(u32::MAX);
             let claimed = SeqRange::from_count(first, u64::from(count)).ok()?;
-            let header = self.header(state, wall, stream, first, count);
+            let header = self.header(state, at, stream, first, count);
             let frame = Up::Summary(Summary {
                 entries: entries.clone(),
             })
@@ -99,14 +105,14 @@ impl Framer {
     pub fn losses(
         &mut self,
         state: &BufferState,
-        wall: EventTime,
+        at: Reading,
         stream: StreamId,
         losses: Vec<Loss>,
     ) -> Option<Vec<u8>> {
         let first = losses.iter().map(|loss| loss.range.first()).min()?;
         let count: u64 = losses.iter().map(|loss| loss.range.count()).sum();
         let count = u32::try_from(count).unwrap_or(u32::MAX);
-        let header = self.header(state, wall, stream, first, count);
+        let header = self.header(state, at, stream, first, count);
         Some(Up::Loss(Losses { losses }).encode(&header))
     }
 
@@ -114,7 +120,7 @@ impl Framer {
     pub fn heartbeat(
         &mut self,
         state: &BufferState,
-        wall: EventTime,
+        at: Reading,
         camera: CameraLink,
         drain_per_min: Option<i64>,
     ) -> Vec<u8> {
@@ -136,19 +142,19 @@ impl Framer {
                 ..state.unsent
             },
             camera,
-            clock_offset_ms: None,
+            clock_offset_ms: at.offset_ms(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             disk: state.disk,
         };
         let stream = state.streams.last().map_or(NO_STREAM, |stream| stream.id);
-        let header = self.header(state, wall, stream, Seq::FIRST, 0);
+        let header = self.header(state, at, stream, Seq::FIRST, 0);
         Up::Heartbeat(heartbeat).encode(&header)
     }
 
     fn header(
         &mut self,
         state: &BufferState,
-        wall: EventTime,
+        at: Reading,
         stream: StreamId,
         first: Seq,
         count: u32,
@@ -159,8 +165,8 @@ impl Framer {
             first,
             count,
             accepted_to: known.map_or(0, |known| known.accepted_to),
-            frontier: self.statements.next(state.oldest_uncounted, wall),
-            sent_at: wall,
+            frontier: self.statements.next(state.oldest_uncounted, at.now),
+            sent_at: at.wall,
         }
     }
 }
@@ -175,9 +181,10 @@ fn first_ranges(set: &SeqSet) -> SeqSet {
 pub(crate) mod fixtures {
     use std::sync::Arc;
 
+    use proto::EventTime;
     use proto::heartbeat::{Backlog, Disk};
 
-    use super::{BufferState, EventTime, SeqSet, StreamId};
+    use super::{BufferState, SeqSet, StreamId};
     use crate::buffer::{Counters, StoreHealth, StreamState};
 
     pub(crate) const STREAM: StreamId = StreamId::from_bytes([7; 16]);
@@ -223,13 +230,13 @@ mod tests {
 
     use proto::frame::UpFrame;
     use proto::loss::{LossReason, LossScope};
-    use proto::{Passage, window};
+    use proto::{EventTime, Passage, window};
 
     use super::fixtures::buffer_state;
     use super::*;
 
     const STREAM: StreamId = super::fixtures::STREAM;
-    const WALL: EventTime = EventTime::from_millis(200_000_000);
+    const WALL: Reading = Reading::right(EventTime::from_millis(200_000_000));
 
     fn range(first: u64, last: u64) -> SeqRange {
         SeqRange::new(Seq::new(first).unwrap(), Seq::new(last).unwrap()).unwrap()
@@ -277,6 +284,28 @@ mod tests {
             (5, 9, 1)
         );
         assert_eq!(open.message().unwrap(), Up::Passages(batch(3)));
+    }
+
+    #[test]
+    fn a_unit_whose_clock_is_wrong_shows_it_and_states_by_what_it_was_told() {
+        let mut state = state(SeqSet::new());
+        state.oldest_uncounted = None;
+        for wall_ms in [0, 1 << 42] {
+            let at = Reading {
+                wall: EventTime::from_millis(wall_ms),
+                is_told: true,
+                ..WALL
+            };
+            let frame = framer().heartbeat(&state, at, CameraLink::Unknown, None);
+            let open = UpFrame::open(&frame).unwrap();
+            let day_ago = EventTime::from_millis(200_000_000 - 86_400_000);
+            assert_eq!(open.header.frontier.before, day_ago);
+            assert_eq!(open.header.sent_at, at.wall);
+            let Ok(Up::Heartbeat(heartbeat)) = open.message() else {
+                panic!("not a heartbeat")
+            };
+            assert_eq!(heartbeat.clock_offset_ms, Some(wall_ms - 200_000_000));
+        }
     }
 
     #[test]

@@ -27,10 +27,22 @@ impl Statements {
         }
     }
 
+    /// The centre knows this statement as the highest of the unit. Where none of ours was as high,
+    /// another run made it, whose number is lost or was drawn by a wrong clock: ours is higher from now
+    /// on, and is returned.
+    pub fn exceed(&mut self, run: u32, counter: u64) -> Option<u32> {
+        if (run, counter) <= (self.run, self.counter) {
+            return None;
+        }
+        self.run = run.saturating_add(1);
+        self.counter = self.counter.max(counter);
+        Some(self.run)
+    }
+
     /// The next statement, each with a higher counter than all before.
-    pub fn next(&mut self, oldest_unsettled: Option<EventTime>, wall: EventTime) -> Frontier {
-        self.counter += 1;
-        let by_camera = wall.as_millis().saturating_sub(self.camera_delay_max_ms);
+    pub fn next(&mut self, oldest_unsettled: Option<EventTime>, now: EventTime) -> Frontier {
+        self.counter = self.counter.saturating_add(1);
+        let by_camera = now.as_millis().saturating_sub(self.camera_delay_max_ms);
         let before = oldest_unsettled.map_or(by_camera, |oldest| oldest.as_millis().min(by_camera));
         Frontier {
             before: EventTime::from_millis(before),
@@ -62,6 +74,24 @@ mod tests {
                 day(before),
                 "{oldest:?}"
             );
+        }
+    }
+
+    #[test]
+    fn a_run_that_begins_below_what_the_centre_knows_goes_above_it() {
+        let order = |statements: &mut Statements| {
+            let made = statements.next(None, EventTime::from_millis(0));
+            (made.run, made.counter)
+        };
+        let mut statements = Statements::new(3, DAY_MS);
+        order(&mut statements);
+        for of_ours in [(2, 99), (3, 0), (3, 1)] {
+            assert_eq!(statements.exceed(of_ours.0, of_ours.1), None, "{of_ours:?}");
+        }
+        for (run, counter) in [(3, 9), (7, 2), (u32::MAX - 1, 5), (u32::MAX, 60)] {
+            assert!(statements.exceed(run, counter).is_some());
+            assert!(order(&mut statements) > (run, counter));
+            assert_eq!(statements.exceed(run, counter), None, "told again");
         }
     }
 

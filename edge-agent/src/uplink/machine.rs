@@ -78,6 +78,8 @@ pub struct Machine {
     bytes_per_passage_16ths: u64,
     heartbeat_at: Millis,
     last_receipt: Option<Millis>,
+    /// Whether the centre corrected something when it spoke last.
+    is_corrected: bool,
     tally: Tally,
     commands: VecDeque<Command>,
 }
@@ -109,6 +111,7 @@ impl Machine {
             bytes_per_passage_16ths: 16 * BYTES_PER_PASSAGE_FIRST,
             heartbeat_at: 0,
             last_receipt: None,
+            is_corrected: false,
             tally: Tally::default(),
             commands: VecDeque::new(),
         }
@@ -339,8 +342,17 @@ impl Machine {
         if !self.hear(receipt.centre) {
             return;
         }
-        self.tally.receipts += 1;
-        self.last_receipt = Some(now);
+        // One without streams only corrects.
+        let is_answer = !receipt.streams.is_empty();
+        if is_answer {
+            self.tally.receipts += 1;
+            self.last_receipt = Some(now);
+        }
+        let was_corrected = std::mem::replace(&mut self.is_corrected, receipt.correction.is_some());
+        if was_corrected || self.is_corrected {
+            self.commands
+                .push_back(Command::Corrected(receipt.correction));
+        }
         let mut answered = 0;
         for stream in &receipt.streams {
             answered += usize::from(self.notes.settle(stream));
@@ -365,7 +377,7 @@ impl Machine {
                 }
             }
         }
-        if answered > 0 || self.gate.why_shut().is_some() {
+        if answered > 0 || (is_answer && self.gate.why_shut().is_some()) {
             self.gate.answered(now);
         }
         self.commands

@@ -15,7 +15,8 @@ use proto::passage::{
 use proto::plate::{Plate, PlateText};
 use proto::ranges::{Seq, SeqRange, SeqSet};
 use proto::receipt::{
-    Beacon, Centre, Intake, Receipt, Refusal, RefusalClass, RefusalReason, StreamReceipt,
+    Beacon, Centre, Correction, Intake, Receipt, Refusal, RefusalClass, RefusalReason,
+    StreamReceipt,
 };
 use proto::summary::{Summary, SummaryEntry};
 use proto::{PassageBatch, window};
@@ -224,8 +225,17 @@ pub(crate) fn down() -> impl Strategy<Value = Down> {
             lost,
             afresh: false,
         });
-    let receipt = (centre(), vec(stream_receipt, 0..5))
-        .prop_map(|(centre, streams)| Down::Receipt(Receipt { centre, streams }));
+    let correction = (event_time(), any::<u32>(), any::<u64>())
+        .prop_map(|(at, run, counter)| Correction { at, run, counter });
+    let receipt = (centre(), vec(stream_receipt, 0..5), option::of(correction)).prop_map(
+        |(centre, streams, correction)| {
+            Down::Receipt(Receipt {
+                centre,
+                streams,
+                correction,
+            })
+        },
+    );
     let refusal = (centre(), stream(), option::of(seq_set()), "[a-z ]{0,40}").prop_map(
         |(centre, stream, counted, detail)| {
             Down::Refusal(Refusal {

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use proto::device::{CentreId, StreamId};
-use proto::frame::{Down, Up, UpFrame};
+use proto::frame::{Down, DownError, FrameError, Up, UpFrame};
 use proto::header::{Frontier, UpHeader};
 use proto::heartbeat::{Backlog, CameraLink, Disk, Heartbeat, HeldStream};
 use proto::loss::{Loss, LossReason, LossScope, Losses};
@@ -17,7 +17,8 @@ use proto::passage::{
 use proto::plate::{Plate, PlateText};
 use proto::ranges::{Seq, SeqRange, SeqSet};
 use proto::receipt::{
-    Beacon, Centre, Intake, Receipt, Refusal, RefusalClass, RefusalReason, StreamReceipt,
+    Beacon, Centre, Correction, Intake, Receipt, Refusal, RefusalClass, RefusalReason,
+    StreamReceipt,
 };
 use proto::summary::{Summary, SummaryEntry};
 use proto::{PassageBatch, window};
@@ -47,6 +48,14 @@ fn centre() -> Centre {
     Centre {
         id: CentreId::from_bytes(*b"centre-of-golden"),
         timeline: 2,
+    }
+}
+
+fn correction() -> Correction {
+    Correction {
+        at: EventTime::from_millis(NOON),
+        run: 1_743_850_530,
+        counter: 86_400,
     }
 }
 
@@ -153,6 +162,15 @@ fn downs() -> Vec<(&'static str, Down)> {
                     lost: SeqSet::new(),
                     afresh: false,
                 }],
+                correction: None,
+            }),
+        ),
+        (
+            "correction",
+            Down::Receipt(Receipt {
+                centre: centre(),
+                streams: Vec::new(),
+                correction: Some(correction()),
             }),
         ),
         (
@@ -225,4 +243,33 @@ fn frames_from_the_centre_are_what_they_were() {
         assert_eq!(Down::decode(&frozen).unwrap(), message, "{name}");
         assert_eq!(bytes, frozen, "{name}");
     }
+}
+
+/// Headers grow at their end only, so that either side may be the newer one.
+#[test]
+fn a_correction_is_read_by_an_agent_that_knows_less_or_more_of_it() {
+    let downs = downs();
+    let (_, corrected) = downs
+        .iter()
+        .find(|(name, _)| *name == "correction")
+        .unwrap();
+    let bytes = corrected.encode();
+    let header = usize::from(bytes[3]);
+    let with_header = |header: &[u8]| {
+        let mut frame = bytes[..3].to_vec();
+        frame.push(u8::try_from(header.len()).unwrap());
+        let body = &bytes[8 + usize::from(bytes[3])..];
+        let crc = crc32c::crc32c(&frame);
+        let crc = crc32c::crc32c_append(crc32c::crc32c_append(crc, header), body);
+        frame.extend(crc.to_le_bytes());
+        [frame.as_slice(), header, body].concat()
+    };
+    let longer = [&bytes[8..8 + header], b"later"].concat();
+    assert_eq!(Down::decode(&with_header(&longer)).as_ref(), Ok(corrected));
+    let Down::Receipt(bare) = Down::decode(&with_header(&[])).unwrap() else {
+        panic!("a receipt is another message without its header");
+    };
+    assert_eq!(bare.correction, None);
+    let short = Down::decode(&with_header(&bytes[8..8 + header - 1]));
+    assert_eq!(short, Err(DownError::Frame(FrameError::Header)));
 }

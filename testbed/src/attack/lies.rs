@@ -267,6 +267,7 @@ fn lies(dice: &mut ChaCha8Rng, foreign: StreamId) -> Result<Vec<(&'static str, V
             lost: SeqSet::new(),
             afresh: true,
         }],
+        correction: None,
     });
     lie("a receipt", receipt.encode(), Dropped);
 

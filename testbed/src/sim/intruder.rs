@@ -72,8 +72,12 @@ fn forged(stage: &mut Stage, db: &Database) -> Vec<u8> {
         lost: proto::SeqSet::new(),
         afresh: false,
     };
-    let (centre, streams) = (db.centre(), vec![receipt]);
-    Down::Receipt(Receipt { centre, streams }).encode()
+    let receipt = Receipt {
+        centre: db.centre(),
+        streams: vec![receipt],
+        correction: None,
+    };
+    Down::Receipt(receipt).encode()
 }
 
 /// A stream of somebody else's.

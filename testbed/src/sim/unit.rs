@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use edge_agent::buffer::{
-    Admitted, AppendError, Appended, Buffer, BufferSettings, BufferState, FoldScope, Folded,
-    HandedOver, Moment, Owner, PendingSummary, ReadError, ReadLimit, StoreStopped, StoredRun,
+    Admitted, AppendError, Appended, Buffer, BufferSettings, BufferState, Folded, HandedOver,
+    Moment, Owner, PendingSummary, ReadError, ReadLimit, StoreStopped, StoredRun,
 };
+use edge_agent::clock::{Known, Reading};
 use edge_agent::ingest::admit::{Judge, Rules};
 use edge_agent::ingest::plates::PlatePolicy;
 use edge_agent::uplink::backoff::{Backoff, Jitter};
@@ -28,7 +29,7 @@ use edge_agent::uplink::inbox::Inbox;
 use edge_agent::uplink::machine::Machine;
 use proto::frame::{Down, UpFrame};
 use proto::heartbeat::CameraLink;
-use proto::receipt::{Centre, StreamReceipt};
+use proto::receipt::{Centre, Correction, StreamReceipt};
 use proto::topic::{Shard, beacon, down, up};
 use proto::{DeviceId, EventTime, SeqRange, StreamId};
 use service::clock::monotonic;
@@ -44,9 +45,6 @@ use super::stage::{Event, Stage, UnitEvent};
 
 /// Stored bytes read for one message, as in the driver.
 const READ_BYTES_MAX: usize = 24 * 1024;
-
-/// Windows that end later than this from now take no summaries, as in the driver.
-const SUMMARIES_AHEAD_MS: i64 = 10 * 60_000;
 
 /// Ahead of the agent's clock, as by default.
 const FUTURE_MS_MAX: i64 = 600_000;
@@ -90,6 +88,7 @@ struct Running {
     state: watch::Receiver<Arc<BufferState>>,
     machine: Machine,
     framer: Framer,
+    known: Known,
     inbox: Inbox,
     telling: bool,
     /// A summary that is read when the buffer has heard all receipts.
@@ -147,6 +146,16 @@ impl Unit {
     /// By the unit's own clock.
     fn wall_ms(&self, now: Millis) -> i64 {
         wall_ms(now) + self.setup.skew_ms
+    }
+
+    /// What time it is, as far as a running unit knows.
+    fn reading(&self, now: Millis) -> Reading {
+        let wall = EventTime::from_millis(self.wall_ms(now));
+        self.running
+            .as_ref()
+            .map_or(Reading::right(wall), |running| {
+                running.known.reading(wall, now - running.began)
+            })
     }
 
     fn moment(&self, now: Millis) -> Moment {
@@ -224,6 +233,7 @@ impl Unit {
             state: receiver,
             machine: Machine::new(self.pace(), state.centre, Jitter::new(stage.dice.number())),
             framer: Framer::new(Statements::new(state.run, CAMERA_DELAY_MS)),
+            known: Known::new(EventTime::from_millis(0)),
             inbox: Inbox::default(),
             telling: false,
             summary_wanted: None,
@@ -288,7 +298,8 @@ impl Unit {
             plates: PlatePolicy::Kept,
             future_ms_max: FUTURE_MS_MAX,
         };
-        let mut judge = Judge::new(&rules, wall);
+        let present_ms = self.reading(stage.now()).present_ms(FUTURE_MS_MAX);
+        let mut judge = Judge::new(&rules, present_ms);
         let admitted: Result<Vec<Admitted>, _> = post
             .items
             .iter()
@@ -475,7 +486,7 @@ impl Unit {
     }
 
     fn obey(&mut self, stage: &mut Stage, command: Command) {
-        let wall = EventTime::from_millis(self.wall_ms(stage.now()));
+        let at = self.reading(stage.now());
         match command {
             Command::Connect => {
                 let takes = stage.dice.between(5, 3_000);
@@ -509,16 +520,7 @@ impl Unit {
                 older_than_ms,
                 age_max_ms,
             } => {
-                let ago = |ms: u64| {
-                    let ms = i64::try_from(ms).unwrap_or(i64::MAX);
-                    EventTime::from_millis(wall.as_millis().saturating_sub(ms))
-                };
-                let scope = FoldScope {
-                    to: backlog.to,
-                    if_before: older_than_ms.map(ago),
-                    windows_from: age_max_ms.map_or(EventTime::from_millis(0), ago),
-                    windows_to: EventTime::from_millis(wall.as_millis() + SUMMARIES_AHEAD_MS),
-                };
+                let scope = backlog.scope(at.now, older_than_ms, age_max_ms);
                 self.ask(stage, move |buffer| async move {
                     Done::Folded(buffer.fold(backlog.stream, scope).await)
                 });
@@ -526,7 +528,7 @@ impl Unit {
             Command::Losses(stream, losses) => {
                 if let Some(running) = &mut self.running {
                     let state = running.state.borrow().clone();
-                    let frame = running.framer.losses(&state, wall, stream, losses);
+                    let frame = running.framer.losses(&state, at, stream, losses);
                     frame.into_iter().for_each(|frame| self.speak(stage, frame));
                 }
             }
@@ -535,7 +537,7 @@ impl Unit {
                     let state = running.state.borrow().clone();
                     let frame = running
                         .framer
-                        .heartbeat(&state, wall, CameraLink::Unknown, None);
+                        .heartbeat(&state, at, CameraLink::Unknown, None);
                     self.speak(stage, frame);
                 }
             }
@@ -564,12 +566,32 @@ impl Unit {
                 Done::SummaryRefused
             }),
             Command::OfferAgain(build) => self.offer_again(stage, build),
-            Command::CentreTime(at) => {
-                if let Some(running) = &self.running {
-                    running.buffer.centre_time(at);
-                }
-                self.ask_turn(stage);
+            Command::CentreTime(at) => self.take_time(stage, at),
+            Command::Corrected(correction) => self.correct(stage, correction),
+        }
+    }
+
+    fn take_time(&mut self, stage: &mut Stage, at: EventTime) {
+        if let Some(running) = &mut self.running {
+            running.known.not_before(at, stage.now() - running.began);
+            running.buffer.centre_time(at);
+        }
+        self.ask_turn(stage);
+    }
+
+    /// Takes over what the centre knows better.
+    fn correct(&mut self, stage: &mut Stage, correction: Option<Correction>) {
+        if let Some(running) = &mut self.running {
+            let elapsed = stage.now() - running.began;
+            running
+                .known
+                .corrected(correction.map(|told| told.at), elapsed);
+            if let Some(told) = correction {
+                running.framer.exceed(told.run, told.counter);
             }
+        }
+        if let Some(told) = correction {
+            self.take_time(stage, told.at);
         }
     }
 
@@ -592,7 +614,7 @@ impl Unit {
         range: SeqRange,
         run: Result<Option<StoredRun>, ReadError>,
     ) {
-        let wall = EventTime::from_millis(self.wall_ms(stage.now()));
+        let at = self.reading(stage.now());
         let run = run
             .unwrap_or_default()
             .filter(|run| run.first == range.first());
@@ -605,7 +627,7 @@ impl Unit {
         };
         let state = running.state.borrow().clone();
         let first = read.first();
-        let frame = running.framer.passages(&state, wall, stream, first, batch);
+        let frame = running.framer.passages(&state, at, stream, first, batch);
         let bytes = frame.len();
         running.frames.insert(id, frame);
         let range = read;
@@ -618,14 +640,14 @@ impl Unit {
         stream: StreamId,
         entries: Result<Vec<PendingSummary>, StoreStopped>,
     ) {
-        let wall = EventTime::from_millis(self.wall_ms(stage.now()));
+        let at = self.reading(stage.now());
         let entries = entries.unwrap_or_default();
         let entries = entries.into_iter().map(|pending| pending.entry).collect();
         let Some(running) = &mut self.running else {
             return;
         };
         let state = running.state.borrow().clone();
-        let Some(framed) = running.framer.summary(&state, wall, stream, entries) else {
+        let Some(framed) = running.framer.summary(&state, at, stream, entries) else {
             return self.feed(stage, Input::SummaryAbsent(stream));
         };
         let bytes = framed.frame.len();
@@ -839,6 +861,7 @@ impl Unit {
         let receipt = proto::receipt::Receipt {
             centre,
             streams: vec![receipt],
+            correction: None,
         };
         self.feed(stage, Input::Receipt(receipt));
     }

@@ -1,7 +1,7 @@
 //! One flush: load, select, plan, commit, answer; and what to do when a part of it fails.
 
 use proto::frame::Down;
-use proto::receipt::{Receipt, RefusalClass, RefusalReason};
+use proto::receipt::{RefusalClass, RefusalReason};
 use service::clock::{monotonic, wall_millis};
 
 use super::super::gather::{halves, new_streams, owned, picked, unknown_devices, unknown_streams};
@@ -209,11 +209,7 @@ impl Owner {
         }
         session.memory.install(plan.changes);
         self.metrics.receipted(plan.receipts.len());
-        for (device, streams) in plan.receipts {
-            let receipt = Receipt {
-                centre: session.centre,
-                streams,
-            };
+        for (device, receipt) in plan.receipts {
             self.downlink.send(&device, &Down::Receipt(receipt));
         }
         for (device, mut refusal) in plan.refusals {

@@ -58,13 +58,6 @@ impl TimeFloor {
         self.floor_ms.load(Ordering::Relaxed)
     }
 
-    /// How far the clock is behind the floor, in milliseconds; 0 when it is not. A clock that is far
-    /// behind is wrong, and nobody knows by how much.
-    #[must_use]
-    pub fn behind_ms(&self) -> i64 {
-        self.floor_ms().saturating_sub((self.clock_ms)()).max(0)
-    }
-
     /// The time at which a certificate would be judged now.
     #[must_use]
     pub fn now_ms(&self) -> i64 {
@@ -114,14 +107,6 @@ mod tests {
         floor.raise(later);
         floor.raise(later - 1);
         assert_eq!(clone.now_ms(), later);
-    }
-
-    #[test]
-    fn a_clock_is_behind_the_floor_by_what_it_lacks() {
-        let floor = TimeFloor::with_clock(build_time_ms);
-        assert_eq!(floor.behind_ms(), 0);
-        floor.raise(build_time_ms() + 5);
-        assert_eq!(floor.behind_ms(), 5);
     }
 
     #[test]

@@ -1,20 +1,22 @@
 use std::path::Path;
 
-use proto::DeviceId;
+use proto::{DeviceId, EventTime};
 use serde_json::{Value, json};
 
 use super::*;
 use crate::buffer::{BufferSettings, QuotaPolicy};
+use crate::clock::{Monotonic, wall};
 use crate::ingest::plates::PlatePolicy;
 
 const GOOD: &str = r#"{"timestamp":"2025-04-05T10:15:30Z","vehicle_speed":85.2}"#;
 const BAD: &str = r#"{"timestamp":"2025-04-05T10:15:30Z","lane":99}"#;
 
 fn door(directory: &Path, settings: IngestSettings, quota_bytes: u64) -> Door {
-    door_by(TimeFloor::new(), directory, settings, quota_bytes)
+    let clock = Clock::new(Monotonic::start());
+    door_by(clock, directory, settings, quota_bytes)
 }
 
-fn door_by(clock: TimeFloor, directory: &Path, settings: IngestSettings, quota_bytes: u64) -> Door {
+fn door_by(clock: Clock, directory: &Path, settings: IngestSettings, quota_bytes: u64) -> Door {
     let buffer = BufferSettings {
         directory: directory.to_owned(),
         quota_bytes,
@@ -55,21 +57,31 @@ fn small() -> IngestSettings {
 #[tokio::test]
 async fn a_unit_in_1970_takes_the_passages_of_a_camera_that_knows_the_time() {
     let place = tempfile::tempdir().unwrap();
-    let clock = TimeFloor::with_clock(|| 0);
+    let clock = Clock::over(|| EventTime::from_millis(0), Monotonic::start());
     let door = door_by(clock, place.path(), small(), 1 << 20);
     let (status, answer) = post(&door, "application/json", GOOD).await;
     assert_eq!((status, &answer["accepted"]), (StatusCode::OK, &json!(1)));
 }
 
 #[tokio::test]
-async fn a_clock_that_is_a_little_behind_the_centre_still_judges() {
-    let place = tempfile::tempdir().unwrap();
-    let clock = TimeFloor::with_clock(service::tls::build_time_ms);
-    clock.raise(service::tls::build_time_ms() + 300_000);
-    let door = door_by(clock, place.path(), small(), 1 << 20);
-    let ahead = r#"{"timestamp":"2999-01-01T00:00:00Z"}"#;
-    let (status, answer) = post(&door, "application/json", ahead).await;
-    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{answer}");
+async fn what_the_centre_would_put_aside_is_refused_whatever_the_units_clock_shows() {
+    let clocks: [fn() -> EventTime; 2] = [
+        || EventTime::from_millis(0),
+        || EventTime::from_millis(wall().as_millis() * 2),
+    ];
+    let ahead = r#"{"timestamp":"2079-01-01T00:00:00Z"}"#;
+    for shown in clocks {
+        let place = tempfile::tempdir().unwrap();
+        let clock = Clock::over(shown, Monotonic::start());
+        let door = door_by(clock.clone(), place.path(), small(), 1 << 20);
+        let (status, _) = post(&door, "application/json", ahead).await;
+        assert_eq!(status, StatusCode::OK, "nobody knows better");
+        clock.corrected(Some(wall()));
+        let (status, answer) = post(&door, "application/json", ahead).await;
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{answer}");
+        let (status, answer) = post(&door, "application/json", GOOD).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+    }
 }
 
 #[tokio::test]

@@ -17,7 +17,6 @@ use super::{Driver, READ_BYTES_MAX};
 use crate::buffer::{
     CentreVerdict, Folded, PendingSummary, ReadError, ReadLimit, StoreStopped, StoredRun,
 };
-use crate::clock::wall;
 use crate::uplink::backoff::Millis;
 use crate::uplink::exchange::Input;
 use crate::uplink::flight::MessageId;
@@ -206,7 +205,7 @@ impl Driver {
         let state = self.state.borrow().clone();
         let frame = self
             .framer
-            .passages(&state, wall(), stream, read.first(), batch);
+            .passages(&state, self.time.read(), stream, read.first(), batch);
         let bytes = frame.len();
         self.frames.insert(id, frame);
         self.feed(Input::Loaded {
@@ -222,7 +221,7 @@ impl Driver {
         older_than_ms: Option<Millis>,
         age_max_ms: Option<u64>,
     ) {
-        let scope = backlog.scope(wall(), older_than_ms, age_max_ms);
+        let scope = backlog.scope(self.time.read().now, older_than_ms, age_max_ms);
         let buffer = self.buffer.clone();
         self.ask(async move { Done::Folded(buffer.fold(backlog.stream, scope).await) });
     }
@@ -249,7 +248,10 @@ impl Driver {
             |pending| pending.into_iter().map(|pending| pending.entry).collect(),
         );
         let state = self.state.borrow().clone();
-        let Some(framed) = self.framer.summary(&state, wall(), stream, entries) else {
+        let Some(framed) = self
+            .framer
+            .summary(&state, self.time.read(), stream, entries)
+        else {
             return self.feed(Input::SummaryAbsent(stream));
         };
         let bytes = framed.frame.len();

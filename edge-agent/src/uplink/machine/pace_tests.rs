@@ -176,7 +176,7 @@ impl World {
                     self.machine.handle(self.now, Input::Said { bytes });
                 }
                 Command::Connect | Command::Receipt(..) | Command::OfferAgain(_) => {}
-                Command::CentreTime(_) => {}
+                Command::CentreTime(_) | Command::Corrected(_) => {}
                 other => panic!("{other:?}"),
             }
         }
@@ -260,6 +260,7 @@ impl World {
                 self.feed(Input::Receipt(Receipt {
                     centre: CENTRE,
                     streams,
+                    correction: None,
                 }));
             }
         }

@@ -472,7 +472,7 @@ impl World {
                 ..
             } => self.to_give_up.push((stream, seqs, counted)),
             Command::OfferAgain(build) => self.shown_builds.push(build),
-            Command::CentreTime(_) => {}
+            Command::CentreTime(_) | Command::Corrected(_) => {}
         }
     }
 
@@ -633,7 +633,11 @@ impl World {
                     afresh: false,
                 });
                 let streams = streams.collect();
-                self.down.push(Input::Receipt(Receipt { centre, streams }));
+                self.down.push(Input::Receipt(Receipt {
+                    centre,
+                    streams,
+                    correction: None,
+                }));
             }
             Op::AgentRestarts => self.restart(),
             Op::NewBuild(build) if self.alive => {
@@ -856,6 +860,7 @@ impl World {
             self.down.push(Input::Receipt(Receipt {
                 centre: self.centre,
                 streams,
+                correction: None,
             }));
         }
         if overlaps && let Frame::Summary(_, entries) = frame {

@@ -70,6 +70,7 @@ fn receipt(ranges: impl IntoIterator<Item = SeqRange>) -> Vec<u8> {
     Down::Receipt(Receipt {
         centre: centre(),
         streams: vec![entry],
+        correction: None,
     })
     .encode()
 }
@@ -281,6 +282,7 @@ fn receipts_of_another_centre_or_stream_free_nothing() {
             lost: SeqSet::new(),
             afresh: false,
         }],
+        correction: None,
     };
     foreign.streams[0].stored.insert(range_of(&offered[0].0));
     unit.hear(now_ms, &Down::Receipt(foreign.clone()).encode());

@@ -14,7 +14,7 @@ use aggregator::window::lateness::Horizon;
 use aggregator::window::state::DeviceChange;
 use proto::DeviceId;
 use proto::frame::Down;
-use proto::receipt::{Receipt, Refusal, RefusalClass, RefusalReason, StreamReceipt};
+use proto::receipt::{Receipt, Refusal, RefusalClass, RefusalReason};
 
 use super::super::database::{Answer, Database, Writes};
 use super::super::oracle::{AHEAD_MS, HORIZON_MS};
@@ -45,7 +45,7 @@ struct Transaction {
     writes: Option<Writes>,
     waiting: Vec<LeftOver>,
     changes: HashMap<DeviceId, DeviceChange>,
-    receipts: Vec<(DeviceId, Vec<StreamReceipt>)>,
+    receipts: Vec<(DeviceId, Receipt)>,
     refusals: Vec<(DeviceId, Refusal)>,
     stream_keys_used: usize,
 }
@@ -129,7 +129,6 @@ impl Aggregator {
         ));
         let (changes, refusals) = (plan.changes, plan.refusals);
         let early = (bug == Some(Bug::ReceiptBeforeCommit)).then(|| receipts.clone());
-        let centre = session.centre;
         flush.current = Some(Transaction {
             id,
             writes: Some(writes),
@@ -140,8 +139,8 @@ impl Aggregator {
             stream_keys_used,
             messages,
         });
-        for (device, streams) in early.into_iter().flatten() {
-            self.send_down(stage, &device, &Down::Receipt(Receipt { centre, streams }));
+        for (device, receipt) in early.into_iter().flatten() {
+            self.send_down(stage, &device, &Down::Receipt(receipt));
         }
         let most = stage.weather.commit_ms_max;
         let takes = stage.dice.between(1, most);
@@ -235,7 +234,7 @@ impl Aggregator {
     fn answer(
         &mut self,
         stage: &mut Stage,
-        receipts: Vec<(DeviceId, Vec<StreamReceipt>)>,
+        receipts: Vec<(DeviceId, Receipt)>,
         refusals: Vec<(DeviceId, Refusal)>,
     ) {
         let Some(running) = &mut self.running else {
@@ -244,11 +243,11 @@ impl Aggregator {
         let Phase::Session(session) = &running.phase else {
             return;
         };
-        let (centre, devices) = (session.centre, session.memory.device_count());
+        let devices = session.memory.device_count();
         let now_ms = wall_ms(stage.now());
         let mut words: Vec<(DeviceId, Down)> = receipts
             .into_iter()
-            .map(|(device, streams)| (device, Down::Receipt(Receipt { centre, streams })))
+            .map(|(device, receipt)| (device, Down::Receipt(receipt)))
             .collect();
         for (device, mut refusal) in refusals {
             if refusal.class == RefusalClass::Never {
