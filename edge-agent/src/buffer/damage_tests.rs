@@ -4,12 +4,14 @@
 use std::fs;
 use std::path::Path;
 
+use proto::CentreId;
 use proto::passage::{EventTime, Passage};
 use proto::ranges::{Seq, SeqRange, SeqSet};
+use proto::receipt::{Centre, StreamReceipt};
 
 use super::engine::Engine;
 use super::model::settings;
-use super::{Admitted, Alarm, BufferState, QuotaPolicy, StoreHealth};
+use super::{Admitted, Alarm, Appended, BufferState, EventKey, QuotaPolicy, StoreHealth};
 
 const NOW_MS: i64 = 1_743_848_130_000;
 const PLENTY: u64 = 1 << 30;
@@ -19,18 +21,40 @@ fn open(directory: &Path) -> Engine {
     Engine::open(&settings, NOW_MS).unwrap()
 }
 
-fn append(engine: &mut Engine, count: i64) {
-    let passages: Vec<Admitted> = (0..count)
-        .map(|n| Admitted {
-            passage: Passage {
-                event_time: EventTime::from_millis(NOW_MS + n * 1_000),
-                ..Passage::default()
-            },
-            event_id: None,
-        })
-        .collect();
-    engine.stage(&passages, NOW_MS).unwrap().unwrap();
+fn admitted(n: i64, event_id: Option<EventKey>) -> Admitted {
+    Admitted {
+        passage: Passage {
+            event_time: EventTime::from_millis(NOW_MS + n * 1_000),
+            ..Passage::default()
+        },
+        event_id,
+    }
+}
+
+fn stage(engine: &mut Engine, passages: &[Admitted]) -> Appended {
+    let appended = engine.stage(passages, NOW_MS).unwrap().unwrap();
     engine.commit(NOW_MS).unwrap();
+    appended
+}
+
+fn append(engine: &mut Engine, count: i64) {
+    let passages: Vec<Admitted> = (0..count).map(|n| admitted(n, None)).collect();
+    stage(engine, &passages);
+}
+
+/// Passages of which each has an id of its own, but for every fifth.
+fn post(from: i64, to: i64) -> Vec<Admitted> {
+    let key = |n: i64| {
+        let mut key = [0; 16];
+        key[..8].copy_from_slice(
+            &n.wrapping_mul(0x9E37_79B9_7F4A_7C15_u64.cast_signed())
+                .to_le_bytes(),
+        );
+        key[8..].copy_from_slice(&n.to_le_bytes());
+        EventKey(key)
+    };
+    let passages = (from..to).map(|n| admitted(n, (n % 5 != 0).then(|| key(n))));
+    passages.collect()
 }
 
 fn state(engine: &mut Engine) -> BufferState {
@@ -158,4 +182,91 @@ fn a_store_that_is_gone_is_stated_as_lost() {
     let state = state(&mut open(place.path()));
     let lost: SeqSet = state.losses.iter().map(|(_, loss)| loss.range).collect();
     assert_eq!(lost, numbers(1, 300));
+}
+
+#[test]
+fn a_post_that_is_tried_again_counts_once_also_when_its_store_was_moved_aside() {
+    let place = tempfile::tempdir().unwrap();
+    let mut engine = open(place.path());
+    for from in (0..300).step_by(30) {
+        stage(&mut engine, &post(from, from + 30));
+    }
+    drop(engine);
+    for moved in 1..=2 {
+        kill_openings(place.path());
+        let mut engine = open(place.path());
+        assert!(place.path().join(format!("quarantine-{moved}")).exists());
+        let again: Vec<Admitted> = post(0, 300)
+            .into_iter()
+            .filter(|admitted| admitted.event_id.is_some())
+            .collect();
+        let appended = stage(&mut engine, &again);
+        assert_eq!(
+            (appended.accepted, appended.duplicates),
+            (0, 240),
+            "{moved}"
+        );
+        let more = stage(&mut engine, &post(300 * moved, 300 * moved + 10));
+        assert_eq!((more.accepted, more.duplicates), (10, 0), "{moved}");
+    }
+}
+
+#[test]
+fn ids_are_taken_back_when_the_end_of_the_log_is_lost_although_all_has_a_receipt() {
+    let place = tempfile::tempdir().unwrap();
+    let before = tempfile::tempdir().unwrap();
+    let store = place.path().join("store");
+    let mut engine = open(place.path());
+    stage(&mut engine, &post(0, 100));
+    copy_store(&store, before.path());
+    stage(&mut engine, &post(100, 200));
+    let whole = fs::read(store.join("db")).unwrap();
+    let receipt = StreamReceipt {
+        stream: engine.streams[0].id,
+        counted: numbers(1, 200),
+        stored: numbers(1, 200),
+        lost: SeqSet::new(),
+        afresh: false,
+    };
+    let centre = Centre {
+        id: CentreId::from_bytes([1; 16]),
+        timeline: 1,
+    };
+    engine.receipt(centre, &[receipt]);
+    engine.commit(NOW_MS).unwrap();
+    drop(engine);
+    fs::remove_dir_all(&store).unwrap();
+    copy_store(before.path(), &store);
+    // The bytes are still there, as in a store that was moved aside before.
+    let aside = place.path().join("quarantine-1");
+    fs::create_dir(&aside).unwrap();
+    fs::write(aside.join("db"), whole).unwrap();
+    let appended = stage(&mut open(place.path()), &post(0, 200));
+    assert_eq!((appended.accepted, appended.duplicates), (40, 160));
+}
+
+#[test]
+fn an_id_whose_passage_is_nowhere_is_not_believed() {
+    let place = tempfile::tempdir().unwrap();
+    let mut engine = open(place.path());
+    stage(&mut engine, &post(0, 300));
+    drop(engine);
+    let file = place.path().join("store/db");
+    let mut bytes = fs::read(&file).unwrap();
+    let starts: Vec<usize> = (0..bytes.len() - 4)
+        .filter(|at| bytes[*at..].starts_with(b"VCH2"))
+        .collect();
+    assert!(starts.len() >= 5);
+    starts.into_iter().for_each(|at| bytes[at + 20] ^= 1);
+    fs::write(&file, bytes).unwrap();
+    kill_openings(place.path());
+    let mut engine = open(place.path());
+    let lost: SeqSet = state(&mut engine)
+        .losses
+        .iter()
+        .map(|(_, loss)| loss.range)
+        .collect();
+    assert_eq!(lost, numbers(1, 300));
+    let appended = stage(&mut engine, &post(0, 300));
+    assert_eq!((appended.accepted, appended.duplicates), (300, 0));
 }

@@ -32,12 +32,13 @@ use proto::receipt::Centre;
 use proto::summary::SummaryEntry;
 use proto::{PassageBatch, StreamId};
 
+use super::id_block::IdBlock;
 use super::ids::EventIds;
 use super::keys::{self, ChunkKey};
 use super::loading::Loaded;
 use super::medium::{Changes, Medium, StoreError};
 use super::opening::{Home, directory_bytes};
-use super::records::{FORMAT, IdBlock, Refusals, to_bytes};
+use super::records::{FORMAT, Refusals, to_bytes};
 use super::salvage;
 use super::store::main_file;
 use super::stream::Stream;

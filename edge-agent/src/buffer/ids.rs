@@ -13,7 +13,7 @@
 //! Pure: the caller reads and writes the blocks.
 
 use super::EventKey;
-use super::records::IdBlock;
+use super::id_block::{IdBlock, PassageNumber};
 
 /// Ids that are remembered, at most.
 pub(super) const IDS_MAX: usize = 2_000_000;
@@ -73,7 +73,7 @@ impl EventIds {
         if self.len == 0 {
             self.oldest = number;
         }
-        for id in &block.ids {
+        for id in block.ids() {
             self.insert(*id, number);
         }
         self.newest = number;
@@ -102,15 +102,21 @@ impl EventIds {
 
     /// Whether the id stands in the block that is being filled.
     pub(super) fn is_in_newest(&self, key: EventKey) -> bool {
-        self.filling.ids.contains(&key.0)
+        self.filling.ids().contains(&key.0)
     }
 
-    /// Remembers an id. Gives back the block that is full now and must be written, if any.
-    pub(super) fn remember(&mut self, key: EventKey, now_ms: i64) -> Option<(u32, IdBlock)> {
+    /// Remembers the id of a passage. Gives back the block that is full now and must be written, if
+    /// any.
+    pub(super) fn remember(
+        &mut self,
+        key: EventKey,
+        passage: PassageNumber,
+        now_ms: i64,
+    ) -> Option<(u32, IdBlock)> {
         self.insert(key.0, self.newest);
-        self.filling.ids.push(key.0);
+        self.filling.push(key.0, passage);
         self.filling.newest_ms = self.aged_to(now_ms);
-        (self.filling.ids.len() >= BLOCK_IDS).then(|| {
+        (self.filling.ids().len() >= BLOCK_IDS).then(|| {
             let full = (self.newest, std::mem::take(&mut self.filling));
             self.newest = self.newest.wrapping_add(1);
             full
@@ -119,7 +125,12 @@ impl EventIds {
 
     /// The block that is being filled, to be written with the batch.
     pub(super) fn unfinished(&self) -> Option<(u32, &IdBlock)> {
-        (!self.filling.ids.is_empty()).then_some((self.newest, &self.filling))
+        (!self.filling.ids().is_empty()).then_some((self.newest, &self.filling))
+    }
+
+    /// The blocks that are kept, oldest first.
+    pub(super) fn numbers(&self) -> impl Iterator<Item = u32> + use<> {
+        self.oldest..=self.newest
     }
 
     /// The oldest full block; the caller looks whether [`EventIds::is_expired`] and drops it.
@@ -238,6 +249,8 @@ mod tests {
 
     use super::*;
 
+    const PASSAGE: PassageNumber = (proto::StreamId::from_bytes([1; 16]), 1);
+
     fn key(n: u64) -> EventKey {
         // Every fourth id shares its print with three others, so that candidates are ambiguous.
         let mut id = [0; 16];
@@ -259,11 +272,11 @@ mod tests {
                     .ids
                     .candidates(key)
                     .iter()
-                    .any(|n| self.disk[n].ids.contains(&key.0))
+                    .any(|n| self.disk[n].ids().contains(&key.0))
         }
 
         fn remember(&mut self, key: EventKey, now_ms: i64) {
-            if let Some((number, block)) = self.ids.remember(key, now_ms) {
+            if let Some((number, block)) = self.ids.remember(key, PASSAGE, now_ms) {
                 self.disk.insert(number, block);
             }
         }
@@ -271,7 +284,7 @@ mod tests {
         fn forget_oldest(&mut self) {
             let number = self.ids.oldest().unwrap();
             let block = self.disk.remove(&number).unwrap();
-            self.ids.forget_oldest(&block.ids);
+            self.ids.forget_oldest(block.ids());
         }
     }
 
@@ -324,7 +337,7 @@ mod tests {
     #[test]
     fn ids_expire_by_age_and_by_number() {
         let mut ids = EventIds::new();
-        ids.remember(key(1), 1_000);
+        ids.remember(key(1), PASSAGE, 1_000);
         assert!(!ids.is_expired(1_000, 1_000 + KEEP_MS));
         assert!(ids.is_expired(1_000, 1_001 + KEEP_MS));
         ids.len = IDS_MAX + 1;
@@ -346,10 +359,9 @@ mod tests {
             ids.aged_to(set_ms + minute * 60_000);
         }
         assert!(ids.is_expired(begun_ms, ids.age_ms));
-        let after = IdBlock {
-            newest_ms: ids.age_ms,
-            ..IdBlock::default()
-        };
+        let mut after = IdBlock::default();
+        after.push(key(1).0, PASSAGE);
+        after.newest_ms = ids.age_ms;
         let mut restarted = EventIds::new();
         restarted.load(0, after);
         assert_eq!(restarted.aged_to(0), ids.age_ms, "goes on after a restart");

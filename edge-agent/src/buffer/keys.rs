@@ -7,7 +7,7 @@
 //! 02 stream:16                                a stream's marks; see `records.rs`
 //! 03 stream:16 first:8                        a loss without a receipt
 //! 04 stream:16 number:4                       a summary entry without a receipt
-//! 05 number:4                                 a block of event ids
+//! 05 number:4                                 a block of event ids; see `id_block.rs`
 //! 06 (as 01)                                  a chunk set aside: refused, or damaged
 //! 07 stream:16                                numbers that were refused and are offered again
 //! 08 stream:16                                which builds of the centre refused which numbers

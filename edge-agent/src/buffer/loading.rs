@@ -11,11 +11,12 @@ use proto::passage::EventTime;
 use proto::receipt::Centre;
 use serde::de::DeserializeOwned;
 
+use super::id_block::IdBlock;
 use super::ids::EventIds;
 use super::keys::{self, ChunkKey, Key};
 use super::medium::Medium;
 use super::opening::LoadError;
-use super::records::{FORMAT, IdBlock, Marks, Refusals, StoredEntry, from_bytes};
+use super::records::{FORMAT, Marks, Refusals, StoredEntry, from_bytes};
 use super::store::Store;
 use super::stream::{ChunkMeta, EntryMeta, Stream};
 use super::summaries;
@@ -146,7 +147,9 @@ impl Reader {
                 });
             }
             Key::EventIds(number) => {
-                let block: IdBlock = record(key, value)?;
+                let block = IdBlock::decode(number, value).ok_or_else(|| {
+                    LoadError::Record(hex(key), "no block of event ids".to_owned())
+                })?;
                 self.ids.load(number, block);
             }
             Key::Aside(chunk) => self.aside.push_back((chunk, bytes)),

@@ -24,6 +24,7 @@ mod chunk;
 mod damage_tests;
 mod engine;
 mod error;
+mod id_block;
 mod ids;
 mod keys;
 mod loading;

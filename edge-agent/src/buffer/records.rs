@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 /// The layout of this store, and the only one that is read: a store with a higher number belongs to a
 /// newer agent, one with a lower number to an agent that was never released.
-pub(super) const FORMAT: u32 = 2;
+pub(super) const FORMAT: u32 = 3;
 
 /// The marks of one stream; durable with every commit that moves one of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -135,14 +135,6 @@ impl Refusals {
         let mut known = self.0.iter();
         known.any(|(known, refused)| *known == build && refused.contains_range(range))
     }
-}
-
-/// A block of event ids in the order of their acceptance.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct IdBlock {
-    /// When the newest of them was accepted, in ms of the time by which ids age.
-    pub(super) newest_ms: i64,
-    pub(super) ids: Vec<[u8; 16]>,
 }
 
 pub(super) fn to_bytes(record: &impl Serialize) -> Vec<u8> {

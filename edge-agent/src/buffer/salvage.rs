@@ -1,5 +1,5 @@
-//! Chunks in the bytes of a store that does not open, or that lost them: each says by itself what it
-//! is ([`super::chunk`]).
+//! Chunks and event ids in the bytes of a store that does not open, or that lost them: each value says
+//! by itself what it is ([`super::chunk`], [`super::id_block`]).
 //!
 //! What is found may have been sent, counted, even deleted before. That is harmless: it keeps its
 //! stream and its number, and the centre counts a number once.
@@ -12,7 +12,8 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::chunk::{self, MAGIC, VALUE_BYTES_MAX};
+use super::chunk::{self, VALUE_BYTES_MAX};
+use super::id_block::{self, IdBlock};
 use super::keys::ChunkKey;
 
 /// sled's unit of space.
@@ -26,6 +27,9 @@ const LSN_MASK: u64 = 0x7FFF_FFFF_FFFF_FFFF;
 
 /// Segments that are kept: 8 MiB for the time of the opening, the last 700,000 passages.
 const SEGMENTS_KEPT_MAX: usize = 16;
+
+/// What a value begins with.
+const MAGIC_BYTES: usize = chunk::MAGIC.len();
 
 /// Bytes that are looked through at once.
 const LOOK_BYTES: usize = 1024 * 1024;
@@ -57,11 +61,17 @@ pub(super) fn newest_segments(main_file: &Path) -> Vec<Vec<u8>> {
     read.flatten().collect()
 }
 
-/// Calls `take` with each chunk in the bytes, sound as its checksum says, in no order.
-pub(super) fn chunks_in(
-    mut source: impl Read,
-    mut take: impl FnMut(ChunkKey, &[u8]),
-) -> io::Result<()> {
+/// A value that was found, sound as its checksum says.
+#[derive(Debug)]
+pub(super) enum Found<'a> {
+    /// A chunk with its key.
+    Chunk(ChunkKey, &'a [u8]),
+    /// A block of event ids with its number.
+    Ids(u32, IdBlock),
+}
+
+/// Calls `take` with each value in the bytes, in no order.
+pub(super) fn values_in(mut source: impl Read, mut take: impl FnMut(Found<'_>)) -> io::Result<()> {
     let mut bytes = Vec::with_capacity(LOOK_BYTES + VALUE_BYTES_MAX);
     loop {
         let mut next = source.by_ref().take(LOOK_BYTES as u64);
@@ -82,13 +92,9 @@ pub(super) fn chunks_in(
             if at >= until {
                 break;
             }
-            match chunk::open(&bytes[at..]) {
-                Ok((key, value)) => {
-                    take(key, value);
-                    at += value.len();
-                }
-                Err(_) => at += MAGIC.len(),
-            }
+            let (found, length) = value_at(&bytes[at..]);
+            found.into_iter().for_each(&mut take);
+            at += length;
         }
         if is_end {
             return Ok(());
@@ -97,10 +103,21 @@ pub(super) fn chunks_in(
     }
 }
 
+/// The value that begins where these bytes do, and how far to go on.
+fn value_at(bytes: &[u8]) -> (Option<Found<'_>>, usize) {
+    if let Ok((key, value)) = chunk::open(bytes) {
+        return (Some(Found::Chunk(key, value)), value.len());
+    }
+    match IdBlock::open(bytes) {
+        Some((number, block, length)) => (Some(Found::Ids(number, block)), length),
+        None => (None, MAGIC_BYTES),
+    }
+}
+
 fn find_magic(bytes: &[u8]) -> Option<usize> {
     bytes
-        .windows(MAGIC.len())
-        .position(|window| window == MAGIC)
+        .windows(MAGIC_BYTES)
+        .position(|window| window == chunk::MAGIC || window == id_block::MAGIC)
 }
 
 #[cfg(test)]
@@ -130,12 +147,12 @@ mod tests {
     }
 
     #[test]
-    fn every_sound_chunk_is_found_wherever_it_lies() {
+    fn every_sound_value_is_found_wherever_it_lies() {
         let mut bytes = Vec::new();
-        let mut expected = Vec::new();
+        let (mut expected, mut blocks) = (Vec::new(), Vec::new());
         for n in 0..4_000_u64 {
             let (key, mut value) = value(1 + n * 64);
-            bytes.extend(MAGIC);
+            bytes.extend(chunk::MAGIC);
             bytes.extend(vec![0xA5; usize::try_from(n % 97 * 11).unwrap()]);
             if n % 10 == 0 {
                 value[20] ^= 1;
@@ -143,14 +160,24 @@ mod tests {
                 expected.push(key);
             }
             bytes.extend(value);
+            if n % 7 == 0 {
+                let mut block = IdBlock::default();
+                block.push([9; 16], (StreamId::from_bytes([3; 16]), n));
+                let number = u32::try_from(n).unwrap();
+                bytes.extend(block.encode(number));
+                blocks.push((number, block));
+            }
         }
         assert!(bytes.len() > 2 * LOOK_BYTES);
-        let mut found = Vec::new();
-        chunks_in(bytes.as_slice(), |key, value| {
-            chunk::decode(&key, value).unwrap();
-            found.push(key);
+        let (mut found, mut found_blocks) = (Vec::new(), Vec::new());
+        values_in(bytes.as_slice(), |value| match value {
+            Found::Chunk(key, value) => {
+                chunk::decode(&key, value).unwrap();
+                found.push(key);
+            }
+            Found::Ids(number, block) => found_blocks.push((number, block)),
         })
         .unwrap();
-        assert_eq!(found, expected);
+        assert_eq!((found, found_blocks), (expected, blocks));
     }
 }

@@ -12,9 +12,10 @@ use super::{Engine, Staging, logical_bytes};
 #[cfg(doc)]
 use crate::buffer::OFFERED_AHEAD_MAX;
 use crate::buffer::chunk::{self, CHUNK_BYTES_CLOSE, PASSAGE_BYTES_ESTIMATE};
+use crate::buffer::id_block::{IdBlock, PassageNumber};
 use crate::buffer::keys::{self, CHUNK_PASSAGES_MAX, ChunkKey};
 use crate::buffer::medium::StoreError;
-use crate::buffer::records::{IdBlock, Marks, from_bytes, to_bytes};
+use crate::buffer::records::{Marks, to_bytes};
 use crate::buffer::stream::{ChunkMeta, Stream};
 use crate::buffer::{APPEND_PASSAGES_MAX, Admitted, AppendError, Appended, EventKey, QuotaPolicy};
 
@@ -95,7 +96,7 @@ impl Engine {
             return Ok(true);
         }
         for number in self.ids.candidates(key) {
-            if self.id_block(number)?.ids.contains(&key.0) {
+            if self.id_block(number)?.ids().contains(&key.0) {
                 return Ok(true);
             }
         }
@@ -104,18 +105,29 @@ impl Engine {
 
     fn remember(&mut self, key: EventKey, now_ms: i64) {
         self.ids_changed = true;
-        if let Some((number, block)) = self.ids.remember(key, now_ms) {
-            self.changes.put(&keys::event_ids(number), to_bytes(&block));
+        let passage = self.next_passage();
+        if let Some((number, block)) = self.ids.remember(key, passage, now_ms) {
+            self.changes
+                .put(&keys::event_ids(number), block.encode(number));
             self.id_blocks.insert(number, block);
         }
     }
 
-    fn id_block(&mut self, number: u32) -> Result<&IdBlock, StoreError> {
+    /// What the next passage to be staged will be.
+    fn next_passage(&self) -> PassageNumber {
+        let staged = self.staging.batch.len() as u64 + 1;
+        match self.streams.last().filter(|_| self.has_current) {
+            Some(current) => (current.id, current.marks.accepted_to + staged),
+            None => (self.next_id, staged),
+        }
+    }
+
+    pub(super) fn id_block(&mut self, number: u32) -> Result<&IdBlock, StoreError> {
         if !self.id_blocks.contains_key(&number) {
             let value = self.value(&keys::event_ids(number))?.unwrap_or_default();
             // A block that is gone or cannot be read knows no id.
             self.id_blocks
-                .insert(number, from_bytes(&value).unwrap_or_default());
+                .insert(number, IdBlock::decode(number, &value).unwrap_or_default());
         }
         Ok(self.id_blocks.entry(number).or_default())
     }
@@ -130,7 +142,7 @@ impl Engine {
             if !self.ids.is_expired(block.newest_ms, age_ms) {
                 break;
             }
-            self.ids.forget_oldest(&block.ids);
+            self.ids.forget_oldest(block.ids());
             self.changes.delete(&keys::event_ids(number));
         }
         Ok(())
@@ -201,7 +213,8 @@ impl Engine {
         if std::mem::take(&mut self.ids_changed)
             && let Some((number, block)) = self.ids.unfinished()
         {
-            self.changes.put(&keys::event_ids(number), to_bytes(block));
+            self.changes
+                .put(&keys::event_ids(number), block.encode(number));
         }
         self.write_streams();
         self.id_blocks.clear();

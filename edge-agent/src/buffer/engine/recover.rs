@@ -8,6 +8,8 @@
 //! Invariant: the witness is not written anew before all that was found is durable, so that a start
 //! that dies in the middle of this is taken up by the next.
 
+mod ids;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
@@ -17,13 +19,14 @@ use proto::loss::LossReason;
 use proto::ranges::{Seq, SeqRange, SeqSet};
 use proto::{PassageBatch, StreamId};
 
+use self::ids::FoundIds;
 use super::{Engine, logical_bytes};
 use crate::buffer::Counters;
 use crate::buffer::chunk;
 use crate::buffer::keys::{self, ChunkKey};
 use crate::buffer::medium::StoreError;
 use crate::buffer::records::{Marks, to_bytes};
-use crate::buffer::salvage;
+use crate::buffer::salvage::{self, Found};
 use crate::buffer::stream::{ChunkMeta, Stream};
 use crate::buffer::witness::{Statement, StreamStatement};
 
@@ -50,6 +53,8 @@ struct Missing {
     stated: BTreeMap<StreamId, SeqSet>,
     /// Where a store was moved aside, also what the witness does not know: it may be older.
     unstated: Option<Unstated>,
+    /// Event ids that were found meanwhile.
+    ids: FoundIds,
 }
 
 #[derive(Debug)]
@@ -63,16 +68,19 @@ enum Unstated {
 impl Engine {
     /// Makes good what damage did to the store, as far as that can be.
     pub(super) fn recover(&mut self, recovery: &Recovery) -> Result<(), StoreError> {
-        let stated = recovery.said.as_ref().map(|said| self.missing(said));
-        let above = recovery.said.as_ref().map(|said| {
+        let said = recovery.said.as_ref();
+        let is_behind = said.is_some_and(|said| self.generation < said.generation);
+        let stated = said.map(|said| self.missing(said));
+        let above = said.map(|said| {
             let ends = said.streams.iter();
             Unstated::Above(ends.map(|stream| (stream.id, stream.accepted_to)).collect())
         });
         let mut missing = Missing {
             stated: stated.unwrap_or_default(),
             unstated: recovery.moved_aside.then(|| above.unwrap_or(Unstated::All)),
+            ids: FoundIds::default(),
         };
-        if missing.stated.is_empty() && missing.unstated.is_none() {
+        if missing.stated.is_empty() && missing.unstated.is_none() && !is_behind {
             return Ok(());
         }
         let before = self.counters.lost[Counters::place(LossReason::Corrupt)];
@@ -89,6 +97,8 @@ impl Engine {
             }
         }
         self.streams.iter_mut().for_each(Stream::refresh);
+        let known = self.known_passages(said, &missing.stated);
+        self.take_back_ids(missing.ids, &known)?;
         for (id, seqs) in missing.stated {
             self.lose_unfound(id, &seqs);
         }
@@ -157,10 +167,14 @@ impl Engine {
     fn take_back(&mut self, source: impl Read, missing: &mut Missing) -> Result<(), StoreError> {
         let mut failed = Ok(());
         let mut taken = 0;
-        let read = salvage::chunks_in(source, |key, value| {
+        let read = salvage::values_in(source, |found| {
             if failed.is_err() {
                 return;
             }
+            let (key, value) = match found {
+                Found::Chunk(key, value) => (key, value),
+                Found::Ids(number, block) => return missing.ids.add(number, block),
+            };
             let wanted = self.wanted(missing, &key);
             if !wanted.is_empty() {
                 taken += self.put_back(&key, value, &wanted);
