@@ -1,4 +1,4 @@
-//! zstd for the bodies of frames, of which most are small.
+//! zstd for the bodies of frames and for what a unit stores, of which most are small.
 //!
 //! A thread keeps its contexts: to make one costs more than to pack the passages of a quarter of a
 //! second. What comes out depends on the input alone.
@@ -19,14 +19,16 @@ thread_local! {
 }
 
 /// Packs. None when there is no memory for it.
-pub(crate) fn compress(plain: &[u8]) -> Option<Vec<u8>> {
+#[must_use]
+pub fn compress(plain: &[u8]) -> Option<Vec<u8>> {
     COMPRESSOR.with_borrow_mut(|compressor| compressor.as_mut()?.compress(plain).ok())
 }
 
 /// Unpacks what this module packed. None for what is not that, or would be longer than `bytes_max`.
 ///
 /// The capacity is the bound: what would not fit ends in an error, however large it claims to be.
-pub(crate) fn decompress(packed: &[u8], bytes_max: usize) -> Option<Vec<u8>> {
+#[must_use]
+pub fn decompress(packed: &[u8], bytes_max: usize) -> Option<Vec<u8>> {
     let claimed = get_frame_content_size(packed).ok()??;
     let claimed = usize::try_from(claimed)
         .ok()

@@ -9,7 +9,7 @@
 //! [`receipt`] (what the centre has committed, as [`ranges`] of sequence numbers).
 
 pub mod batch;
-mod codec;
+pub mod codec;
 mod column;
 pub mod device;
 pub mod frame;

@@ -14,7 +14,7 @@
 //!
 //! Pure.
 
-use proto::PassageBatch;
+use proto::{PassageBatch, codec};
 
 use super::keys::{CHUNK_PASSAGES_MAX, ChunkKey};
 
@@ -42,9 +42,6 @@ const LENGTH_AT: usize = 5;
 const CRC_AT: usize = 7;
 const KEY_AT: usize = 11;
 const HEAD_BYTES: usize = KEY_AT + KEY_BYTES;
-
-/// Repeated names of JSON fields pack well at the lowest level already.
-const ZSTD_LEVEL: i32 = 1;
 
 /// Unpacked bytes of a chunk, at most: 64 passages of 2 KiB and their columns.
 const UNPACKED_BYTES_MAX: usize = CHUNK_PASSAGES_MAX * 4 * 1024;
@@ -74,7 +71,7 @@ pub(super) fn encode(key: &ChunkKey, batch: &PassageBatch) -> Vec<u8> {
     let plain = batch.encode();
     let has_text = (0..batch.len()).any(|place| batch.extra_at(place).is_some());
     let packed = has_text
-        .then(|| zstd::bulk::compress(&plain, ZSTD_LEVEL).ok())
+        .then(|| codec::compress(&plain))
         .flatten()
         .filter(|packed| packed.len() < plain.len());
     let (codec, payload) = packed
@@ -108,8 +105,8 @@ pub(super) fn decode(key: &ChunkKey, value: &[u8]) -> Result<PassageBatch, Chunk
     match value[CODEC_AT] {
         CODEC_PLAIN => Ok(PassageBatch::decode(payload, count)?),
         CODEC_ZSTD => {
-            let plain = zstd::bulk::decompress(payload, UNPACKED_BYTES_MAX)
-                .map_err(|_| ChunkError::Compression)?;
+            let plain =
+                codec::decompress(payload, UNPACKED_BYTES_MAX).ok_or(ChunkError::Compression)?;
             Ok(PassageBatch::decode(&plain, count)?)
         }
         other => Err(ChunkError::Codec(other)),
