@@ -3,13 +3,16 @@
 //! Invariants: chunks are in ascending order and disjoint; `held` is the union of their ranges;
 //! `unsent` is `held` without what receipts settled.
 //!
+//! [`losing`] says what of it is lost.
+//!
 //! Pure.
+
+mod losing;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use proto::StreamId;
-use proto::loss::{Loss, LossReason, LossScope};
 use proto::passage::EventTime;
 use proto::ranges::{Seq, SeqRange, SeqSet};
 use proto::receipt::StreamReceipt;
@@ -196,30 +199,6 @@ impl Stream {
         self.marks_changed || self.again_changed || self.losses.is_changed()
     }
 
-    /// A chunk that was set aside comes back into line: its loss is taken back.
-    pub(super) fn offer_again(&mut self, chunk: ChunkMeta) {
-        let seqs = SeqSet::from(chunk.range);
-        self.marks.accepted_to = self.marks.accepted_to.max(chunk.range.last().get());
-        self.marks.lost = self.marks.lost.difference(&seqs);
-        self.marks_changed = true;
-        self.losses.remove(&seqs);
-        self.again = self.again.union(&seqs.difference(&self.marks.counted));
-        self.again_changed = true;
-        let at = self.place_of(chunk.range.first());
-        self.replace(at..at, [chunk]);
-        self.refresh();
-    }
-
-    /// The loss of a chunk that is aside is stated once more.
-    pub(super) fn lose_again(&mut self, chunk: &ChunkMeta) {
-        self.marks.accepted_to = self.marks.accepted_to.max(chunk.range.last().get());
-        self.marks.forget_receipts(&chunk.range.into());
-        self.marks_changed = true;
-        self.losses.remove(&chunk.range.into());
-        self.declare(chunk, chunk.range, LossReason::Refused, false);
-        self.refresh();
-    }
-
     /// A chunk that the disk holds already; [`Stream::refresh`] after the last.
     pub(super) fn load(&mut self, chunk: ChunkMeta) {
         self.marks.accepted_to = self.marks.accepted_to.max(chunk.range.last().get());
@@ -389,84 +368,6 @@ impl Stream {
         self.refresh();
     }
 
-    /// Books numbers as lost that leave the disk without being settled: raw only where the windows
-    /// have them or will have them by `summarised`, or by an entry that waits for its receipt.
-    pub(super) fn declare(
-        &mut self,
-        chunk: &ChunkMeta,
-        within: SeqRange,
-        reason: LossReason,
-        summarised: bool,
-    ) {
-        let Some(within) = chunk.range.intersection(within) else {
-            return;
-        };
-        let span = Some((chunk.event_min, chunk.event_max));
-        self.declare_within(within, span, reason, summarised);
-    }
-
-    /// Books numbers as lost of which not even the times are known.
-    pub(super) fn declare_unread(&mut self, range: SeqRange, reason: LossReason) {
-        self.declare_within(range, None, reason, false);
-    }
-
-    fn declare_within(
-        &mut self,
-        within: SeqRange,
-        span: Option<(EventTime, EventTime)>,
-        reason: LossReason,
-        summarised: bool,
-    ) {
-        self.view = None;
-        let within = SeqSet::from(within);
-        if !self.again.is_disjoint(&within) {
-            self.again = self.again.difference(&within);
-            self.again_changed = true;
-        }
-        let gone = within.difference(&self.marks.settled());
-        let raw_only = if summarised {
-            gone.clone()
-        } else {
-            gone.intersection(&self.marks.counted.union(&self.summed))
-        };
-        let all = gone.difference(&raw_only);
-        for (set, scope) in [(&raw_only, LossScope::RawOnly), (&all, LossScope::All)] {
-            for range in set.ranges() {
-                let loss = Loss {
-                    range: *range,
-                    scope,
-                    reason,
-                    event_min: span.map(|(least, _)| least),
-                    event_max: span.map(|(_, greatest)| greatest),
-                };
-                let (marks, held) = (&self.marks, &self.held);
-                let dropped = self.losses.add(loss, || {
-                    marks.settled().difference(held).difference(&within)
-                });
-                unstated(self.id, dropped);
-            }
-        }
-    }
-
-    /// Books numbers as lost altogether of which only the raw rows were: their summary is gone. The
-    /// windows have what the centre `counted`, and will have what is held still. Returns the numbers.
-    pub(super) fn lose_summary(
-        &mut self,
-        entry: &EntryMeta,
-        counted: &SeqSet,
-        reason: LossReason,
-    ) -> SeqSet {
-        let known = self.marks.counted.union(&self.marks.lost).union(counted);
-        let gone = entry.seqs.difference(&known).difference(&self.held);
-        let span = (entry.event_min, entry.event_max);
-        let (marks, held) = (&self.marks, &self.held);
-        let mute = || marks.settled().difference(held).difference(&gone);
-        let dropped = self.losses.deepen(&gone, reason, span, mute);
-        self.view = None;
-        unstated(self.id, dropped);
-        gone
-    }
-
     /// Numbers of which anything is left here: passages, sums, or losses without a receipt.
     fn kept(&self) -> SeqSet {
         let mut kept = self.held.union(&self.summed);
@@ -499,13 +400,6 @@ impl Stream {
     }
 }
 
-fn unstated(stream: StreamId, dropped: Option<Loss>) {
-    if let Some(Loss { range, reason, .. }) = dropped {
-        let reason = reason.word();
-        tracing::error!(%stream, %range, reason, "too many losses to state; the centre will find these passages vanished");
-    }
-}
-
 fn lower(least: &mut Option<EventTime>, time: EventTime) {
     *least = Some(least.map_or(time, |before| before.min(time)));
 }
@@ -515,133 +409,4 @@ fn raise(greatest: &mut Option<EventTime>, time: EventTime) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn range(first: u64, last: u64) -> SeqRange {
-        SeqRange::new(Seq::new(first).unwrap(), Seq::new(last).unwrap()).unwrap()
-    }
-
-    fn chunk(first: u64, last: u64) -> ChunkMeta {
-        ChunkMeta {
-            range: range(first, last),
-            event_min: EventTime::from_millis(i64::try_from(first).unwrap()),
-            event_max: EventTime::from_millis(i64::try_from(last).unwrap()),
-            bytes: 100,
-        }
-    }
-
-    fn stream() -> Stream {
-        let mut stream = Stream::new(StreamId::from_bytes([1; 16]), Marks::default());
-        stream.marks.accepted_to = 30;
-        [chunk(1, 10), chunk(11, 20), chunk(21, 30)]
-            .into_iter()
-            .for_each(|c| stream.push(c));
-        stream
-    }
-
-    fn receipt(counted: &[SeqRange], stored: &[SeqRange], lost: &[SeqRange]) -> StreamReceipt {
-        let set = |ranges: &[SeqRange]| ranges.iter().copied().collect();
-        StreamReceipt {
-            stream: StreamId::from_bytes([1; 16]),
-            counted: set(counted),
-            stored: set(stored),
-            lost: set(lost),
-            afresh: false,
-        }
-    }
-
-    #[test]
-    fn what_is_stored_is_no_longer_unsent_and_what_is_only_counted_still_is() {
-        let mut stream = stream();
-        stream.receipt(&receipt(&[range(1, 20)], &[range(1, 10)], &[]));
-        assert_eq!(stream.unsent(), &SeqSet::from(range(11, 30)));
-        assert_eq!(stream.unsent_bytes, 200);
-        assert_eq!(stream.oldest_unsent(), Some(EventTime::from_millis(11)));
-        assert_eq!(
-            stream.newest_unsent(),
-            stream.chunks.back().map(|c| c.event_max)
-        );
-        assert_eq!(stream.oldest_uncounted(), Some(EventTime::from_millis(21)));
-    }
-
-    #[test]
-    fn a_later_timeline_makes_everything_held_unsent_again() {
-        let mut stream = stream();
-        stream.receipt(&receipt(&[range(1, 30)], &[range(1, 30)], &[]));
-        assert!(stream.is_settled());
-        stream.pop_front();
-        stream.forget_receipts();
-        assert_eq!(stream.unsent(), &SeqSet::from(range(11, 30)));
-    }
-
-    fn losses(stream: &Stream) -> Vec<(SeqRange, LossScope)> {
-        let losses = stream.losses.iter();
-        losses.map(|loss| (loss.range, loss.scope)).collect()
-    }
-
-    #[test]
-    fn what_is_stored_is_not_declared_and_neighbours_become_one() {
-        let mut stream = stream();
-        stream.receipt(&receipt(&[range(5, 12)], &[range(5, 7)], &[]));
-        stream.declare(&chunk(1, 10), range(1, 10), LossReason::Quota, true);
-        stream.declare(&chunk(11, 20), range(11, 20), LossReason::Quota, true);
-        let raw_only = [
-            (range(1, 4), LossScope::RawOnly),
-            (range(8, 20), LossScope::RawOnly),
-        ];
-        assert_eq!(losses(&stream), raw_only);
-    }
-
-    #[test]
-    fn without_a_summary_only_counted_numbers_are_lost_raw_only() {
-        let mut stream = stream();
-        stream.receipt(&receipt(&[range(1, 4)], &[], &[]));
-        stream.declare(&chunk(1, 10), range(1, 10), LossReason::Corrupt, false);
-        let kinds = [
-            (range(1, 4), LossScope::RawOnly),
-            (range(5, 10), LossScope::All),
-        ];
-        assert_eq!(losses(&stream), kinds);
-    }
-
-    #[test]
-    fn what_is_offered_again_is_lost_no_more_until_it_is_refused_anew() {
-        let mut stream = stream();
-        stream.declare(&chunk(1, 10), range(1, 10), LossReason::Refused, false);
-        stream.pop_front();
-        let booked = receipt(&[], &[], &[range(1, 10)]);
-        stream.receipt(&booked);
-        assert!(stream.losses.is_empty());
-        stream.offer_again(chunk(1, 10));
-        stream.receipt(&booked);
-        assert_eq!(stream.unsent(), &SeqSet::from(range(1, 30)));
-        assert_eq!(
-            stream.oldest_uncounted(),
-            Some(EventTime::from_millis(11)),
-            "it holds no window back"
-        );
-        stream.receipt(&receipt(&[range(1, 4)], &[range(1, 4)], &[range(5, 10)]));
-        assert_eq!(stream.again(), &SeqSet::from(range(5, 10)));
-        stream.declare(&chunk(5, 10), range(5, 10), LossReason::Refused, false);
-        assert_eq!(losses(&stream), [(range(5, 10), LossScope::All)]);
-        stream.receipt(&receipt(&[range(1, 5)], &[range(1, 5)], &[range(6, 10)]));
-        assert!(stream.losses.is_empty() && stream.again().is_empty());
-    }
-
-    #[test]
-    fn a_receipt_frees_what_it_books() {
-        let mut stream = stream();
-        stream.declare(&chunk(1, 10), range(1, 10), LossReason::Corrupt, false);
-        stream.declare(&chunk(11, 20), range(11, 20), LossReason::Quota, true);
-        stream.receipt(&receipt(&[range(4, 20)], &[], &[range(1, 3)]));
-        // 4 to 10 were declared as lost altogether, but had been counted: their raw rows are lost.
-        let kept = [
-            (range(4, 10), LossScope::RawOnly),
-            (range(11, 20), LossScope::RawOnly),
-        ];
-        assert_eq!(losses(&stream), kept);
-        stream.receipt(&receipt(&[range(4, 20)], &[range(4, 20)], &[range(1, 3)]));
-        assert!(stream.losses.is_empty());
-    }
-}
+mod tests;
