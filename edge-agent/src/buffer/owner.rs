@@ -5,6 +5,9 @@
 //! some 12 KB of flash wear, for each passage; there a group waits for the linger, or until 64
 //! passages have come.
 
+mod commands;
+mod health;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -15,12 +18,12 @@ use proto::ranges::Seq;
 use service::clock::{monotonic, wall_millis};
 use tokio::sync::{oneshot, watch};
 
-use super::engine::{Engine, why};
+use super::engine::Engine;
+use super::handle::Command;
 use super::keys::CHUNK_PASSAGES_MAX;
-use super::medium::StoreError;
 use super::{
-    APPEND_PASSAGES_MAX, Admitted, AppendError, Appended, BufferSettings, BufferState, Command,
-    Folded, OwnerThread, PendingSummary, ReadError, ReadLimit, StoreHealth, StoredRun,
+    APPEND_PASSAGES_MAX, Admitted, AppendError, Appended, BufferSettings, BufferState, Folded,
+    PendingSummary, ReadError, ReadLimit, StoreHealth, StoredRun,
 };
 
 /// Passages at which a group is closed although more wait.
@@ -41,6 +44,11 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// How often the disk is looked at under load.
 const MEASURE: Duration = Duration::from_secs(1);
+
+/// Seconds that group commits take: from an SSD to an SD card that is busy with itself.
+const COMMIT_SECONDS: [f64; 12] = [
+    0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
+];
 
 type AppendAnswer = oneshot::Sender<Result<Appended, AppendError>>;
 
@@ -69,6 +77,16 @@ enum Waiting {
         pending: Vec<PendingSummary>,
         answer: oneshot::Sender<Vec<PendingSummary>>,
     },
+}
+
+/// The thread's part: hand it to `TaskSet::spawn_blocking_thread("buffer", move || owner.run())`.
+#[derive(Debug)]
+pub struct OwnerThread {
+    commit_seconds: Histogram,
+    engine: Box<Engine>,
+    commands: flume::Receiver<Command>,
+    state: watch::Sender<Arc<BufferState>>,
+    offers_ahead: Arc<AtomicBool>,
 }
 
 /// The owner thread's work, one step after the other.
@@ -110,6 +128,22 @@ impl Moment {
 }
 
 impl OwnerThread {
+    /// With the other ends of the handle.
+    pub(super) fn new(
+        engine: Box<Engine>,
+        commands: flume::Receiver<Command>,
+        state: watch::Sender<Arc<BufferState>>,
+        offers_ahead: Arc<AtomicBool>,
+    ) -> Self {
+        Self {
+            commit_seconds: Histogram::new(COMMIT_SECONDS),
+            engine,
+            commands,
+            state,
+            offers_ahead,
+        }
+    }
+
     /// Seconds that group commits take, fsync included; goes on counting while the thread runs.
     #[must_use]
     pub fn commit_seconds(&self) -> Histogram {
@@ -222,146 +256,6 @@ impl Owner {
         }
     }
 
-    fn take(&mut self, command: Command, now: Instant) {
-        let Some(engine) = self
-            .engine
-            .as_mut()
-            .filter(|_| self.health == StoreHealth::Ok)
-        else {
-            self.refuse(command);
-            return;
-        };
-        match command {
-            Command::Append { passages, answer } => {
-                self.group_passages += passages.len();
-                self.group.push((passages, answer));
-                self.since.get_or_insert(now);
-            }
-            Command::Read {
-                stream,
-                first,
-                limit,
-                answer,
-            } => {
-                if engine.reserve(stream, first, limit.passages) {
-                    self.waiting.push(Waiting::Read {
-                        stream,
-                        first,
-                        limit,
-                        answer,
-                    });
-                } else {
-                    self.read(stream, first, limit, answer);
-                }
-            }
-            Command::Receipt {
-                centre,
-                streams,
-                answer,
-            } => {
-                let verdict = engine.receipt(centre, &streams);
-                self.since.get_or_insert(now);
-                self.publish();
-                answer.send(verdict).ok();
-            }
-            Command::Refused {
-                stream,
-                range,
-                reason,
-                build,
-                answer,
-            } => {
-                tracing::error!(%stream, %range, reason = reason.word(), "passages refused for ever are moved aside");
-                let moved = engine.refuse(stream, range, build.as_deref());
-                self.answer_moved(moved, answer);
-            }
-            Command::SummaryRefused {
-                stream,
-                seqs,
-                counted,
-                answer,
-            } => {
-                let passages = engine.refuse_summary(stream, &seqs, &counted);
-                self.answer_moved(Ok(passages), answer);
-            }
-            Command::OfferAgain { build, answer } => {
-                let moved = engine.offer_again(&build);
-                self.answer_moved(moved, answer);
-            }
-            Command::CentreTime(at) => {
-                engine.centre_time(at);
-                self.since.get_or_insert(now);
-            }
-            Command::Fold {
-                stream,
-                scope,
-                answer,
-            } => match engine.fold(stream, &scope) {
-                Ok(folded) => self.waiting.push(Waiting::Folded { folded, answer }),
-                Err(error) => self.fail(&error),
-            },
-            Command::Summaries {
-                stream,
-                entries_max,
-                answer,
-            } => match engine.seal(stream, entries_max) {
-                Ok((pending, false)) => {
-                    answer.send(pending).ok();
-                }
-                Ok((pending, true)) => {
-                    self.waiting.push(Waiting::Summaries { pending, answer });
-                }
-                Err(error) => self.fail(&error),
-            },
-        }
-    }
-
-    /// What was moved is durable before anybody hears of it.
-    fn answer_moved(&mut self, moved: Result<u64, StoreError>, answer: oneshot::Sender<u64>) {
-        match moved {
-            Ok(passages) => self.waiting.push(Waiting::Moved { passages, answer }),
-            Err(error) => self.fail(&error),
-        }
-    }
-
-    /// Answers while the store takes nothing. The others see their channel closed.
-    fn refuse(&self, command: Command) {
-        if let Command::Append { answer, .. } = command {
-            answer.send(Err(self.refusal())).ok();
-        }
-    }
-
-    fn refusal(&self) -> AppendError {
-        match (&self.health, &self.engine) {
-            (StoreHealth::Failed(why), _) => AppendError::Failed(Arc::clone(why)),
-            (_, engine) => AppendError::NoSpace {
-                path: self.settings.directory.clone(),
-                free_bytes: engine.as_ref().map_or(0, |engine| engine.disk.free_bytes),
-                floor_bytes: self.settings.free_floor_bytes,
-            },
-        }
-    }
-
-    fn read(
-        &mut self,
-        stream: StreamId,
-        first: Seq,
-        limit: ReadLimit,
-        answer: oneshot::Sender<Result<Option<StoredRun>, ReadError>>,
-    ) {
-        let Some(engine) = &mut self.engine else {
-            return;
-        };
-        match engine.read(stream, first, limit) {
-            // The loss is durable before anybody hears of it.
-            Ok(Err(error)) => self.waiting.push(Waiting::Damaged { error, answer }),
-            Ok(Ok(run)) => {
-                answer.send(Ok(run)).ok();
-            }
-            Err(error) => self.fail(&error),
-        }
-    }
-
     /// Makes the group and all that is staged durable, then answers.
     fn commit(&mut self, at: Moment) {
         if self.health == StoreHealth::NoSpace {
@@ -423,125 +317,5 @@ impl Owner {
                 }
             }
         }
-    }
-
-    fn answer_waiting(&mut self) {
-        for waiting in std::mem::take(&mut self.waiting) {
-            match waiting {
-                Waiting::Read {
-                    stream,
-                    first,
-                    limit,
-                    answer,
-                } => {
-                    self.read(stream, first, limit, answer);
-                }
-                Waiting::Damaged { error, answer } => {
-                    answer.send(Err(error)).ok();
-                }
-                Waiting::Folded { folded, answer } => {
-                    answer.send(folded).ok();
-                }
-                Waiting::Moved { passages, answer } => {
-                    answer.send(passages).ok();
-                }
-                Waiting::Summaries { pending, answer } => {
-                    answer.send(pending).ok();
-                }
-            }
-        }
-    }
-
-    /// From here on nothing is answered with success. A full disk heals, everything else needs a
-    /// restart of the agent.
-    fn fail(&mut self, error: &StoreError) {
-        tracing::error!(%error, "store failed; passages are refused");
-        self.health = match error {
-            StoreError::NoSpace => StoreHealth::NoSpace,
-            StoreError::Denied(_) | StoreError::Broken(_) => StoreHealth::Failed(why(error)),
-        };
-        if let Some(engine) = &mut self.engine {
-            engine.measure_disk();
-        }
-        self.publish_health();
-        self.waiting.clear();
-    }
-
-    /// Opens the store again, as a new run, once there is space.
-    fn retry(&mut self, at: Moment) {
-        self.measured = at.monotonic;
-        let opened = match self.engine.take() {
-            Some(mut engine) => {
-                engine.measure_disk();
-                if engine.disk.free_bytes == 0 || engine.is_below_floor() {
-                    self.engine = Some(engine);
-                    return;
-                }
-                engine.restart(at.wall_ms)
-            }
-            None => Engine::open(&self.settings, at.wall_ms),
-        };
-        match opened {
-            Ok(engine) => {
-                tracing::info!("store is open again");
-                self.health = StoreHealth::Ok;
-                self.resume(engine);
-            }
-            // Opening needs some space as well; the next try may have it.
-            Err(error) => tracing::warn!(%error, "store does not open again yet"),
-        }
-    }
-
-    /// Goes on with a store that was opened again.
-    fn resume(&mut self, mut engine: Engine) {
-        // They count from the start of the agent; what failed was never published.
-        engine.counters.add(&self.state.borrow().counters);
-        self.engine = Some(engine);
-        self.publish();
-    }
-
-    /// What is done when there is nothing to do.
-    fn tidy(&mut self, now_ms: i64) {
-        let Some(mut engine) = self.engine.take() else {
-            return;
-        };
-        engine.measure_disk();
-        if !engine.is_oversized() {
-            self.engine = Some(engine);
-            return self.publish();
-        }
-        let before_bytes = engine.disk.used_bytes;
-        match engine.rebuild(now_ms) {
-            Ok(engine) => {
-                let after_bytes = engine.disk.used_bytes;
-                tracing::info!(
-                    before_bytes,
-                    after_bytes,
-                    "store was rebuilt, for its file was large"
-                );
-                self.resume(engine);
-            }
-            Err(error) => {
-                tracing::error!(%error, "store could not be rebuilt; passages are refused");
-                self.health = StoreHealth::Failed(error.to_string().into());
-                self.publish_health();
-            }
-        }
-    }
-
-    fn publish(&mut self) {
-        if let Some(engine) = &mut self.engine {
-            self.state
-                .send_replace(Arc::new(engine.state(self.health.clone())));
-        }
-    }
-
-    /// What is in memory may be ahead of the disk: only the health changes.
-    fn publish_health(&mut self) {
-        let health = self.health.clone();
-        self.state.send_modify(|state| {
-            let state = Arc::make_mut(state);
-            state.health = health;
-        });
     }
 }
