@@ -5,12 +5,14 @@
 //! published between staging and commit: the owner thread sees to that. After a failed commit the
 //! engine is not used any more.
 //!
-//! [`commit`] stages passages and commits, [`compact`] merges small chunks; [`read`] and
-//! [`entries`] hand out what is sent, [`fold`] makes summaries of a backlog; [`receipts`] frees what the centre has; [`aside`] takes out what it will never have;
-//! [`room`] keeps the quota; [`rebuild`] makes the file small again; [`recover`] makes good what damage
-//! did.
+//! [`beginning`] opens the store, [`recover`] makes good what damage did; [`commit`] stages passages
+//! and commits, [`compact`] merges small chunks; [`read`] and [`entries`] hand out what is sent,
+//! [`fold`] makes summaries of a backlog; [`receipts`] frees what the centre has, [`aside`] takes out
+//! what it will never have; [`room`] keeps the quota, [`rebuild`] makes the file small again; [`view`]
+//! is what others see.
 
 mod aside;
+mod beginning;
 mod commit;
 mod compact;
 mod entries;
@@ -20,35 +22,31 @@ mod rebuild;
 mod receipts;
 mod recover;
 mod room;
+mod view;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use proto::heartbeat::{Backlog, Disk};
-use proto::limits::LOSSES_MAX;
+use proto::heartbeat::Disk;
 use proto::passage::EventTime;
 use proto::receipt::Centre;
 use proto::summary::SummaryEntry;
 use proto::{PassageBatch, StreamId};
 
+#[cfg(doc)]
+use super::OFFERED_AHEAD_MAX;
 use super::id_block::IdBlock;
 use super::ids::EventIds;
 use super::keys::{self, ChunkKey};
-use super::loading::Loaded;
 use super::medium::{Changes, Medium, StoreError};
-use super::opening::{Home, directory_bytes};
-use super::records::{FORMAT, Refusals, to_bytes};
-use super::salvage;
-use super::store::main_file;
+use super::opening::Home;
+use super::records::{Refusals, to_bytes};
 use super::stream::Stream;
 use super::witness::Witness;
-use super::{
-    Alarm, BufferSettings, BufferState, Counters, HandedOver, OFFERED_AHEAD_MAX, OpenError,
-    StoreHealth,
-};
+use super::{BufferSettings, Counters};
+#[cfg(doc)]
 use rebuild::REBUILD_FILE_BYTES_MIN;
-use recover::Recovery;
 
 /// sled's files take up to this many times the logical bytes; while they take more, new passages
 /// find room inside them.
@@ -120,166 +118,6 @@ pub(super) enum ChunkFault {
 }
 
 impl Engine {
-    /// Opens the store and begins a new run in it, durably.
-    pub(super) fn open(settings: &BufferSettings, now_ms: i64) -> Result<Self, OpenError> {
-        let home = Home::lock(&settings.directory)?;
-        Self::open_in(home, settings.clone(), now_ms)
-    }
-
-    fn open_in(home: Home, settings: BufferSettings, now_ms: i64) -> Result<Self, OpenError> {
-        let (witness, said) =
-            Witness::open(&settings.directory).map_err(|source| OpenError::Directory {
-                path: settings.directory.clone(),
-                source,
-            })?;
-        // Before the store is opened, which may wipe them.
-        let newest = salvage::newest_segments(&main_file(&home.store()));
-        let aside_bytes_max = settings.quota_bytes / 2 * FILE_BYTES_PER_HELD;
-        let opened = home.open(settings.open_timeout, aside_bytes_max, Loaded::read)?;
-        let stores = std::iter::once(opened.home.store()).chain(opened.quarantined.clone());
-        let recovery = Recovery {
-            said,
-            moved_aside: opened.moved_aside,
-            newest,
-            files: stores.map(|store| main_file(&store)).collect(),
-        };
-        let home = Some((opened.home, opened.quarantined));
-        let mut engine = Self::begin(settings, home, opened.loaded, draw_stream()?, now_ms);
-        let recovered = engine.recover(&recovery);
-        recovered.map_err(|error| engine.not_begun(&error))?;
-        engine.witness = Some(witness);
-        engine.start(now_ms)
-    }
-
-    fn not_begun(&self, error: &StoreError) -> OpenError {
-        OpenError::Store {
-            path: self.settings.directory.clone(),
-            problem: error.to_string(),
-        }
-    }
-
-    /// Begins a new run in a medium that is open already.
-    pub(super) fn over(
-        settings: &BufferSettings,
-        handed: HandedOver,
-        now_ms: i64,
-    ) -> Result<Self, OpenError> {
-        let HandedOver {
-            medium,
-            stream,
-            offered_ahead_max,
-        } = handed;
-        let loaded = Loaded::of(medium).map_err(|error| OpenError::Store {
-            path: settings.directory.clone(),
-            problem: error.to_string(),
-        })?;
-        let mut engine = Self::begin(settings.clone(), None, loaded, stream, now_ms);
-        engine.offered_ahead_max = offered_ahead_max;
-        engine.start(now_ms)
-    }
-
-    /// The same again, under the next name.
-    fn over_again(self, now_ms: i64) -> Result<Self, OpenError> {
-        let next = u128::from_be_bytes(*self.next_id.as_bytes()).wrapping_add(1);
-        let handed = HandedOver {
-            medium: self.store,
-            stream: StreamId::from_bytes(next.to_be_bytes()),
-            offered_ahead_max: self.offered_ahead_max,
-        };
-        Self::over(&self.settings, handed, now_ms)
-    }
-
-    /// Closes the store and opens it again as a new run: what to do after a full disk.
-    pub(super) fn restart(mut self, now_ms: i64) -> Result<Self, OpenError> {
-        let Some(home) = self.home.take() else {
-            return self.over_again(now_ms);
-        };
-        let Self {
-            settings, store, ..
-        } = self;
-        drop(store);
-        Self::open_in(home, settings, now_ms)
-    }
-
-    fn begin(
-        settings: BufferSettings,
-        home: Option<(Home, Vec<PathBuf>)>,
-        loaded: Loaded,
-        next_id: StreamId,
-        now_ms: i64,
-    ) -> Self {
-        let (home, quarantined) = home.unzip();
-        let quarantined = quarantined.unwrap_or_default();
-        let Loaded {
-            store,
-            streams,
-            ids,
-            generation,
-            run,
-            centre,
-            centre_time,
-            aside,
-            refusals,
-        } = loaded;
-        let held = |stream: &Stream| {
-            let entries: u64 = stream
-                .entries
-                .iter()
-                .map(|entry| u64::from(entry.bytes))
-                .sum();
-            let chunks: u64 = stream
-                .chunks
-                .iter()
-                .map(|chunk| u64::from(chunk.bytes))
-                .sum();
-            entries + chunks
-        };
-        let aside_bytes: u64 = aside.iter().map(|(_, bytes)| u64::from(*bytes)).sum();
-        Self {
-            held_bytes: streams.iter().map(held).sum::<u64>() + aside_bytes,
-            home,
-            store,
-            witness: None,
-            generation,
-            streams,
-            has_current: false,
-            offered_ahead_max: OFFERED_AHEAD_MAX,
-            offers_ahead: false,
-            rebuild_file_bytes_min: REBUILD_FILE_BYTES_MIN,
-            durable_to: 0,
-            open_entry: None,
-            next_id,
-            run: next_run(run, now_ms),
-            changes: Changes::default(),
-            staging: Staging::default(),
-            ids,
-            ids_changed: false,
-            id_blocks: BTreeMap::new(),
-            centre,
-            foreign: None,
-            centre_time,
-            aside,
-            refusals,
-            quarantine_bytes: quarantined.iter().map(|store| directory_bytes(store)).sum(),
-            quarantined,
-            damage: None,
-            counters: Counters::default(),
-            disk: Disk::default(),
-            settings,
-        }
-    }
-
-    /// Makes the beginning of the run durable.
-    fn start(mut self, now_ms: i64) -> Result<Self, OpenError> {
-        self.changes.put(keys::FACT_FORMAT, to_bytes(&FORMAT));
-        self.changes.put(keys::FACT_RUN, to_bytes(&self.run));
-        self.forget_streams();
-        self.measure_disk();
-        let began = self.commit(now_ms);
-        began.map_err(|error| self.not_begun(&error))?;
-        Ok(self)
-    }
-
     /// The quota without what quarantined stores take, but at least half of it.
     pub(super) fn quota_bytes(&self) -> u64 {
         let quota = self.settings.quota_bytes;
@@ -316,74 +154,6 @@ impl Engine {
         } else {
             u64::MAX
         }
-    }
-
-    /// What others see.
-    pub(super) fn state(&mut self, health: StoreHealth) -> BufferState {
-        let last = self.streams.len().wrapping_sub(1);
-        let has_current = self.has_current;
-        let views = self
-            .streams
-            .iter_mut()
-            .enumerate()
-            .map(|(place, stream)| stream.view(has_current && place == last))
-            .collect();
-        let losses = self
-            .streams
-            .iter()
-            .flat_map(|stream| stream.losses.iter().map(|loss| (stream.id, *loss)))
-            .take(LOSSES_MAX)
-            .collect();
-        let summarised = self
-            .streams
-            .iter()
-            .flat_map(|s| &s.entries)
-            .map(|entry| entry.seqs.count())
-            .sum();
-        BufferState {
-            streams: views,
-            unsent: Backlog {
-                passages: self
-                    .streams
-                    .iter()
-                    .map(|stream| stream.unsent().count())
-                    .sum(),
-                bytes: self.streams.iter().map(|stream| stream.unsent_bytes).sum(),
-                oldest: self.streams.iter().filter_map(Stream::oldest_unsent).min(),
-                newest: self.streams.iter().filter_map(Stream::newest_unsent).max(),
-                drain_per_min: None,
-            },
-            oldest_uncounted: self
-                .streams
-                .iter()
-                .filter_map(Stream::oldest_uncounted)
-                .min(),
-            losses,
-            summarised,
-            disk: self.disk,
-            held_bytes: self.held_bytes,
-            run: self.run,
-            health,
-            centre: self.centre,
-            centre_time: self.centre_time,
-            counters: self.counters,
-            alarms: self.alarms(),
-        }
-    }
-
-    fn alarms(&self) -> Vec<Alarm> {
-        let aside = self.quarantined.iter().cloned();
-        let stores = aside.map(|directory| Alarm::StoreQuarantined { directory });
-        let damage = self.damage;
-        let damage = damage.map(|(salvaged, lost)| Alarm::StoreDamaged { salvaged, lost });
-        let passages = self.aside.iter().map(|(key, _)| key.range.count()).sum();
-        let passages = (passages > 0).then_some(Alarm::PassagesQuarantined { passages });
-        let foreign = self.foreign.map(|centre| Alarm::ForeignCentre { centre });
-        stores
-            .chain(damage)
-            .chain(passages)
-            .chain(foreign)
-            .collect()
     }
 
     /// Stages what changed of streams beside their chunks.
@@ -423,19 +193,6 @@ fn staged_or_stored(
         Some(staged) => Ok(staged.map(<[u8]>::to_vec)),
         None => store.get(key),
     }
-}
-
-/// The name of a stream that no other run ever had.
-fn draw_stream() -> Result<StreamId, OpenError> {
-    let mut id = [0; 16];
-    getrandom::fill(&mut id)?;
-    Ok(StreamId::from_bytes(id))
-}
-
-/// Rises with every start, also when the store before was lost: then by the clock.
-fn next_run(before: u32, now_ms: i64) -> u32 {
-    let clock_s = u32::try_from(now_ms / 1_000).unwrap_or(0);
-    before.saturating_add(1).max(clock_s)
 }
 
 /// What a chunk counts towards the quota.
