@@ -19,29 +19,31 @@
 //! 5. A late backlog goes ahead as summaries ([`super::folding`]): none of it leaves raw before they
 //!    have left, and what they stand for not before they are answered. None of that lasts for ever.
 
+mod notes;
 mod refusals;
 mod sending;
+mod words;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use proto::limits::FRAME_BYTES_MAX;
-use proto::receipt::{Beacon, Centre, Receipt};
+use proto::receipt::Centre;
 use proto::{SeqRange, StreamId};
 
-use super::allowance::{Allowed, SPARING};
+use super::allowance::Allowed;
 use super::backoff::{Jitter, Millis};
 use super::cap::Cap;
-use super::centre::{Allegiance, Voice};
+use super::centre::Allegiance;
 use super::exchange::{Command, Input, LinkState, Pace, Tally};
 use super::flight::{Flight, MESSAGES_MAX, MessageId, Phase};
-use super::folding::{Backlog, Folding};
-use super::gate::{Change, Gate, Shut};
+use super::folding::Folding;
+use super::gate::{Gate, Shut};
 use super::lanes::Queue;
-use super::notes::{Hold, Note, Notes};
+use super::notes::Notes;
 use super::rate::{Kind, Rate};
 use super::share::Share;
-use crate::buffer::{BufferState, Folded};
+use crate::buffer::BufferState;
 
 /// What a passage weighs in a frame before the first was made.
 const BYTES_PER_PASSAGE_FIRST: u64 = 12;
@@ -338,97 +340,6 @@ impl Machine {
         }
     }
 
-    fn receipt(&mut self, now: Millis, receipt: Receipt) {
-        if !self.hear(receipt.centre) {
-            return;
-        }
-        // One without streams only corrects.
-        let is_answer = !receipt.streams.is_empty();
-        if is_answer {
-            self.tally.receipts += 1;
-            self.last_receipt = Some(now);
-        }
-        let was_corrected = std::mem::replace(&mut self.is_corrected, receipt.correction.is_some());
-        if was_corrected || self.is_corrected {
-            self.commands
-                .push_back(Command::Corrected(receipt.correction));
-        }
-        let mut answered = 0;
-        for stream in &receipt.streams {
-            answered += usize::from(self.notes.settle(stream));
-            let Some(queue) = self.queues.iter_mut().find(|q| q.stream == stream.stream) else {
-                continue;
-            };
-            queue.settle(stream);
-            let settled = self
-                .flight
-                .settle(now, stream.stream, |range| queue.is_settled(range));
-            if !settled.is_empty() {
-                queue.pauses = 0;
-                queue.paused_until = 0;
-                queue.batch_passages = (queue.batch_passages * 2).min(self.pace.batch_passages);
-            }
-            answered += settled.len();
-            for (id, message) in settled {
-                self.tally.messages_answered += 1;
-                self.tally.passages_answered += message.range.count();
-                if matches!(message.phase, Phase::Ready { .. }) {
-                    self.commands.push_back(Command::Forget(id));
-                }
-            }
-        }
-        if answered > 0 || (is_answer && self.gate.why_shut().is_some()) {
-            self.gate.answered(now);
-        }
-        self.commands
-            .push_back(Command::Receipt(receipt.centre, receipt.streams));
-    }
-
-    /// Whether the word of this centre counts.
-    fn hear(&mut self, centre: Centre) -> bool {
-        match self.allegiance.hear(centre) {
-            Voice::Ours => true,
-            Voice::Reborn => {
-                self.lose_all();
-                for queue in &mut self.queues {
-                    queue.unsettle();
-                    queue.refresh(self.flight.ranges_of(queue.stream));
-                }
-                true
-            }
-            Voice::Past => {
-                self.tally.foreign += 1;
-                false
-            }
-            Voice::Foreign => {
-                self.tally.foreign += 1;
-                // The buffer raises the alarm; it ignores what it is told.
-                self.commands
-                    .push_back(Command::Receipt(centre, Vec::new()));
-                false
-            }
-        }
-    }
-
-    fn beacon(&mut self, now: Millis, beacon: &Beacon) {
-        let known = self.allegiance.known();
-        if !self.hear(beacon.centre) || self.gate.is_outdated(beacon) {
-            return;
-        }
-        let build: Arc<str> = beacon.build.as_str().into();
-        self.build = Some(Arc::clone(&build));
-        self.summaries_age_max_ms = Some(beacon.summaries_age_max_ms);
-        self.commands.push_back(Command::CentreTime(beacon.sent_at));
-        self.commands.push_back(Command::OfferAgain(build));
-        if known != self.allegiance.known() {
-            self.commands
-                .push_back(Command::Receipt(beacon.centre, Vec::new()));
-        }
-        if self.gate.beacon(now, beacon, &mut self.jitter) == Change::Resend {
-            self.lose_all();
-        }
-    }
-
     /// Takes a message apart: its numbers are pending again, unless the buffer says otherwise.
     fn drop_message(&mut self, id: MessageId) {
         if let Some(message) = self.flight.remove(id) {
@@ -485,74 +396,6 @@ impl Machine {
             .map(|(id, _)| id)
             .collect();
         cut.into_iter().for_each(|id| self.drop_message(id));
-    }
-
-    /// When messages may flow again, the backlog is folded before anything of it leaves.
-    fn fold(&mut self, now: Millis) {
-        let flows = self.gate.window(now) > 0;
-        if flows && !self.flows && self.pace.summary_after_ms > 0 {
-            let waiting = self.queues.iter().filter(|queue| queue.waits());
-            self.folding.begin(waiting.map(|queue| Backlog {
-                stream: queue.stream,
-                to: queue.accepted_to,
-            }));
-        } else if !flows {
-            self.folding.stop();
-        }
-        self.flows = flows;
-        if let Some((backlog, is_late)) = self.folding.ask() {
-            let older_than_ms = (!is_late).then_some(self.pace.summary_after_ms);
-            self.commands.push_back(Command::Fold {
-                backlog,
-                older_than_ms,
-                age_max_ms: self.summaries_age_max_ms,
-            });
-        }
-    }
-
-    fn folded(&mut self, folded: Folded) {
-        if let Some(backlog) = self.folding.answered(folded)
-            && let Some(queue) = self.queues.iter_mut().find(|q| q.stream == backlog.stream)
-        {
-            queue.aged(backlog.to);
-        }
-    }
-
-    /// What of the backlog has to wait for summaries.
-    fn hold(&self, now: Millis) -> Hold {
-        if self.folding.is_active() {
-            Hold::All
-        } else {
-            self.notes.hold(now)
-        }
-    }
-
-    /// Summaries, losses and heartbeats.
-    fn say(&mut self, now: Millis) {
-        let may_speak = self.gate.window(now) > 0 && self.allowed != Allowed::Nothing;
-        while may_speak
-            && self.room
-            && let Some(note) = self.notes.next(now)
-        {
-            self.note(now, note);
-        }
-        if self.heartbeat_at <= now || self.rate.wants_small_frame() {
-            let rarer = if self.allowed == Allowed::Nothing {
-                SPARING
-            } else {
-                1
-            };
-            self.heartbeat_at = now + self.pace.heartbeat_ms * rarer;
-            self.commands.push_back(Command::Heartbeat);
-        }
-    }
-
-    fn note(&mut self, now: Millis, note: Note) {
-        self.notes.left(&note, now, self.flight.resend_timeout_ms());
-        self.commands.push_back(match note {
-            Note::ReadSummary(stream, entries_max) => Command::Summary(stream, entries_max),
-            Note::Losses(stream, losses) => Command::Losses(stream, losses),
-        });
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use proto::frame::WIRE_VERSION;
 use proto::limits::IN_FLIGHT_BYTES_MAX;
-use proto::receipt::{Intake, StreamReceipt};
+use proto::receipt::{Beacon, Intake, Receipt, StreamReceipt};
 use proto::{CentreId, EventTime, Seq, SeqSet};
 
 use super::super::model_link::ModelLink;

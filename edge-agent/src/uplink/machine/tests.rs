@@ -21,7 +21,9 @@ use proptest::prelude::*;
 use proto::frame::WIRE_VERSION;
 use proto::limits::IN_FLIGHT_BYTES_MAX;
 use proto::loss::{Loss, LossReason, LossScope};
-use proto::receipt::{Intake, Refusal, RefusalClass, RefusalReason, StreamReceipt};
+use proto::receipt::{
+    Beacon, Intake, Receipt, Refusal, RefusalClass, RefusalReason, StreamReceipt,
+};
 use proto::{CentreId, EventTime, Seq, SeqSet};
 
 use self::held::Held;
@@ -29,7 +31,8 @@ use self::schedules::Op;
 use self::world::{Frame, World, bytes_of, claimed};
 use super::super::backoff::Backoff;
 use super::*;
-use crate::buffer::StreamState;
+use crate::buffer::{Folded, StreamState};
+use crate::uplink::folding::Backlog;
 use crate::uplink::frames::fixtures::buffer_state;
 
 pub(super) const PACE: Pace = Pace {
