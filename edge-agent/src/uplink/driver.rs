@@ -2,10 +2,13 @@
 //!
 //! One task owns everything here. Its `select!` only receives; what follows from it happens after,
 //! without waiting: reads of the buffer run as futures of their own, publishes never wait, and
-//! whatever the link refuses stays with the machine. `asking` holds the questions to the buffer and
-//! the disk, `showing` what is shown of it all.
+//! whatever the link refuses stays with the machine. `obeying` carries commands out, `asking`
+//! holds the questions to the buffer and the disk, `showing` what is shown of it all, `settings` what
+//! the configuration makes of the machine.
 
 mod asking;
+mod obeying;
+mod settings;
 mod showing;
 
 use std::collections::BTreeMap;
@@ -18,15 +21,14 @@ use futures_util::stream::FuturesUnordered;
 use prometheus_client::metrics::histogram::Histogram;
 use proto::heartbeat::CameraLink;
 use proto::limits::IN_FLIGHT_BATCHES_MAX;
-use proto::receipt::Correction;
 use proto::{EventTime, StreamId};
 use service::tasks::TaskSet;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::allowance::{Held, Judgement, Rules};
-use super::backoff::{Backoff, Jitter, Millis};
-use super::exchange::{Command, Input, Pace};
+use super::allowance::{Held, Judgement};
+use super::backoff::{Jitter, Millis};
+use super::exchange::Input;
 use super::flight::MessageId;
 use super::frames::Framer;
 use super::frontier::Statements;
@@ -45,18 +47,11 @@ use crate::ingest::http::DoorCounters;
 use crate::status::rates::Flow;
 use asking::{Done, Reply};
 
+pub use settings::{pace, rules};
+
 /// Stored bytes read for one message: a full window of such frames stays near the bytes that may
 /// be on their way.
 pub const READ_BYTES_MAX: usize = 20 * 1024;
-
-/// The least wait between two attempts to connect, and between two probes.
-const FIRST_WAIT_MS: Millis = 1_000;
-
-/// The longest wait between two probes of a closed intake, and between two sendings of a message.
-const LONGEST_WAIT_MS: Millis = 300_000;
-
-/// Within which a reopened intake is entered.
-const OPEN_JITTER_MS: Millis = 10_000;
 
 /// How often the certificate files are looked at for changes.
 const FILES_EVERY: Duration = Duration::from_secs(30);
@@ -87,45 +82,6 @@ pub struct Parts {
     pub flow: watch::Receiver<Flow>,
     /// What the link carries, by the owner's rules.
     pub meter: Meter,
-}
-
-/// The pace that the configuration asks for.
-#[must_use]
-pub fn pace(config: &UplinkConfig) -> Pace {
-    let longest = |base: Millis| LONGEST_WAIT_MS.max(base);
-    let resend_ms = config.resend_min_s * 1_000;
-    Pace {
-        batch_passages: u64::from(config.batch_passages),
-        event_wait_ms: config.event_wait_ms,
-        heartbeat_ms: config.heartbeat_s * 1_000,
-        reconnect: Backoff {
-            base_ms: FIRST_WAIT_MS,
-            cap_ms: config.reconnect_max_s * 1_000,
-        },
-        probe: Backoff {
-            base_ms: FIRST_WAIT_MS,
-            cap_ms: LONGEST_WAIT_MS,
-        },
-        resend: Backoff {
-            base_ms: resend_ms,
-            cap_ms: longest(resend_ms),
-        },
-        open_jitter_ms: OPEN_JITTER_MS,
-        summary_after_ms: config.summary_after_s * 1_000,
-        backlog_share_percent: u64::from(config.backlog_share),
-        rate_bytes_per_s_max: config.rate_kbit_s_max.map(|kbit| u64::from(kbit) * 125),
-    }
-}
-
-/// The owner's rules for the link.
-#[must_use]
-pub fn rules(config: &UplinkConfig) -> Rules {
-    Rules {
-        backlog_hours: config.backlog_hours.clone(),
-        offset: config.utc_offset,
-        daily_bytes_max: config.daily_mb_max.map(|mb| u64::from(mb) * 1_000_000),
-        reserve_percent: u64::from(config.daily_reserve),
-    }
 }
 
 /// Carries passages up until `stop`, then says goodbye.
@@ -341,81 +297,12 @@ impl Driver {
         }
     }
 
-    /// Does what the machine wants, in order.
-    fn obey(&mut self) {
-        while let Some(command) = self.machine.poll() {
-            match command {
-                Command::Connect => self.read_credentials(),
-                Command::Read { id, stream, range } => self.read(id, stream, range),
-                Command::Publish(id) => self.publish(id),
-                Command::Forget(id) => drop(self.frames.remove(&id)),
-                Command::Fold {
-                    backlog,
-                    older_than_ms,
-                    age_max_ms,
-                } => self.fold(backlog, older_than_ms, age_max_ms),
-                Command::Summary(stream, entries_max) => self.read_summary(stream, entries_max),
-                Command::Losses(stream, losses) => {
-                    let (state, at) = (self.state.borrow().clone(), self.time.read());
-                    if let Some(frame) = self.framer.losses(&state, at, stream, losses) {
-                        self.say(frame, "losses");
-                    }
-                }
-                Command::Heartbeat => {
-                    let drain = self.flow.borrow().drain_per_min();
-                    let (state, at) = (self.state.borrow().clone(), self.time.read());
-                    let frame = self.framer.heartbeat(&state, at, self.camera(), drain);
-                    self.say(frame, "a heartbeat");
-                }
-                Command::Receipt(centre, streams) => {
-                    self.inbox.push(centre, streams);
-                    self.tell();
-                }
-                Command::Refused {
-                    stream,
-                    range,
-                    reason,
-                    build,
-                } => self.refuse(stream, range, reason, build),
-                Command::SummaryRefused {
-                    stream,
-                    seqs,
-                    counted,
-                    reason,
-                } => self.refuse_summary(stream, seqs, counted, reason),
-                Command::OfferAgain(build) => self.offer_again(build),
-                Command::CentreTime(at) => drop(self.take_time(at)),
-                Command::Corrected(correction) => self.correct(correction),
-            }
-        }
-    }
-
     /// Replaced certificates are taken over by connecting anew.
     fn look_at_files(&mut self) {
         if self.link.is_some() && self.stamp.as_ref() != Some(&self.credentials.stamp()) {
             tracing::info!("certificate files changed; connecting anew");
             self.lose("certificate files changed".to_owned());
         }
-    }
-
-    fn publish(&mut self, id: MessageId) {
-        let Some(frame) = self.frames.remove(&id) else {
-            return;
-        };
-        if !self.hand(frame.clone()) {
-            self.frames.insert(id, frame);
-            self.feed(Input::NotPublished { id });
-        }
-    }
-
-    /// Hands a frame to the link; false when there is no room or no link.
-    fn hand(&mut self, frame: Vec<u8>) -> bool {
-        let bytes = frame.len();
-        let handed = self.link.as_mut().is_some_and(|link| link.publish(frame));
-        if handed {
-            self.meter.frame(self.time.read().now, bytes);
-        }
-        handed
     }
 
     /// Applies the owner's rules, and has the count of the day written down when it is time.
@@ -452,45 +339,6 @@ impl Driver {
         match self.door.last_post_ms.load(Ordering::Relaxed) {
             0 => CameraLink::Unknown,
             ms => CameraLink::LastPostAt(EventTime::from_millis(ms)),
-        }
-    }
-
-    /// Publishes something that is said again anyway.
-    fn say(&mut self, frame: Vec<u8>, what: &'static str) {
-        let bytes = frame.len();
-        if self.hand(frame) {
-            self.feed(Input::Said { bytes });
-        } else {
-            tracing::debug!(what, "not sent for want of room; it is said again");
-        }
-    }
-
-    /// It is no earlier than the centre said, by which certificates are judged as well, also after a
-    /// restart. Returns whether that is believed.
-    fn take_time(&mut self, at: EventTime) -> bool {
-        let not_after = self.view.borrow().certificate_not_after;
-        let is_believed =
-            not_after.is_some_and(|not_after| self.credentials.raise_floor(at, not_after));
-        if is_believed {
-            self.time.not_before(at);
-            self.buffer.centre_time(at);
-        }
-        is_believed
-    }
-
-    /// Takes over what the centre knows better.
-    fn correct(&mut self, correction: Option<Correction>) {
-        let Some(Correction { at, run, counter }) = correction else {
-            return self.time.corrected(None);
-        };
-        if self.take_time(at) {
-            self.time.corrected(Some(at));
-        }
-        if let Some(run) = self.framer.exceed(run, counter) {
-            tracing::warn!(
-                run,
-                "the centre knows a run of this unit by a higher number; this one goes above it"
-            );
         }
     }
 }
