@@ -10,36 +10,28 @@
 //!
 //! Pure.
 
+mod fields;
+mod values;
+
 use std::borrow::Cow;
 use std::fmt;
 
 use jiff::Timestamp;
 use proto::DeviceId;
-use proto::limits::{
-    CLASSES, EXTRA_BYTES_MAX, LANES, LENGTH_CM_MAX, PLATE_BYTES_MAX, SPEED_CENTI_KMH_MAX,
-    SPEED_LIMIT_KMH_MAX,
-};
-use proto::passage::{
-    ConfidencePermille, Direction, EventTime, Lane, LengthCm, Passage, Speed, SpeedLimitKmh,
-    VehicleClass, check_extra,
-};
-use proto::plate::PlateText;
-use serde::de::{Deserializer, MapAccess, Visitor};
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
-use sha2::{Digest, Sha256};
+use proto::limits::{CLASSES, EXTRA_BYTES_MAX, LANES, SPEED_LIMIT_KMH_MAX};
+use proto::passage::{EventTime, Lane, Passage, SpeedLimitKmh, VehicleClass, check_extra};
+use serde::Serialize;
 
+use self::fields::Fields;
+use self::values::{Value, confidence, direction, event_key, length, plate_text, speed};
 use super::plates::{PlatePolicy, Plates};
-use crate::buffer::{Admitted, EventKey};
+use crate::buffer::Admitted;
 
 /// Bytes of an `event_id`, at most.
 pub const EVENT_ID_BYTES_MAX: usize = 256;
 
 /// Characters of a refused value that are repeated in the answer.
 const SHOWN_CHARS_MAX: usize = 64;
-
-/// Fields of one item, at most.
-const FIELDS_MAX: usize = 128;
 
 /// What an item is judged by.
 #[derive(Debug, Clone)]
@@ -237,129 +229,6 @@ const KNOWN: [&str; 12] = [
     "confidence",
 ];
 
-/// The text of one known field.
-struct Value<'a> {
-    field: &'static str,
-    text: &'a str,
-}
-
-impl<'a> Value<'a> {
-    fn fault(
-        &self,
-        problem: impl Into<Cow<'static, str>>,
-        limit: impl Into<Cow<'static, str>>,
-    ) -> Fault {
-        Fault {
-            field: Some(self.field.into()),
-            value: Some(shown(self.text)),
-            problem: problem.into(),
-            limit: Some(limit.into()),
-        }
-    }
-
-    fn string(&self) -> Result<Cow<'a, str>, Fault> {
-        let inside = self
-            .text
-            .strip_prefix('"')
-            .and_then(|text| text.strip_suffix('"'));
-        let inside = inside.ok_or_else(|| self.fault("has the wrong type", "a string"))?;
-        if !inside.contains('\\') {
-            return Ok(Cow::Borrowed(inside));
-        }
-        serde_json::from_str(self.text)
-            .map(Cow::Owned)
-            .map_err(|_| self.fault("is not valid text", "a string"))
-    }
-
-    fn number(&self) -> Result<f64, Fault> {
-        let is_number = self
-            .text
-            .starts_with(|c: char| c.is_ascii_digit() || c == '-');
-        let number = is_number.then(|| self.text.parse().ok()).flatten();
-        number.ok_or_else(|| self.fault("has the wrong type", "a number"))
-    }
-
-    fn boolean(&self) -> Result<bool, Fault> {
-        match self.text {
-            "true" => Ok(true),
-            "false" => Ok(false),
-            _ => Err(self.fault("has the wrong type", "true or false")),
-        }
-    }
-
-    /// A whole number from 0 to `max`.
-    fn small<T>(&self, new: fn(u8) -> Option<T>, max: usize) -> Result<T, Fault> {
-        let limit = || format!("a whole number from 0 to {max}");
-        self.number()?;
-        let number = self.text.parse::<u8>().ok().and_then(new);
-        number.ok_or_else(|| self.fault("is out of range", limit()))
-    }
-}
-
-fn speed(value: &Value<'_>) -> Result<Speed, Fault> {
-    Speed::from_kmh(value.number()?).map_err(|error| {
-        let limit = format!("0 to {} km/h", SPEED_CENTI_KMH_MAX / 100);
-        value.fault(error.to_string(), limit)
-    })
-}
-
-/// An empty plate is what cameras send for one that they could not read.
-fn plate_text(value: &Value<'_>) -> Result<Option<PlateText>, Fault> {
-    let text = value.string()?;
-    if text.is_empty() {
-        return Ok(None);
-    }
-    let limit = || format!("1 to {PLATE_BYTES_MAX} bytes without control characters");
-    PlateText::new(&text)
-        .map(Some)
-        .map_err(|error| value.fault(error.to_string(), limit()))
-}
-
-fn event_key(value: &Value<'_>) -> Result<EventKey, Fault> {
-    let text = value.string()?;
-    if text.is_empty() || text.len() > EVENT_ID_BYTES_MAX {
-        return Err(value.fault(
-            "has the wrong length",
-            format!("1 to {EVENT_ID_BYTES_MAX} bytes"),
-        ));
-    }
-    let hash: [u8; 32] = Sha256::digest(text.as_bytes()).into();
-    Ok(EventKey(std::array::from_fn(|place| hash[place])))
-}
-
-fn direction(value: &Value<'_>) -> Result<Direction, Fault> {
-    Direction::from_word(&value.string()?).ok_or_else(|| {
-        let words: Vec<_> = Direction::ALL.iter().map(|(_, word)| *word).collect();
-        value.fault("is no direction", words.join(", "))
-    })
-}
-
-fn length(value: &Value<'_>) -> Result<LengthCm, Fault> {
-    scaled(value.number()?, 100.0)
-        .and_then(LengthCm::new)
-        .ok_or_else(|| value.fault("is out of range", format!("0 to {} m", LENGTH_CM_MAX / 100)))
-}
-
-fn confidence(value: &Value<'_>) -> Result<ConfidencePermille, Fault> {
-    scaled(value.number()?, 1_000.0)
-        .and_then(ConfidencePermille::new)
-        .ok_or_else(|| value.fault("is out of range", "0 to 1"))
-}
-
-/// The number in finer units, rounded; none outside of 16 bits.
-fn scaled(number: f64, scale: f64) -> Option<u16> {
-    let fine = (number * scale).round();
-    if !(0.0..=f64::from(u16::MAX)).contains(&fine) || number < 0.0 {
-        return None;
-    }
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "within 16 bits by the check above"
-    )]
-    Some(fine as u16)
-}
-
 fn append_extra(extra: &mut String, name: &str, raw: &str) {
     extra.push(if extra.is_empty() { '{' } else { ',' });
     // A text always has a JSON form.
@@ -384,69 +253,6 @@ fn problem_of(error: &serde_json::Error) -> String {
         cause.to_owned()
     } else {
         format!("is not valid JSON: {cause} at column {}", error.column())
-    }
-}
-
-/// The fields of an item as texts, in their order, each name once.
-struct Fields<'a> {
-    fields: Vec<(Cow<'a, str>, &'a str)>,
-}
-
-impl<'de> Deserialize<'de> for Fields<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(FieldsVisitor)
-    }
-}
-
-struct FieldsVisitor;
-
-impl<'de> Visitor<'de> for FieldsVisitor {
-    type Value = Fields<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
-        use serde::de::Error;
-        let mut fields: Vec<(Cow<'de, str>, &'de str)> = Vec::with_capacity(8);
-        while let Some(Name(name)) = map.next_key()? {
-            if fields.iter().any(|(known, _)| *known == name) {
-                return Err(A::Error::custom(format!(
-                    "has the field {:?} twice",
-                    shown(&name)
-                )));
-            }
-            if fields.len() == FIELDS_MAX {
-                return Err(A::Error::custom(format!(
-                    "has more than {FIELDS_MAX} fields"
-                )));
-            }
-            fields.push((name, map.next_value::<&'de RawValue>()?.get()));
-        }
-        Ok(Fields { fields })
-    }
-}
-
-/// A field's name, borrowed unless it has escapes.
-struct Name<'a>(Cow<'a, str>);
-
-impl<'de> Deserialize<'de> for Name<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct NameVisitor;
-        impl<'de> Visitor<'de> for NameVisitor {
-            type Value = Name<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a field's name")
-            }
-            fn visit_borrowed_str<E>(self, name: &'de str) -> Result<Name<'de>, E> {
-                Ok(Name(Cow::Borrowed(name)))
-            }
-            fn visit_str<E>(self, name: &str) -> Result<Name<'de>, E> {
-                Ok(Name(Cow::Owned(name.to_owned())))
-            }
-        }
-        deserializer.deserialize_str(NameVisitor)
     }
 }
 

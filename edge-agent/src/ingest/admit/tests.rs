@@ -1,5 +1,7 @@
 use proptest::prelude::*;
 use proto::Plate;
+use proto::passage::{ConfidencePermille, Direction, LengthCm};
+use proto::plate::PlateText;
 
 use super::*;
 
