@@ -4,6 +4,8 @@
 //! same; the answer lists the first [`ERRORS_SHOWN_MAX`]. When every item is refused it is a 422. A
 //! body is held in memory as a whole; the sum over all requests is bounded, beyond it comes 503.
 
+mod problems;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
@@ -19,9 +21,10 @@ use service::clock::wall_millis;
 use service::problem::Problem;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
+use self::problems::{RETRY_SOON_S, not_json, nothing_accepted, problem_of};
 use super::admit::{ItemError, Judge, Rules};
 use super::split::{self, SplitError};
-use crate::buffer::{Admitted, AppendError, Appended, Buffer};
+use crate::buffer::{Admitted, Appended, Buffer};
 use crate::clock::Clock;
 
 /// Errors that one answer lists; `rejected` counts all.
@@ -32,12 +35,6 @@ const REQUEST_BYTES_MIN: usize = 1_024;
 
 /// Bodies above this are judged on a thread for blocking work: that takes milliseconds.
 const INLINE_BODY_BYTES_MAX: usize = 256 * 1_024;
-
-/// When to come back after the buffer was full; the uplink frees it in its own time.
-const RETRY_FULL_S: u32 = 30;
-
-/// When to come back after a moment of overload.
-const RETRY_SOON_S: u32 = 1;
 
 /// What the door allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -338,68 +335,6 @@ fn judge_body(
         }
     }
     Ok(judged)
-}
-
-fn not_json(detail: String) -> Problem {
-    Problem::new(StatusCode::BAD_REQUEST, "not-json", "Not JSON").detail(detail)
-}
-
-fn nothing_accepted(judged: Judged) -> Problem {
-    let first = judged
-        .errors
-        .first()
-        .map(ToString::to_string)
-        .unwrap_or_default();
-    Problem::new(
-        StatusCode::UNPROCESSABLE_ENTITY,
-        "nothing-accepted",
-        "Nothing accepted",
-    )
-    .detail(format!(
-        "all {} items were rejected; {first}",
-        judged.rejected
-    ))
-    .with("accepted", 0)
-    .with("duplicates", 0)
-    .with("rejected", judged.rejected)
-    .with(
-        "errors",
-        serde_json::to_value(judged.errors).unwrap_or_default(),
-    )
-}
-
-fn problem_of(error: &AppendError) -> Problem {
-    let unavailable = StatusCode::SERVICE_UNAVAILABLE;
-    let problem = match error {
-        AppendError::Full {
-            held_bytes,
-            quota_bytes,
-        } => Problem::new(StatusCode::TOO_MANY_REQUESTS, "buffer-full", "Buffer full")
-            .with("held_bytes", *held_bytes)
-            .with("limit_bytes", *quota_bytes)
-            .retry_after_s(RETRY_FULL_S),
-        AppendError::NoSpace {
-            path,
-            free_bytes,
-            floor_bytes,
-        } => Problem::new(unavailable, "disk-full", "Disk full")
-            .with("path", path.display().to_string())
-            .with("free_bytes", *free_bytes)
-            .with("floor_bytes", *floor_bytes)
-            .retry_after_s(RETRY_FULL_S),
-        AppendError::Failed(_) => {
-            Problem::new(unavailable, "store-failed", "Store failed").retry_after_s(RETRY_FULL_S)
-        }
-        AppendError::Overloaded => {
-            Problem::new(unavailable, "overloaded", "Overloaded").retry_after_s(RETRY_SOON_S)
-        }
-        AppendError::TooMany(_) => Problem::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "too-many-items",
-            "Too many items",
-        ),
-    };
-    problem.detail(error.to_string())
 }
 
 fn count(counter: &AtomicU64, more: usize) {
