@@ -19,7 +19,7 @@ use super::engine::Engine;
 use super::model::settings;
 use super::{
     APPEND_PASSAGES_MAX, Admitted, Alarm, AppendError, Appended, Buffer, BufferSettings,
-    CentreVerdict, EventKey, OFFERED_AHEAD_MAX, QUEUE_COMMANDS_MAX, QuotaPolicy,
+    CentreVerdict, EventKey, FoldScope, OFFERED_AHEAD_MAX, QUEUE_COMMANDS_MAX, QuotaPolicy,
     ReadError, ReadLimit,
 };
 
@@ -328,5 +328,35 @@ async fn a_read_offers_no_more_ahead_than_one_reservation() {
         let ahead = offered.last().unwrap().get() - first + 1;
         assert!((500..=OFFERED_AHEAD_MAX).contains(&ahead), "{offered:?}");
     }
+    running.stop();
+}
+
+#[tokio::test]
+async fn a_post_is_answered_while_a_long_backlog_is_folded() {
+    let place = tempfile::tempdir().unwrap();
+    let running = Running::open(&plain(place.path()));
+    // More than is folded with one commit.
+    let count = 70_000;
+    for from in (1..=count).step_by(10_000) {
+        running.buffer.append(many(from, 10_000)).await.unwrap();
+    }
+    let stream = running.buffer.state().borrow().streams[0].id;
+    let scope = FoldScope {
+        to: count,
+        if_before: None,
+        windows_from: EventTime::from_millis(0),
+        windows_to: EventTime::from_millis(2 * NOW_MS),
+    };
+    let (folded, posted) = tokio::join!(
+        running.buffer.fold(stream, scope),
+        running.buffer.append(many(count + 1, 1)),
+    );
+    assert_eq!(posted.unwrap().accepted, 1);
+    let folded = folded.unwrap();
+    assert!(
+        folded.more,
+        "all {} passages were folded at once",
+        folded.passages
+    );
     running.stop();
 }
