@@ -57,7 +57,7 @@ pub(super) struct Engine {
     pub(super) settings: BufferSettings,
     /// None when the medium was handed over open.
     home: Option<Home>,
-    store: Box<dyn Medium>,
+    pub(super) store: Box<dyn Medium>,
     /// Beside the store; none when the medium was handed over open.
     witness: Option<Witness>,
     /// Commits since the store was made.

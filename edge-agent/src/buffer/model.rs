@@ -18,14 +18,15 @@ use proto::window::fold;
 use proto::{PassageBatch, StreamId};
 
 use super::engine::Engine;
+use super::records::{Marks, from_bytes};
 use super::{
     Admitted, AppendError, BufferSettings, BufferState, CentreVerdict, EventKey, FoldScope,
-    PendingSummary, QuotaPolicy, ReadLimit, StoreHealth,
+    PendingSummary, QuotaPolicy, ReadLimit, StoreHealth, keys,
 };
 
 const NOW_MS: i64 = 1_743_848_130_000;
 const LIMIT: ReadLimit = ReadLimit {
-    passages: 150,
+    passages: 75,
     bytes: 8_192,
 };
 
@@ -47,10 +48,11 @@ fn centre(timeline: u32) -> Centre {
     }
 }
 
-/// With little reserved ahead, so that a few passages are enough to have some that were never offered.
+/// With little reserved ahead, so that a few passages are enough to have some that were never offered;
+/// a reservation is two messages long.
 fn open(settings: &BufferSettings) -> Engine {
     let mut engine = Engine::open(settings, NOW_MS).unwrap();
-    engine.offered_ahead_max = 200;
+    engine.offered_ahead_max = 4 * LIMIT.passages as u64;
     engine.offers_ahead = true;
     engine
 }

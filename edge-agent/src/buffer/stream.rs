@@ -63,6 +63,8 @@ pub(super) struct Stream {
     pub(super) marks: Marks,
     /// The marks differ from those on the disk.
     pub(super) marks_changed: bool,
+    /// An offered mark or a seal is not durable yet: nothing leaves before.
+    pub(super) leave_staged: bool,
     pub(super) chunks: VecDeque<ChunkMeta>,
     pub(super) losses: Losses,
     pub(super) entries: VecDeque<EntryMeta>,
@@ -91,6 +93,7 @@ impl Stream {
             id,
             marks,
             marks_changed: false,
+            leave_staged: false,
             chunks: VecDeque::new(),
             losses: Losses::default(),
             entries: VecDeque::new(),
@@ -330,6 +333,7 @@ impl Stream {
         if !self.marks.offered.contains_range(range) {
             self.marks.offer(range);
             self.marks_changed = true;
+            self.leave_staged = true;
             self.view = None;
         }
     }

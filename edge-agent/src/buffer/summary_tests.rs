@@ -160,6 +160,21 @@ fn a_folded_backlog_is_handed_out_raw_only_after_its_receipt_also_after_a_restar
 }
 
 #[test]
+fn whoever_asks_before_a_seal_is_durable_waits_for_it_too() {
+    let place = tempfile::tempdir().unwrap();
+    let settings = settings(place.path(), 1 << 30, QuotaPolicy::DropOldest);
+    let mut engine = Engine::open(&settings, NOW_MS).unwrap();
+    let stream = accept(&mut engine, &backlog(1_000, 1_000));
+    fold_all(&mut engine, stream, &all_windows(1_000));
+    let (pending, must_wait) = engine.seal(stream, 8).unwrap();
+    assert!(must_wait && !pending.is_empty());
+    let staged = (pending.clone(), true);
+    assert_eq!(engine.seal(stream, 8), Ok(staged), "staged is not durable");
+    engine.commit(NOW_MS).unwrap();
+    assert_eq!(engine.seal(stream, 8), Ok((pending, false)));
+}
+
+#[test]
 fn while_nothing_flows_nothing_is_marked_as_offered_and_what_was_stays_raw() {
     let place = tempfile::tempdir().unwrap();
     let settings = settings(place.path(), 1 << 30, QuotaPolicy::DropOldest);

@@ -360,3 +360,45 @@ async fn a_post_is_answered_while_a_long_backlog_is_folded() {
     );
     running.stop();
 }
+
+#[test]
+fn whoever_asks_before_an_offered_mark_is_durable_waits_for_it_too() {
+    let place = tempfile::tempdir().unwrap();
+    let mut engine = Engine::open(&plain(place.path()), NOW_MS).unwrap();
+    engine.stage(&many(0, 2_000), NOW_MS).unwrap().unwrap();
+    engine.commit(NOW_MS).unwrap();
+    let stream = engine.streams[0].id;
+    assert!(engine.reserve(stream, seq(1), 500));
+    assert!(
+        engine.reserve(stream, seq(501), 500),
+        "staged is not durable"
+    );
+    engine.commit(NOW_MS).unwrap();
+    assert!(!engine.reserve(stream, seq(1), 500));
+    assert!(!engine.reserve(stream, seq(501), 500));
+}
+
+#[tokio::test]
+async fn a_read_whose_passages_go_while_it_waits_hands_out_nothing_that_is_not_offered() {
+    let place = tempfile::tempdir().unwrap();
+    let running = Running::open(&plain(place.path()));
+    running.buffer.append(many(0, 5_000)).await.unwrap();
+    let stream = running.buffer.state().borrow().streams[0].id;
+    running.stop();
+    // Both are asked before the thread looks.
+    let (buffer, owner) = Buffer::open(&plain(place.path())).unwrap();
+    let reserved = range(1, OFFERED_AHEAD_MAX / 2);
+    let reason = RefusalReason::Malformed;
+    let (run, moved, thread) = tokio::join!(
+        buffer.read(stream, seq(1), LIMIT),
+        buffer.refused(stream, reserved, reason, None),
+        async { std::thread::spawn(move || owner.run()) },
+    );
+    assert_eq!(moved, Ok(reserved.count()));
+    let run = run.unwrap().unwrap();
+    let read = SeqRange::from_count(run.first, run.batch.len() as u64).unwrap();
+    let offered = buffer.state().borrow().streams[0].offered.clone();
+    assert!(offered.contains_range(read), "{read} of {offered:?}");
+    drop(buffer);
+    thread.join().unwrap();
+}

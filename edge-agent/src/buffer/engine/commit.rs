@@ -229,6 +229,9 @@ impl Engine {
         self.changes
             .put(keys::GENERATION, to_bytes(&self.generation));
         self.store.commit(std::mem::take(&mut self.changes))?;
+        for stream in &mut self.streams {
+            stream.leave_staged = false;
+        }
         self.counters.commits += 1;
         let statement = self.witness.is_some().then(|| self.statement());
         if let Some((witness, statement)) = self.witness.as_mut().zip(statement) {

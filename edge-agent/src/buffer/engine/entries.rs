@@ -89,7 +89,6 @@ impl Engine {
         let Some(stream) = self.streams.iter_mut().find(|stream| stream.id == id) else {
             return Ok((Vec::new(), false));
         };
-        let mut sealed_now = false;
         let mut pending = Vec::new();
         for meta in stream.entries.iter_mut().take(entries_max) {
             let key = keys::summary(id, meta.number);
@@ -99,7 +98,7 @@ impl Engine {
             };
             if !meta.sealed {
                 meta.sealed = true;
-                sealed_now = true;
+                stream.leave_staged = true;
                 self.open_entry = None;
                 let entry = StoredEntry {
                     sealed: true,
@@ -112,7 +111,7 @@ impl Engine {
                 entry: stored.entry,
             });
         }
-        Ok((pending, sealed_now))
+        Ok((pending, stream.leave_staged))
     }
 
     /// The last resort: deltas go, too, and those of their passages that are gone are lost altogether.

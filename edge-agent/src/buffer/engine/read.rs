@@ -24,7 +24,8 @@ impl Engine {
         chunk::decode(&key, &value).map_err(damaged)
     }
 
-    /// Marks numbers as offered before they are read. Returns whether a commit must come first.
+    /// Marks numbers as offered before they are read. Returns whether a commit must come first: also
+    /// where the mark is staged already, for somebody who waits for it.
     pub(in crate::buffer) fn reserve(
         &mut self,
         stream: StreamId,
@@ -50,7 +51,7 @@ impl Engine {
         };
         let wanted = to(passages as u64);
         if wanted.is_none_or(|wanted| stream.marks.offered.contains_range(wanted)) {
-            return false;
+            return stream.leave_staged;
         }
         if let Some(ahead) = to((passages as u64).max(self.offered_ahead_max / 2)) {
             stream.offer(ahead);

@@ -14,32 +14,23 @@ impl World {
             .ranges()
             .first()
             .map_or(Seq::FIRST, |range| range.first());
-        if self.engine().reserve(id, first, LIMIT.passages) {
-            self.engine().commit(NOW_MS).unwrap();
-        }
-        let run = self.engine().read(id, first, LIMIT).unwrap().unwrap();
-        let cursor = self.cursors.entry(*id.as_bytes()).or_default();
-        if let Some(run) = run {
-            let range = SeqRange::from_count(run.first, run.batch.len() as u64).unwrap();
-            let now = self.engine.as_mut().unwrap().state(StoreHealth::Ok);
-            let stream = now.streams.iter().find(|known| known.id == id).unwrap();
-            assert!(
-                stream.offered.contains_range(range),
-                "handed out without being offered"
-            );
-            assert!(range.last().get() <= stream.accepted_to);
-            assert!(
-                stream.summed.is_disjoint(&range.into()),
-                "handed out before the receipt of its summary"
-            );
-            for (place, passage) in run.batch.iter().enumerate() {
-                let number = usize::try_from(run.first.get()).unwrap() + place;
-                assert_eq!(
-                    passage,
-                    self.accepted[id.as_bytes()][number - 1],
-                    "number {number}"
-                );
+        // The uplink asks for two messages in one turn.
+        let second = Seq::new(first.get() + LIMIT.passages as u64).unwrap();
+        let mut runs = Vec::new();
+        let mut waiting = vec![first, second];
+        while !waiting.is_empty() {
+            let passages = LIMIT.passages;
+            let (later, now): (Vec<_>, Vec<_>) = waiting
+                .into_iter()
+                .partition(|first| self.engine().reserve(id, *first, passages));
+            waiting = later;
+            runs.extend(now.into_iter().filter_map(|first| self.read(id, first)));
+            if !waiting.is_empty() {
+                self.engine().commit(NOW_MS).unwrap();
             }
+        }
+        let cursor = self.cursors.entry(*id.as_bytes()).or_default();
+        for range in runs {
             cursor.counted.insert(range);
             if store {
                 cursor.stored.insert(range);
@@ -61,6 +52,35 @@ impl World {
         }
         cursor.lost = cursor.lost.difference(&cursor.counted);
         self.receipt(vec![id]);
+    }
+
+    /// Reads what needs no commit before, and returns its numbers.
+    fn read(&mut self, id: StreamId, first: Seq) -> Option<SeqRange> {
+        let run = self.engine().read(id, first, LIMIT).unwrap().unwrap()?;
+        let range = SeqRange::from_count(run.first, run.batch.len() as u64).unwrap();
+        let marks = self.engine().store.get(&keys::stream(id)).unwrap();
+        let offered = marks.map_or_else(SeqSet::new, |marks| {
+            from_bytes::<Marks>(&marks).unwrap().offered
+        });
+        assert!(
+            offered.contains_range(range),
+            "{range} is handed out, durable is that {offered:?} may be"
+        );
+        let view = self.view(id);
+        assert!(range.last().get() <= view.accepted_to);
+        assert!(
+            view.summed.is_disjoint(&range.into()),
+            "handed out before the receipt of its summary"
+        );
+        for (place, passage) in run.batch.iter().enumerate() {
+            let number = usize::try_from(run.first.get()).unwrap() + place;
+            assert_eq!(
+                passage,
+                self.accepted[id.as_bytes()][number - 1],
+                "number {number}"
+            );
+        }
+        Some(range)
     }
 
     pub(super) fn receipt(&mut self, streams: Vec<StreamId>) -> CentreVerdict {
@@ -125,7 +145,13 @@ impl World {
         let Some(id) = self.stream(stream) else {
             return;
         };
-        let (pending, _) = self.engine().seal(id, 8).unwrap();
+        let (pending, sealed_now) = self.engine().seal(id, 8).unwrap();
+        let twice = self.engine().seal(id, 8).unwrap();
+        assert!(
+            !sealed_now || twice.1,
+            "handed out before the seal is durable"
+        );
+        assert_eq!(twice.0, pending);
         self.engine().commit(NOW_MS).unwrap();
         let (again, sealed_now) = self.engine().seal(id, 8).unwrap();
         assert_eq!(

@@ -34,16 +34,7 @@ impl Owner {
                 limit,
                 answer,
             } => {
-                if engine.reserve(stream, first, limit.passages) {
-                    self.waiting.push(Waiting::Read {
-                        stream,
-                        first,
-                        limit,
-                        answer,
-                    });
-                } else {
-                    self.read(stream, first, limit, answer);
-                }
+                self.read(stream, first, limit, answer);
             }
             Command::Receipt {
                 centre,
@@ -147,6 +138,16 @@ impl Owner {
         let Some(engine) = &mut self.engine else {
             return;
         };
+        // Also where a commit was waited for: what it took away may have moved on what is read.
+        if engine.reserve(stream, first, limit.passages) {
+            self.waiting.push(Waiting::Read {
+                stream,
+                first,
+                limit,
+                answer,
+            });
+            return;
+        }
         match engine.read(stream, first, limit) {
             // The loss is durable before anybody hears of it.
             Ok(Err(error)) => self.waiting.push(Waiting::Damaged { error, answer }),
