@@ -80,7 +80,7 @@ pub(super) struct Engine {
     pub(super) run: u32,
     pub(super) changes: Changes,
     staging: Staging,
-    ids: EventIds,
+    pub(super) ids: EventIds,
     ids_changed: bool,
     /// Blocks of ids that are staged or were read since the last commit.
     id_blocks: BTreeMap<u32, IdBlock>,

@@ -38,10 +38,14 @@ pub(super) struct EventIds {
     /// The low half of the number of each id's block.
     blocks: Vec<u16>,
     len: usize,
+    /// See [`IDS_MAX`].
+    pub(super) ids_max: usize,
     /// Number of the oldest block that is kept.
     oldest: u32,
     /// Number of the block that is being filled.
     newest: u32,
+    /// Blocks that were filled since [`EventIds::take_filled`].
+    filled: usize,
     filling: IdBlock,
     /// The time by which ids age, in ms; goes on from what the disk holds.
     age_ms: i64,
@@ -55,8 +59,10 @@ impl EventIds {
             prints: vec![EMPTY; SLOTS_MIN],
             blocks: vec![0; SLOTS_MIN],
             len: 0,
+            ids_max: IDS_MAX,
             oldest: 0,
             newest: 0,
+            filled: 0,
             filling: IdBlock::default(),
             age_ms: 0,
             seen_ms: None,
@@ -64,7 +70,7 @@ impl EventIds {
     }
 
     #[cfg(test)]
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.len
     }
 
@@ -119,6 +125,7 @@ impl EventIds {
         (self.filling.ids().len() >= BLOCK_IDS).then(|| {
             let full = (self.newest, std::mem::take(&mut self.filling));
             self.newest = self.newest.wrapping_add(1);
+            self.filled += 1;
             full
         })
     }
@@ -138,9 +145,19 @@ impl EventIds {
         (self.oldest != self.newest).then_some(self.oldest)
     }
 
+    /// How many blocks were filled since the last call.
+    pub(super) fn take_filled(&mut self) -> usize {
+        std::mem::take(&mut self.filled)
+    }
+
+    /// Whether there are more ids than may be.
+    pub(super) fn is_over(&self) -> bool {
+        self.len > self.ids_max
+    }
+
     /// Whether the oldest block, whose newest id is from `newest_ms`, may go at `age_ms`.
     pub(super) fn is_expired(&self, newest_ms: i64, age_ms: i64) -> bool {
-        self.len > IDS_MAX || age_ms.saturating_sub(newest_ms) > KEEP_MS
+        self.is_over() || age_ms.saturating_sub(newest_ms) > KEEP_MS
     }
 
     /// Forgets the oldest block with these ids.
@@ -151,6 +168,7 @@ impl EventIds {
         self.oldest = self.oldest.wrapping_add(1);
     }
 
+    /// Less than 2¹⁶ blocks are kept, so the low half is enough.
     fn full_number(&self, low: u16) -> u32 {
         let ahead = low.wrapping_sub(low_half(self.oldest));
         self.oldest.wrapping_add(u32::from(ahead))

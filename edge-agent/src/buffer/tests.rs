@@ -193,6 +193,34 @@ async fn an_event_id_counts_once_within_a_request_across_requests_and_across_a_r
     running.stop();
 }
 
+#[test]
+fn large_commits_do_not_make_event_ids_outgrow_their_bound() {
+    const IDS_MAX: usize = 2_000;
+    let with_ids = |from: u64, count: u64| -> Vec<Admitted> {
+        let numbers = from..from + count;
+        let id = |n: u64| EventKey((u128::from(n) * 0x9e37_79b9_7f4a_7c15).to_le_bytes());
+        numbers
+            .map(|n| Admitted {
+                event_id: Some(id(n)),
+                ..admitted(n, None)
+            })
+            .collect()
+    };
+    let place = tempfile::tempdir().unwrap();
+    let mut engine = Engine::open(&plain(place.path()), NOW_MS).unwrap();
+    engine.ids.ids_max = IDS_MAX;
+    for part in 0..10 {
+        let accepted = engine.stage(&with_ids(part * 1_000, 1_000), NOW_MS);
+        assert_eq!(accepted.unwrap().unwrap().accepted, 1_000);
+        engine.commit(NOW_MS).unwrap();
+        assert!(engine.ids.len() <= IDS_MAX, "{} ids", engine.ids.len());
+    }
+    // All but what is left of a block, the newest.
+    let kept = IDS_MAX as u64 - 64;
+    let again = engine.stage(&with_ids(10_000 - kept, kept), NOW_MS);
+    assert_eq!(u64::from(again.unwrap().unwrap().duplicates), kept);
+}
+
 #[tokio::test]
 async fn an_event_id_outlives_the_receipt_of_its_passage() {
     let place = tempfile::tempdir().unwrap();

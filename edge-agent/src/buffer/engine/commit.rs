@@ -19,7 +19,7 @@ use crate::buffer::records::{Marks, to_bytes};
 use crate::buffer::stream::{ChunkMeta, Stream};
 use crate::buffer::{APPEND_PASSAGES_MAX, Admitted, AppendError, Appended, EventKey, QuotaPolicy};
 
-/// Blocks of event ids that are looked at for expiry per commit.
+/// Blocks of event ids that go for their age per commit, beyond as many as were filled since the last.
 const EXPIRED_BLOCKS_MAX: usize = 4;
 
 impl Engine {
@@ -132,16 +132,22 @@ impl Engine {
         Ok(self.id_blocks.entry(number).or_default())
     }
 
+    /// Forgets ids that are too old, some with each commit, and at once those beyond the bound.
     fn expire_ids(&mut self, now_ms: i64) -> Result<(), StoreError> {
         let age_ms = self.ids.aged_to(now_ms);
-        for _ in 0..EXPIRED_BLOCKS_MAX {
-            let Some(number) = self.ids.oldest() else {
-                break;
-            };
-            let block = self.id_block(number)?.clone();
-            if !self.ids.is_expired(block.newest_ms, age_ms) {
+        let mut aged = self.ids.take_filled() + EXPIRED_BLOCKS_MAX;
+        while let Some(number) = self.ids.oldest() {
+            if !self.ids.is_over() {
+                let Some(left) = aged.checked_sub(1) else {
+                    break;
+                };
+                aged = left;
+            }
+            let newest_ms = self.id_block(number)?.newest_ms;
+            if !self.ids.is_expired(newest_ms, age_ms) {
                 break;
             }
+            let block = self.id_blocks.remove(&number).unwrap_or_default();
             self.ids.forget_oldest(block.ids());
             self.changes.delete(&keys::event_ids(number));
         }
