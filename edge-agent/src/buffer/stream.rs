@@ -160,14 +160,16 @@ impl Stream {
             .difference(&self.again)
     }
 
-    /// Adds an entry, in the place of the last one if that was extended.
-    pub(super) fn put_entry(&mut self, entry: EntryMeta, extends: bool) -> Option<EntryMeta> {
-        let before = extends.then(|| self.entries.pop_back()).flatten();
+    /// Adds an entry, or puts it in the place of the one that it extends.
+    pub(super) fn put_entry(&mut self, entry: EntryMeta, at: Option<usize>) -> Option<EntryMeta> {
         self.summed = self.summed.union(&entry.seqs);
         lower(&mut self.oldest_uncounted, entry.event_min);
-        self.entries.push_back(entry);
         self.view = None;
-        before
+        if let Some(before) = at.and_then(|at| self.entries.get_mut(at)) {
+            return Some(std::mem::replace(before, entry));
+        }
+        self.entries.push_back(entry);
+        None
     }
 
     pub(super) fn oldest_unsent(&self) -> Option<EventTime> {

@@ -299,3 +299,36 @@ fn a_full_quota_drops_folded_passages_and_their_windows_stay_exact() {
     });
     assert_eq!(merged(&windows), folded(&passages));
 }
+
+#[test]
+fn a_passage_of_another_time_costs_no_other_its_windows() {
+    let place = tempfile::tempdir().unwrap();
+    let settings = settings(place.path(), 48 * 1024, QuotaPolicy::DropOldest);
+    let mut engine = Engine::open(&settings, NOW_MS).unwrap();
+    let mut passages = backlog(30_000, 1_000);
+    // A clock that starts in 1970, and one in 2000.
+    let wild: Vec<u64> = (0..30).map(|n| n * 500 + 20).collect();
+    for n in &wild {
+        let year_ms = if n % 1_000 < 500 { 0 } else { 946_684_800_000 };
+        let at = &mut passages[usize::try_from(*n).unwrap()].passage.event_time;
+        *at = EventTime::from_millis(year_ms + i64::try_from(*n).unwrap());
+    }
+    let stream = accept(&mut engine, &passages);
+    let held = engine.state(StoreHealth::Ok).streams[0].held.clone();
+    let entries = sealed(&mut engine, stream);
+    assert!(entries.len() < 60, "{} entries", entries.len());
+    // The centre takes no summary of windows that old.
+    let oldest = EventTime::from_millis(NOW_MS - 58 * 86_400_000);
+    let is_old = |entry: &&SummaryEntry| entry.deltas[0].bucket.start() < oldest;
+    let refused: Vec<_> = entries.iter().filter(is_old).collect();
+    assert!(!refused.is_empty());
+    for entry in refused {
+        engine.refuse_summary(stream, &entry.seqs, &SeqSet::new());
+        engine.commit(NOW_MS).unwrap();
+    }
+    let losses = engine.state(StoreHealth::Ok).losses;
+    let lost = losses.iter().filter(|(_, l)| l.scope == LossScope::All);
+    let lost: SeqSet = lost.map(|(_, loss)| loss.range).collect();
+    let wild: SeqSet = wild.iter().map(|n| range(n + 1, n + 1)).collect();
+    assert_eq!(lost, wild.difference(&held));
+}

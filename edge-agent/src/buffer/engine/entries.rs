@@ -15,27 +15,37 @@ use crate::buffer::records::{StoredEntry, from_bytes, to_bytes};
 use crate::buffer::stream::EntryMeta;
 use crate::buffer::{PendingSummary, keys, summaries};
 
+/// The last entries of a stream that grow: those of times far apart, which may come by turns.
+const OPEN_ENTRIES_MAX: usize = 4;
+
 impl Engine {
-    /// Adds to the last entry of the stream, or begins the next one.
+    /// Adds to one of the last entries of the stream, or begins the next one.
     pub(super) fn add_entry(
         &mut self,
         place: usize,
         entry: SummaryEntry,
     ) -> Result<(), StoreError> {
         let id = self.streams[place].id;
-        let last = self.streams[place].entries.back().cloned();
-        let open = match &last {
-            Some(meta) if !meta.sealed => self.open_entry(id, meta.number)?,
-            _ => None,
+        let entries = self.streams[place].entries.iter().enumerate();
+        let open = entries.rev().take(OPEN_ENTRIES_MAX);
+        let open: Vec<_> = open
+            .take_while(|(_, meta)| !meta.sealed)
+            .map(|(at, meta)| (at, meta.number))
+            .collect();
+        let mut grown = None;
+        for (at, number) in open {
+            let open = self.open_entry(id, number)?;
+            if let Some(joined) = open.and_then(|open| summaries::joined(&open, &entry)) {
+                grown = Some((at, number, joined));
+                break;
+            }
+        }
+        let last = self.streams[place].entries.back();
+        let next = last.map_or(0, |last| last.number + 1);
+        let (at, number, entry) = match grown {
+            Some((at, number, entry)) => (Some(at), number, entry),
+            None => (None, next, entry),
         };
-        let joined = open.and_then(|open| summaries::joined(&open, &entry));
-        let number = match (&last, &joined) {
-            (Some(meta), Some(_)) => meta.number,
-            (Some(meta), None) => meta.number + 1,
-            (None, _) => 0,
-        };
-        let extends = joined.is_some();
-        let entry = joined.unwrap_or(entry);
         let key = keys::summary(id, number);
         let value = to_bytes(&StoredEntry {
             sealed: false,
@@ -53,7 +63,7 @@ impl Engine {
             event_max,
             bytes,
         };
-        if let Some(before) = self.streams[place].put_entry(meta, extends) {
+        if let Some(before) = self.streams[place].put_entry(meta, at) {
             self.held_bytes -= u64::from(before.bytes);
         }
         self.held_bytes += u64::from(bytes);

@@ -164,8 +164,14 @@ impl World {
             Fate::Silence => return,
             Fate::Counted => {
                 for summary in pending {
-                    // The centre applies an entry that is disjoint from what it counted.
-                    if cursor.counted.is_disjoint(&summary.entry.seqs) {
+                    // The centre applies an entry that is disjoint from what it counted, if it takes
+                    // summaries for all of its windows.
+                    let mut windows = summary.entry.deltas.iter();
+                    if windows.any(|delta| is_wild(delta.bucket.start())) {
+                        let (engine, seqs) = (self.engine.as_mut().unwrap(), &summary.entry.seqs);
+                        engine.refuse_summary(id, seqs, &cursor.counted);
+                        engine.commit(NOW_MS).unwrap();
+                    } else if cursor.counted.is_disjoint(&summary.entry.seqs) {
                         cursor.counted = cursor.counted.union(&summary.entry.seqs);
                     }
                 }

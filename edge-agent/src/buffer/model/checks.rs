@@ -89,6 +89,12 @@ impl World {
                     .iter()
                     .map(|seq| accepted[usize::try_from(seq.get()).unwrap() - 1].clone())
                     .collect();
+                let wild = entry.seqs.iter().map(|seq| {
+                    let number = usize::try_from(seq.get()).unwrap();
+                    is_wild(accepted[number - 1].event_time)
+                });
+                let wild: BTreeSet<bool> = wild.collect();
+                assert_eq!(wild.len(), 1, "the good go with the wild: {:?}", entry.seqs);
                 let mut deltas = fold(&batch, |_| true);
                 deltas.sort_by_key(|delta| delta.bucket);
                 assert_eq!(entry.deltas, deltas, "windows stay exact");
