@@ -108,7 +108,8 @@ enum Probe {
     None,
     /// Until this much is acknowledged.
     Holding(u64),
-    /// It is empty but for what cannot wait; the next small frame measures.
+    /// It is empty but for what cannot wait; the next small frame measures. One that is not small ends
+    /// the wait unmeasured if it is the heartbeat that was asked for.
     Ready,
 }
 
@@ -160,7 +161,7 @@ impl Rate {
         }
         let (probes, small) = (self.probe == Probe::Ready, bytes <= SMALL_BYTES);
         let alone = (probes || self.unacked() == 0) && small && now < self.prompt_until;
-        if probes && small {
+        if probes && (small || kind == Kind::Note) {
             self.probe = Probe::None;
             self.confirmed_at = now;
         }
@@ -189,6 +190,9 @@ impl Rate {
         let place = self.marks.iter().rposition(|mark| mark.bytes == bytes);
         if let Some(gone) = place.and_then(|place| self.marks.remove(place)) {
             self.handed -= gone.bytes as u64;
+            if let Probe::Holding(end) = &mut self.probe {
+                *end = self.handed.min(*end);
+            }
             let behind = self.marks.iter_mut().skip(place.unwrap_or(0));
             behind.for_each(|mark| mark.end -= gone.bytes as u64);
         }

@@ -30,6 +30,10 @@ struct Sender {
     now: Millis,
     /// The longest way of a live frame since the last look.
     live_ms_max: Millis,
+    /// Bytes of a heartbeat.
+    heartbeat_bytes: usize,
+    /// Bytes of heartbeats and of the backlog that were sent.
+    sent: (usize, usize),
 }
 
 impl Sender {
@@ -41,6 +45,8 @@ impl Sender {
             count: 0,
             now: 0,
             live_ms_max: 0,
+            heartbeat_bytes: LIVE_BYTES,
+            sent: (0, 0),
         };
         sender.at(0, Event::Heartbeat);
         sender.at(1, Event::Live);
@@ -54,6 +60,11 @@ impl Sender {
 
     fn send(&mut self, kind: Kind, bytes: usize) {
         self.rate.hand(self.now, kind, bytes);
+        match kind {
+            Kind::Live => {}
+            Kind::Note => self.sent.0 += bytes,
+            Kind::Backlog => self.sent.1 += bytes,
+        }
         let arrives = self.link.up(self.now, bytes);
         if kind == Kind::Live {
             self.live_ms_max = self.live_ms_max.max(arrives - self.now);
@@ -76,7 +87,7 @@ impl Sender {
                     self.at(now + LIVE_EVERY_MS, Event::Live);
                 }
                 Event::Heartbeat => {
-                    self.send(Kind::Note, LIVE_BYTES);
+                    self.send(Kind::Note, self.heartbeat_bytes);
                     self.at(now + HEARTBEAT_MS, Event::Heartbeat);
                 }
                 Event::Wake if now == until => break,
@@ -84,7 +95,7 @@ impl Sender {
             }
             self.rate.tick(now);
             if self.rate.wants_small_frame() {
-                self.send(Kind::Note, LIVE_BYTES);
+                self.send(Kind::Note, self.heartbeat_bytes);
             }
             loop {
                 let bytes = self.rate.message_bytes() - FRAMING_BYTES;
@@ -160,6 +171,39 @@ fn a_way_that_becomes_longer_or_shorter_is_followed() {
     assert!(sender.run(120_000) >= 0.95);
     let bound = live_ms_max(&sender.link);
     assert!(sender.live_ms_max <= bound, "{} ms", sender.live_ms_max);
+}
+
+#[test]
+fn heartbeats_of_many_streams_neither_stop_the_backlog_nor_fill_the_link() {
+    let mut sender = Sender::new(ModelLink::new(8_000, 300, 20));
+    // 64 streams, and a camera that says nothing.
+    sender.heartbeat_bytes = 2_000;
+    sender
+        .events
+        .retain(|Reverse((_, _, event))| *event != Event::Live);
+    sender.run(600_000);
+    let (heartbeats, backlog) = sender.sent;
+    assert!(
+        backlog > 8_000 * 600 * 8 / 10,
+        "{backlog} bytes of the backlog"
+    );
+    let (due, probes) = (600_000 / HEARTBEAT_MS, 600_000 / PROBE_EVERY_MS);
+    let most = usize::try_from(due + probes + 1).unwrap() * sender.heartbeat_bytes;
+    assert!(
+        heartbeats <= most,
+        "{heartbeats} bytes of heartbeats, {most} at most"
+    );
+}
+
+#[test]
+fn what_was_taken_back_is_not_waited_for() {
+    let mut rate = Rate::default();
+    rate.hand(0, Kind::Backlog, 1_000);
+    rate.hand(0, Kind::Backlog, 1_000);
+    rate.tick(PROBE_EVERY_MS);
+    rate.take_back(1_000);
+    rate.acknowledge(PROBE_EVERY_MS + 1, 1_000);
+    assert!(rate.wants_small_frame());
 }
 
 #[test]
