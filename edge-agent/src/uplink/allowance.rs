@@ -246,6 +246,17 @@ impl Allowance {
         self.spent
     }
 
+    /// The bytes of the day that it is at this time.
+    #[must_use]
+    pub fn spent_by(&self, wall: EventTime) -> u64 {
+        let day = self.rules.offset.local_ms(wall).div_euclid(DAY_MS);
+        if day == self.spent.day {
+            self.spent.bytes
+        } else {
+            0
+        }
+    }
+
     /// The bytes of a day, where they are limited.
     #[must_use]
     pub const fn daily_bytes_max(&self) -> Option<u64> {
@@ -259,11 +270,7 @@ impl Allowance {
         let local_ms = offset.local_ms(wall);
         let day = local_ms.div_euclid(DAY_MS);
         let tomorrow = offset.utc((day + 1) * DAY_MS);
-        let spent = if day == self.spent.day {
-            self.spent.bytes
-        } else {
-            0
-        };
+        let spent = self.spent_by(wall);
         if let Some(most) = self.rules.daily_bytes_max {
             let for_backlog = most - most / 100 * self.rules.reserve_percent;
             let held = if spent >= most {

@@ -72,11 +72,11 @@ impl Meter {
         self.allowance.judge(wall)
     }
 
-    /// Bytes of the day, and how many it may have.
+    /// Bytes of the day that it is at this time, and how many it may have.
     #[must_use]
-    pub const fn day(&self) -> (u64, Option<u64>) {
+    pub fn day(&self, now: EventTime) -> (u64, Option<u64>) {
         (
-            self.allowance.spent().bytes,
+            self.allowance.spent_by(now),
             self.allowance.daily_bytes_max(),
         )
     }
@@ -138,7 +138,10 @@ mod tests {
         meter.page(60_000).unwrap().write().unwrap();
         assert!(meter.last_page().is_none());
         let again = Meter::open(rules, directory.path());
-        assert_eq!(again.day(), (6 * 1_024 + 1_000, Some(1_000_000)));
+        let day = (6 * 1_024 + 1_000, Some(1_000_000));
+        assert_eq!(again.day(wall), day);
+        let tomorrow = EventTime::from_millis(wall.as_millis() + 86_400_000);
+        assert_eq!(again.day(tomorrow), (0, Some(1_000_000)));
     }
 
     #[test]

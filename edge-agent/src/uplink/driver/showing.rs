@@ -45,7 +45,7 @@ impl Driver {
         view.round_trip_ms = rate.round_trip_ms();
         view.held = self.judged.why;
         view.held_until = self.judged.why.and(self.judged.until);
-        (view.day_bytes, view.day_bytes_max) = self.meter.day();
+        (view.day_bytes, view.day_bytes_max) = self.meter.day(self.time.read().now);
         view.tally = self.machine.tally();
         self.view.send_if_modified(|shown| {
             let changed = *shown != view;
