@@ -306,10 +306,7 @@ impl Report {
         }
         let heard = self.link.last_receipt_ms.unwrap_or(self.link.since_ms);
         let silence_s = (self.now_ms - heard.max(self.link.since_ms)) / 1_000;
-        if phase == LinkPhase::Up
-            && self.in_flight.messages > 0
-            && silence_s > RECEIPT_SILENCE_S_MAX
-        {
+        if phase == LinkPhase::Up && self.in_flight.bytes > 0 && silence_s > RECEIPT_SILENCE_S_MAX {
             faults.push(format!(
                 "no receipt for {silence_s} s although passages wait"
             ));

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::uplink::allowance::Held;
 use crate::uplink::frames::fixtures::buffer_state;
 
 const NOW: EventTime = EventTime::from_millis(100 * DAY_MS);
@@ -41,6 +42,16 @@ fn a_unit_with_a_link_and_a_store_is_healthy() {
 }
 
 #[test]
+fn what_the_owners_rules_hold_back_is_no_silence_of_the_centre() {
+    let (buffer, mut view) = healthy();
+    view.since = EventTime::from_millis(NOW.as_millis() - 400_000);
+    view.held = Some(Held::Hours);
+    // Read ahead, and not handed to the link when the hours ended.
+    (view.in_flight_messages, view.in_flight_bytes) = (2, 0);
+    assert_eq!(report(&buffer, &view).reasons, Vec::<String>::new());
+}
+
+#[test]
 fn each_trouble_degrades_and_is_named() {
     type Spoil = fn(&mut BufferState, &mut UplinkView);
     let table: [(Spoil, &str); 10] = [
@@ -62,7 +73,7 @@ fn each_trouble_degrades_and_is_named() {
         (
             |_, v| {
                 v.since = EventTime::from_millis(NOW.as_millis() - 400_000);
-                v.in_flight_messages = 1;
+                (v.in_flight_messages, v.in_flight_bytes) = (1, 100);
             },
             "no receipt for 400 s although passages wait",
         ),
