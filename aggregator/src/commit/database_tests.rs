@@ -1,5 +1,5 @@
 //! Against a real PostgreSQL: what is committed is what was planned, fenced owners write nothing,
-//! leases pass on.
+//! leases pass on. With TimescaleDB where the server offers it, else with native partitions.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -17,7 +17,7 @@ use proto::topic::Shard;
 use secrecy::SecretString;
 use service::clock::monotonic;
 use service::tasks::TaskSet;
-use testbed::postgres::{Cluster, Options};
+use testbed::postgres::Cluster;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_postgres::{AsyncMessage, Client};
 use tokio_util::sync::CancellationToken;
@@ -47,7 +47,7 @@ pub(crate) struct Base {
     pub(crate) client: Client,
 }
 
-fn settings(url: &str) -> DatabaseConfig {
+pub(super) fn settings(url: &str) -> DatabaseConfig {
     DatabaseConfig {
         url: SecretString::from(url),
         password_file: None,
@@ -62,10 +62,14 @@ fn settings(url: &str) -> DatabaseConfig {
 impl Base {
     pub(crate) async fn new() -> Self {
         let url = Cluster::shared().fresh_database().unwrap();
+        Self::over(url, Timescale::Auto).await
+    }
+
+    pub(super) async fn over(url: String, timescale: Timescale) -> Self {
         let target = Target::new(&settings(&url)).unwrap();
         let tasks = TaskSet::new(CancellationToken::new());
         let mut client = target.connect("test", &tasks).await.unwrap();
-        schema::migrate(&mut client, Timescale::Off).await.unwrap();
+        schema::migrate(&mut client, timescale).await.unwrap();
         Self {
             url,
             target,
@@ -437,7 +441,8 @@ async fn migrating_twice_changes_nothing_and_a_missing_schema_is_named() {
 
 #[tokio::test]
 async fn days_of_raw_passages_are_made_once_and_dropped_when_old() {
-    let base = Base::new().await;
+    let url = Cluster::shared().fresh_database().unwrap();
+    let base = Base::over(url, Timescale::Off).await;
     let prepare =
         "SELECT raw_days_prepare(ARRAY['2024-02-29', '2024-03-01', '2024-02-29']::date[])";
     for _ in 0..2 {
@@ -701,47 +706,4 @@ async fn raising_waits_for_the_transaction_that_still_holds_the_token() {
     holder.batch_execute("COMMIT").await.unwrap();
     raised.await.unwrap();
     assert!(keeper.holdings.borrow().tokens.values().min() > before.tokens.values().max());
-}
-
-#[tokio::test]
-async fn with_timescaledb_the_raw_rows_are_a_hypertable() {
-    if !Cluster::shared().offers_extension("timescaledb").unwrap() {
-        eprintln!("skipped: the PostgreSQL server at hand offers no TimescaleDB");
-        return;
-    }
-    let preload = (
-        "shared_preload_libraries".to_owned(),
-        "'timescaledb'".to_owned(),
-    );
-    let options = Options {
-        settings: vec![preload],
-        ..Options::fast()
-    };
-    let cluster = Cluster::start(options).unwrap();
-    let url = cluster.fresh_database().unwrap();
-    let target = Target::new(&settings(&url)).unwrap();
-    let tasks = TaskSet::new(CancellationToken::new());
-    let mut client = target.connect("test", &tasks).await.unwrap();
-    let migrated = schema::migrate(&mut client, Timescale::On).await.unwrap();
-    assert_eq!(migrated.storage, Storage::Timescale);
-    let base = Base {
-        url,
-        target,
-        tasks,
-        client,
-    };
-    let writer = base.writer().await;
-    let messages = [batch(UNIT, 1, 1, &varied(100))];
-    let plan = planned(&writer, &mut Memory::new(), &messages).await;
-    writer
-        .commit(&plan, Right::Owner(&base.tokens().await))
-        .await
-        .unwrap();
-    assert_eq!(base.number("SELECT count(*) FROM passage").await, 98);
-    let drop = format!(
-        "SELECT raw_days_drop('epoch'::date + {})::int8",
-        NOW / DAY + 1
-    );
-    assert!(base.number(&drop).await > 0);
-    assert_eq!(base.number("SELECT count(*) FROM passage").await, 0);
 }

@@ -34,6 +34,8 @@ mod floor_tests;
 #[cfg(test)]
 mod history_tests;
 #[cfg(test)]
+mod hypertable_tests;
+#[cfg(test)]
 mod inventory_tests;
 #[cfg(test)]
 mod owner_tests;

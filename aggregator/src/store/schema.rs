@@ -54,7 +54,7 @@ pub enum SchemaError {
     Migration(#[from] refinery::Error),
     /// `timescale = "on"` and there is none.
     #[error(
-        "database.timescale is \"on\" but the server offers no TimescaleDB 2.13 or newer: install it, or say \"auto\""
+        "database.timescale is \"on\" but the server offers no TimescaleDB 2.13 or newer: install it and name it in shared_preload_libraries, or say \"auto\""
     )]
     NoTimescale,
     /// `migrate = false` and something is missing.
@@ -176,14 +176,17 @@ async fn new_storage(client: &Client, wanted: Timescale) -> Result<Storage, Sche
     if wanted == Timescale::Off {
         return Ok(Storage::Plain);
     }
-    // `by_range` exists since 2.13.
+    // `by_range` exists since 2.13. Its settings are known only where the server has loaded it; which
+    // libraries that are, superusers alone may ask.
     let offered: bool = client
         .query_one(
             "SELECT EXISTS (
                  SELECT FROM pg_available_extensions
                  WHERE name = 'timescaledb'
                    AND string_to_array(split_part(default_version, '-', 1), '.')::int[] >= '{2,13}'
-             ) AND current_setting('shared_preload_libraries') LIKE '%timescaledb%'",
+             ) AND EXISTS (
+                 SELECT FROM pg_settings WHERE name = 'timescaledb.max_background_workers'
+             )",
             &[],
         )
         .await?

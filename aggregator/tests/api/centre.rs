@@ -1,4 +1,5 @@
-//! A database with the schema, and the API over it on a port of its own.
+//! A database with the schema (with TimescaleDB where the server offers it), and the API over it on a
+//! port of its own.
 
 use std::sync::Arc;
 
@@ -54,7 +55,7 @@ pub(crate) fn settings(url: &str) -> DatabaseConfig {
         ca: None,
         pool_size: 2,
         migrate: true,
-        timescale: Timescale::Off,
+        timescale: Timescale::Auto,
         accept_async_standby: false,
     }
 }
@@ -71,7 +72,7 @@ impl Centre {
         let tasks = TaskSet::new(stop.clone());
         let target = Target::new(&settings(&url)).unwrap();
         let mut database = target.connect("test", &tasks).await.unwrap();
-        schema::migrate(&mut database, Timescale::Off)
+        schema::migrate(&mut database, Timescale::Auto)
             .await
             .unwrap();
 

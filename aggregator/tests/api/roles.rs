@@ -219,7 +219,7 @@ async fn an_owner_who_may_not_create_roles_migrates_and_is_told() {
     let tasks = TaskSet::new(CancellationToken::new());
     let target = Target::new(&settings(&format!("postgres://plain:x@{place}"))).unwrap();
     let mut owner = target.connect("test", &tasks).await.unwrap();
-    schema::migrate(&mut owner, Timescale::Off).await.unwrap();
+    schema::migrate(&mut owner, Timescale::Auto).await.unwrap();
 
     let grant = async || -> String {
         owner

@@ -3,12 +3,15 @@
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::ClusterError;
+use crate::process::Launch;
 
+/// Names the directory of the server's programs, where it is not to be the newest of the machine.
+pub(super) const BIN_VARIABLE: &str = "VERST_POSTGRES_BIN";
 /// Debian's place for servers, one directory per major version.
 pub(super) const DEBIAN_SERVERS: &str = "/usr/lib/postgresql";
 /// Accounts to run under when this process is root, best first.
@@ -21,9 +24,36 @@ const PORT_STEP: u32 = 7_919;
 /// So many taken ports in a row mean that something else is wrong.
 const PORT_DRAWS: usize = 100;
 
-/// The directory with the newest `postgres` and `initdb`.
-pub(super) fn newest_server() -> Option<PathBuf> {
-    let complete = |bin: &PathBuf| bin.join("initdb").exists() && bin.join("postgres").exists();
+/// The directory of the server's programs: the one that was named, else the newest of the machine.
+pub(super) fn server_bin() -> Result<PathBuf, ClusterError> {
+    match std::env::var_os(BIN_VARIABLE) {
+        Some(bin) => named_server(bin.into()),
+        None => newest_server().ok_or(ClusterError::NotInstalled),
+    }
+}
+
+fn named_server(bin: PathBuf) -> Result<PathBuf, ClusterError> {
+    if complete(&bin) {
+        Ok(bin)
+    } else {
+        Err(ClusterError::NotThere(bin))
+    }
+}
+
+fn complete(bin: &PathBuf) -> bool {
+    bin.join("initdb").exists() && bin.join("postgres").exists()
+}
+
+/// Whether `CREATE EXTENSION` would find it there. A server without `pg_config` is taken to have none.
+pub(super) fn has_extension(bin: &Path, name: &str) -> bool {
+    let asked = Launch::new("pg_config", bin.join("pg_config"), "/dev/null").arg("--sharedir");
+    asked.run().is_ok_and(|directory| {
+        let file = format!("extension/{name}.control");
+        Path::new(directory.trim()).join(file).exists()
+    })
+}
+
+fn newest_server() -> Option<PathBuf> {
     let versions = std::fs::read_dir(DEBIAN_SERVERS)
         .ok()
         .into_iter()
@@ -85,4 +115,29 @@ pub fn free_port() -> io::Result<u16> {
         }
     }
     Err(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_named_directory_must_hold_a_server() {
+        let newest = newest_server().expect("a server");
+        assert_eq!(named_server(newest.clone()).expect("complete"), newest);
+        let error = named_server("/proc".into()).expect_err("no server");
+        assert_eq!(
+            error.to_string(),
+            "VERST_POSTGRES_BIN is /proc, which has no postgres and initdb: name the directory of \
+             PostgreSQL's programs, or unset it"
+        );
+    }
+
+    #[test]
+    fn extensions_are_found_by_their_control_files() {
+        let bin = server_bin().expect("a server");
+        assert!(has_extension(&bin, "plpgsql"));
+        assert!(!has_extension(&bin, "no_such_extension"));
+        assert!(!has_extension(Path::new("/proc"), "plpgsql"));
+    }
 }

@@ -1,6 +1,7 @@
 //! A private PostgreSQL cluster in a temporary directory, for tests and for the demo.
 //!
-//! The newest server of the machine is used. Clients come by a random port of the loopback address
+//! The newest server of the machine is used, or the one whose programs `VERST_POSTGRES_BIN` names;
+//! where it has TimescaleDB, that is loaded, with its telemetry off. Clients come by a random port of the loopback address
 //! with a random password, or by a socket inside the directory. PostgreSQL refuses to run as root;
 //! then it runs under an ordinary account (`postgres`, else `nobody`).
 //!
@@ -27,7 +28,7 @@ use rustix::process::{Signal, kill_process};
 
 pub use copies::{Backup, Standby};
 pub use host::free_port;
-use host::{ACCOUNTS, DEBIAN_SERVERS, account, newest_server};
+use host::{ACCOUNTS, BIN_VARIABLE, DEBIAN_SERVERS, account, has_extension, server_bin};
 use running::{children_of, is_ready, shared_segment};
 
 use crate::clock;
@@ -43,6 +44,9 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 const STOPPED_WITHIN: Duration = Duration::from_secs(30);
 /// Another program may take the free port before the server does.
 const PORT_ATTEMPTS: usize = 3;
+
+/// It works only when the server loads it at its start.
+const TIMESCALE: &str = "timescaledb";
 
 /// How the cluster behaves.
 #[derive(Debug, Clone)]
@@ -84,6 +88,13 @@ pub enum ClusterError {
         "no PostgreSQL server in {DEBIAN_SERVERS} or PATH; install it with: apt-get install postgresql"
     )]
     NotInstalled,
+    /// The directory that was named is not a server's.
+    #[error(
+        "{BIN_VARIABLE} is {}, which has no postgres and initdb: name the directory of PostgreSQL's \
+         programs, or unset it",
+        .0.display()
+    )]
+    NotThere(PathBuf),
     /// This process is root and no other account exists.
     #[error("PostgreSQL does not run as root and none of the accounts {ACCOUNTS:?} exists")]
     NoAccount,
@@ -136,7 +147,7 @@ impl Cluster {
 
     /// A place for a cluster without data.
     fn empty(options: Options, password: String) -> Result<Self, ClusterError> {
-        let bin = newest_server().ok_or(ClusterError::NotInstalled)?;
+        let bin = server_bin()?;
         let account = account()?;
         let directory = WorkDir::new("postgres")?;
         let home = directory.path();
@@ -257,12 +268,13 @@ impl Cluster {
         Ok(launch.run()?)
     }
 
-    /// Whether the server can offer this extension (`timescaledb`).
+    /// Whether the server offers TimescaleDB, by its own word.
     ///
     /// # Errors
     /// The server does not answer.
-    pub fn offers_extension(&self, name: &str) -> Result<bool, ClusterError> {
-        let sql = format!("SELECT count(*) FROM pg_available_extensions WHERE name = '{name}'");
+    pub fn offers_timescale(&self) -> Result<bool, ClusterError> {
+        let sql =
+            format!("SELECT count(*) FROM pg_available_extensions WHERE name = '{TIMESCALE}'");
         Ok(self.sql("postgres", &sql)?.trim() == "1")
     }
 
@@ -416,6 +428,10 @@ impl Cluster {
             self.port,
             self.directory.path().join("socket").display(),
         );
+        if has_extension(&self.bin, TIMESCALE) {
+            text.push_str("shared_preload_libraries = 'timescaledb'\n");
+            text.push_str("timescaledb.telemetry_level = 'off'\n");
+        }
         for (name, value) in options.settings.iter().chain(further) {
             writeln!(text, "{name} = '{}'", value.replace('\'', "''")).map_err(io::Error::other)?;
         }
