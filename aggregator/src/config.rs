@@ -177,6 +177,9 @@ pub struct RawConfig {
     pub enabled: bool,
     /// For how many days; at least the horizon and a day, so that a late passage finds its day.
     pub retention_days: u32,
+    /// Whether days beyond the horizon move to the columnstore of TimescaleDB, where there is one
+    /// (not under its Apache licence).
+    pub columnstore: bool,
 }
 
 impl Default for RawConfig {
@@ -184,6 +187,7 @@ impl Default for RawConfig {
         Self {
             enabled: true,
             retention_days: 90,
+            columnstore: true,
         }
     }
 }

@@ -315,6 +315,7 @@ async fn centre(program: Program<'_>, instance: Instance) {
         target.clone(),
         config.raw.clone(),
         config.store.clone(),
+        config.windows.horizon_days,
         tasks.clone(),
         metrics.clone(),
         stop.clone(),

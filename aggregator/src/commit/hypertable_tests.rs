@@ -9,12 +9,14 @@ use super::database_tests::{Base, planned, settings};
 use super::writer::Right;
 use crate::config::Timescale;
 use crate::store::connect::Target;
+use crate::store::retention;
 use crate::store::schema::{self, Storage};
 use crate::testing::{DAY, NOW, batch, passage};
 use crate::window::state::Memory;
 
 const UNIT: &str = "KV1";
 const CHUNKS: &str = "SELECT count(*) FROM show_chunks('passage')";
+const PACKED: &str = "SELECT count(*) FROM timescaledb_information.chunks WHERE is_compressed";
 const ROWS: &str = "SELECT count(*) FROM passage";
 const OF_THE_VIEW: &str = "SELECT count(*) FROM v_passage";
 
@@ -64,6 +66,30 @@ async fn each_day_has_its_chunk_and_old_ones_are_dropped() {
 }
 
 #[tokio::test]
+async fn days_beyond_the_horizon_move_to_the_columnstore_and_take_what_is_added() {
+    if !offered() {
+        return;
+    }
+    let base = Base::new().await;
+    commit(&base, 1).await;
+    let before = i32::try_from(NOW / DAY - 3).unwrap();
+    for _ in 0..2 {
+        retention::pack(&base.client, before).await.unwrap();
+        assert_eq!(base.number(PACKED).await, 6);
+    }
+    commit(&base, 2).await;
+    assert_eq!(
+        (base.number(ROWS).await, base.number(OF_THE_VIEW).await),
+        (20, 20)
+    );
+    assert_eq!(base.number(&drop_before(5)).await, 4);
+    assert_eq!(
+        (base.number(PACKED).await, base.number(ROWS).await),
+        (2, 12)
+    );
+}
+
+#[tokio::test]
 async fn the_apache_licence_is_enough() {
     if !offered() {
         return;
@@ -77,6 +103,9 @@ async fn the_apache_licence_is_enough() {
     let url = cluster.fresh_database().unwrap();
     let base = Base::over(url, Timescale::On).await;
     days_come_and_go(&base).await;
+    let today = i32::try_from(NOW / DAY).unwrap();
+    retention::pack(&base.client, today).await.unwrap();
+    assert_eq!(base.number(PACKED).await, 0);
 }
 
 #[tokio::test]

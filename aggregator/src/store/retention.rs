@@ -1,7 +1,8 @@
 //! What is dropped when it is old: days of raw passages, rejected passages, the history of answers, the
 //! cursors of streams that ended. And what the views must know of the settings.
 //!
-//! Days of raw passages are made ahead as well. A flush makes those that it touches itself; making
+//! Days beyond the horizon move to a columnstore, where the server has one: whatever is late has its day
+//! before that, and rows in a columnstore are dear to change. Days of raw passages are made ahead as well. A flush makes those that it touches itself; making
 //! them ahead only spares it the wait. Any aggregator may do it, one at a time.
 //!
 //! Invariants: `history_kept` says how far the history reaches before anything of it is deleted; no
@@ -53,6 +54,7 @@ pub async fn run(
     target: Target,
     raw: RawConfig,
     store: StoreConfig,
+    horizon_days: u32,
     tasks: TaskSet,
     metrics: Metrics,
     stop: CancellationToken,
@@ -60,7 +62,15 @@ pub async fn run(
     loop {
         let done = async {
             let client = target.connect("verst-retention", &tasks).await?;
-            keep(&client, &raw, &store).await
+            let dropped = keep(&client, &raw, &store).await?;
+            if raw.enabled && raw.columnstore {
+                // A day may take minutes. Left in the middle, the server ends or undoes it by itself.
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    packed = pack(&client, days_ago(horizon_days)) => packed?,
+                }
+            }
+            Ok::<_, tokio_postgres::Error>(dropped)
         };
         let pause = match done.await {
             Ok(dropped) => {
@@ -95,8 +105,7 @@ async fn keep(
     if !alone {
         return Ok(0);
     }
-    let today = i32::try_from(wall_millis().div_euclid(86_400_000)).unwrap_or(i32::MAX);
-    let oldest = today - i32::try_from(raw.retention_days).unwrap_or(i32::MAX);
+    let (today, oldest) = (days_ago(0), days_ago(raw.retention_days));
     if raw.enabled {
         let days: Vec<i32> = (today..today + DAYS_AHEAD).collect();
         let prepare = "SELECT raw_days_prepare(ARRAY(
@@ -119,6 +128,19 @@ async fn keep(
         .query_one("SELECT raw_days_drop('epoch'::date + $1::int4)", &[&oldest])
         .await?;
     Ok(row.get(0))
+}
+
+/// A day (UTC) so long ago, as days since 1970.
+fn days_ago(days: u32) -> i32 {
+    let today = i32::try_from(wall_millis().div_euclid(86_400_000)).unwrap_or(i32::MAX);
+    today - i32::try_from(days).unwrap_or(i32::MAX)
+}
+
+/// Moves the days before this one (since 1970) to the columnstore, one after the other.
+pub(crate) async fn pack(client: &Client, before: i32) -> Result<(), tokio_postgres::Error> {
+    let pack = "SELECT raw_day_pack('epoch'::date + $1::int4)";
+    while client.query_one(pack, &[&before]).await?.get::<_, i32>(0) > 0 {}
+    Ok(())
 }
 
 /// Forgets what was settled of streams that ended so many days ago, which must be more than the

@@ -92,6 +92,10 @@ fn migrations(storage: Storage) -> Result<Vec<Migration>, refinery::Error> {
             "V11__statistics",
             include_str!("migrations/V11__statistics.sql"),
         ),
+        (
+            "V12__columnstore",
+            include_str!("migrations/V12__columnstore.sql"),
+        ),
     ]
     .into_iter()
     .map(|(name, sql)| Migration::unapplied(name, sql))

@@ -90,6 +90,7 @@ async fn a_reader_sees_the_views_and_nothing_else() {
         "TRUNCATE device",
         "CREATE TABLE mine ()",
         "SELECT raw_days_drop('2100-01-01')",
+        "SELECT raw_day_pack('2100-01-01')",
         "SELECT verst_roles_grant()",
         "SELECT verst_login_create('mallory')",
         "SELECT plate FROM passage",
@@ -157,6 +158,7 @@ async fn a_login_gets_its_limits_and_the_rights_of_its_group() {
         UPDATE shard_token SET token = token + 1 WHERE shard = 0;
         INSERT INTO passage (event_time, seq, device_key, stream_key, violation)
         SELECT '2025-04-05Z', 1, device_key, 1, false FROM device;
+        SELECT raw_day_pack('2025-04-06');
         SELECT raw_days_drop('2025-04-06')";
     writer.batch_execute(flush).await.unwrap();
     for sql in [
