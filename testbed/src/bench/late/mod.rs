@@ -8,10 +8,12 @@
 mod backlog;
 mod books;
 mod camera;
+mod continuous;
 mod exact;
 mod flink;
 mod flood;
 mod month;
+mod old;
 mod others;
 mod outage;
 mod stragglers;
@@ -48,6 +50,8 @@ pub struct Scale {
     pub saturation: Duration,
     /// Old windows that get one passage each in `stragglers`, each of another unit.
     pub stragglers: usize,
+    /// Passages that each of as many units has in each window in `continuous`.
+    pub continuous_passages: i64,
     /// Days that one unit is offline in `month`: the windows alone must fit into the quota.
     pub month_days: i64,
     /// Passages that it buffers.
@@ -68,6 +72,7 @@ impl Default for Scale {
             saturating_units: 100,
             saturation: Duration::from_secs(12),
             stragglers: 1_000,
+            continuous_passages: 100,
             month_days: 30,
             month_passages: 3_000_000,
             flink_passages: 10_000_000,
@@ -89,6 +94,7 @@ impl Scale {
             saturating_units: 20,
             saturation: Duration::from_secs(8),
             stragglers: 50,
+            continuous_passages: 20,
             month_days: 2,
             month_passages: 300_000,
             flink_passages: 200_000,
@@ -105,6 +111,8 @@ pub enum Name {
     Flood,
     /// One late passage into each of a thousand old windows.
     Stragglers,
+    /// Four late passages, beside a continuous aggregate of TimescaleDB.
+    Continuous,
     /// Thirty days offline with a buffer too small for them.
     Month,
     /// The same passages with Apache Flink.
@@ -113,8 +121,9 @@ pub enum Name {
 
 impl Name {
     /// All of them, the cheap ones first.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Stragglers,
+        Self::Continuous,
         Self::Month,
         Self::Outage,
         Self::Flood,
@@ -126,6 +135,7 @@ impl Name {
             Self::Outage => "outage",
             Self::Flood => "flood",
             Self::Stragglers => "stragglers",
+            Self::Continuous => "continuous",
             Self::Month => "month",
             Self::Flink => "flink",
         }
@@ -145,6 +155,7 @@ pub async fn run(names: &[Name], scale: &Scale) -> Result<Report> {
             Name::Outage => Box::pin(outage::run(scale)).await,
             Name::Flood => Box::pin(flood::run(scale)).await,
             Name::Stragglers => Box::pin(stragglers::run(scale)).await,
+            Name::Continuous => Box::pin(continuous::run(scale, &mut notes)).await,
             Name::Month => Box::pin(month::run(scale)).await,
             Name::Flink => Box::pin(flink::run(scale, &mut notes)).await,
         };

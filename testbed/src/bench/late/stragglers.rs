@@ -11,22 +11,17 @@
 //! would fall into one round and not into another. At the end every window is compared with the recomputation, and windows that
 //! nobody was late for must have the revision that they had.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
-use proto::{DeviceId, EventTime, Passage};
+use proto::DeviceId;
 
+use super::old::{Old, order, send};
 use super::others::{self, Revisions};
 use super::work::Work;
-use super::{Scale, WINDOW_MS, books, window_start_ms};
+use super::{Scale, WINDOW_MS, books};
 use crate::bench::figure::{Figure, Target};
-use crate::bench::prepared::{Prepared, of_passages};
 use crate::bench::progress;
 use crate::bench::stage::{Stage, to_f64};
-use crate::clock;
-use crate::fleet::Fleet;
-use crate::fleet::traffic::{Road, Traffic};
-use crate::recompute::{Fact, Ledger, database as tables};
+use crate::recompute::database as tables;
 
 const SECONDS_MAX: f64 = 2.0;
 /// Work per passage, against the same with fewer units or windows: noise of a few pages.
@@ -34,8 +29,6 @@ const GROWTH_MAX: f64 = 1.2;
 const WINDOWS: i64 = 24;
 const WINDOWS_LATER: i64 = 4 * WINDOWS;
 const PASSAGES_A_WINDOW: i64 = 4;
-const CONNECTED_WITHIN: Duration = Duration::from_secs(120);
-const DRAINED_WITHIN: Duration = Duration::from_secs(120);
 
 /// Measures.
 ///
@@ -43,11 +36,7 @@ const DRAINED_WITHIN: Duration = Duration::from_secs(120);
 /// The system does not come up, or what is committed is not what was sent.
 pub(super) async fn run(scale: &Scale) -> Result<Vec<Figure>> {
     let mut stage = Stage::start(scale.stragglers, &[]).await?;
-    let mut road = Old {
-        now_ms: window_start_ms(clock::unix_ms()) - 2 * WINDOW_MS,
-        ledger: Ledger::of_windows(),
-        seed: 0,
-    };
+    let mut road = Old::new(PASSAGES_A_WINDOW);
     let units = stage.units.clone();
     let tenth = &units[..units.len().div_ceil(10)];
 
@@ -131,39 +120,7 @@ impl Round {
     }
 }
 
-/// Traffic of long ago, booked as it is made.
-struct Old {
-    /// Windows are counted back from here.
-    now_ms: i64,
-    ledger: Ledger,
-    seed: u64,
-}
-
 impl Old {
-    /// The start of the window so many before.
-    const fn window_ms(&self, back: i64) -> i64 {
-        self.now_ms - (back + 1) * WINDOW_MS
-    }
-
-    /// Some passages into each of these windows of every unit.
-    async fn history(
-        &mut self,
-        stage: &Stage,
-        units: &[DeviceId],
-        windows: std::ops::Range<i64>,
-    ) -> Result<()> {
-        let times: Vec<i64> = windows
-            .rev()
-            .flat_map(|back| {
-                let step_ms = WINDOW_MS / PASSAGES_A_WINDOW;
-                let start_ms = self.window_ms(back);
-                (0..PASSAGES_A_WINDOW).map(move |place| start_ms + place * step_ms)
-            })
-            .collect();
-        let prepared = units.iter().map(|unit| self.unit(unit, &times)).collect();
-        send(stage, prepared).await.map(drop)
-    }
-
     /// One passage of each of these units into the window so many before.
     async fn late(&mut self, stage: &mut Stage, units: &[DeviceId], back: i64) -> Result<Round> {
         order(stage, "VACUUM ANALYZE").await?;
@@ -205,44 +162,4 @@ impl Old {
         ));
         Ok(seconds)
     }
-
-    /// A unit with one passage at each of these times, in a stream of its own.
-    fn unit(&mut self, device: &DeviceId, times: &[i64]) -> Prepared {
-        self.seed += 1;
-        let first = EventTime::from_millis(times.first().copied().unwrap_or(0));
-        let mut traffic = Traffic::new(Road::motorway(1.0), self.seed, first);
-        let passages: Vec<Passage> = times
-            .iter()
-            .map(|ms| Passage {
-                event_time: EventTime::from_millis(*ms),
-                ..traffic.next_passage()
-            })
-            .collect();
-        for passage in &passages {
-            self.ledger.add(device.as_str(), Fact::from(passage));
-        }
-        let total = passages.len();
-        of_passages(device, first, passages.into_iter(), total, self.seed)
-    }
-}
-
-/// Has the database do something by itself.
-async fn order(stage: &Stage, statement: &str) -> Result<()> {
-    let database = stage.system.database().await?;
-    Ok(database.client().batch_execute(statement).await?)
-}
-
-/// Lets these units send what they have; seconds until all of them have their receipts, which leave
-/// after the COMMIT. The database is not asked meanwhile: its work is what is measured.
-async fn send(stage: &Stage, units: Vec<Prepared>) -> Result<f64> {
-    let units = units.into_iter().map(|unit| (unit.device, unit.unit));
-    let fleet = Fleet::start_prepared(units.collect(), &stage.uplink())?;
-    fleet.connected(CONNECTED_WITHIN).await?;
-    let start = clock::monotonic();
-    fleet.offer(true);
-    fleet.drain(DRAINED_WITHIN).await?;
-    let seconds = start.elapsed().as_secs_f64();
-    ensure!(fleet.receipted() == fleet.posted(), "passages were refused");
-    fleet.stop().await?;
-    Ok(seconds)
 }

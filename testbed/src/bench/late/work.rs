@@ -12,8 +12,8 @@ use crate::bench::stage::Stage;
 const REPORTED_WITHIN: Duration = Duration::from_secs(12);
 
 /// Rows written, rows fetched or scanned, and pages touched of the tables that hold windows,
-/// cursors and raw passages. Tables of leases and of the state of devices live by the clock and are
-/// left out.
+/// cursors and raw passages (chunks of hypertables among them). Tables of leases and of the state of
+/// devices live by the clock and are left out.
 const WORK: &str = "\
     SELECT sum(t.n_tup_ins + t.n_tup_upd + t.n_tup_del)::int8, \
            sum(coalesce(t.idx_tup_fetch, 0))::int8, \
@@ -24,7 +24,7 @@ const WORK: &str = "\
                + coalesce(io.idx_blks_read, 0))::int8 \
     FROM pg_stat_user_tables t JOIN pg_statio_user_tables io USING (relid) \
     WHERE t.relname LIKE 'speed\\_stats\\_%' OR t.relname LIKE 'passage%' \
-       OR t.relname = 'stream_cursor'";
+       OR t.relname LIKE '\\_hyper\\_%' OR t.relname = 'stream_cursor'";
 
 /// Work so far, or between two moments.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -37,10 +37,6 @@ use crate::workdir::WorkDir;
 const INSTALL: &str = "flink: not measured, this Python has no pyflink; install it with: python3.11 -m \
                        venv flink && flink/bin/pip install apache-flink==2.2.1 (needs Java 17), \
                        then set VERST_FLINK_PYTHON=flink/bin/python";
-const TIMESCALE: &str = "timescale: continuous aggregates were not measured, this server does not \
-                         have the extension timescaledb";
-const TIMESCALE_LATER: &str = "timescale: continuous aggregates were not measured, although this \
-                               server has the extension timescaledb: there is no benchmark for it yet";
 
 const UNITS: usize = 100;
 /// One in so many was offline.
@@ -61,7 +57,6 @@ const MIB: f64 = 1_048_576.0;
 pub(super) async fn run(scale: &Scale, notes: &mut Vec<String>) -> Result<Vec<Figure>> {
     let mut stage = Stage::start(UNITS, &[]).await?;
     stage.set_aggregator("raw", "enabled", false.into()).await?;
-    notes.push(timescale(&stage).await?.to_owned());
     let directory = WorkDir::new("flink")?;
     progress("flink: making the passages");
     let load = Load::make(&stage, scale.flink_passages, directory.path())?;
@@ -111,17 +106,6 @@ pub(super) async fn run(scale: &Scale, notes: &mut Vec<String>) -> Result<Vec<Fi
         ),
     ]);
     Ok(figures)
-}
-
-async fn timescale(stage: &Stage) -> Result<&'static str> {
-    let sql = "SELECT count(*) FROM pg_available_extensions WHERE name = 'timescaledb'";
-    let database = stage.system.database().await?;
-    let found: i64 = database.client().query_one(sql, &[]).await?.get(0);
-    Ok(if found == 0 {
-        TIMESCALE
-    } else {
-        TIMESCALE_LATER
-    })
 }
 
 /// What both get.
