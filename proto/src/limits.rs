@@ -24,8 +24,11 @@ pub const PLATE_BYTES_MAX: usize = 31;
 /// The name of a device, at most.
 pub const DEVICE_ID_BYTES_MAX: usize = 64;
 
-/// Ranges in one set of sequence numbers on the wire, and in one cursor at the centre.
+/// Ranges in one set of sequence numbers on the wire.
 pub const RANGES_MAX: usize = 64;
+/// Ranges in each set of a cursor at the centre, of which a receipt carries [`RANGES_MAX`]: a store that
+/// was damaged in hundreds of places leaves as many holes for ever.
+pub const CURSOR_RANGES_MAX: usize = 512;
 
 /// Unfinished streams of one device.
 pub const STREAMS_MAX: usize = 64;

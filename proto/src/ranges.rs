@@ -290,6 +290,40 @@ impl SeqSet {
         cover
     }
 
+    /// As many ranges as a message may have: first those that share a number with `about`, from the
+    /// least on; then those that follow; then those before.
+    #[must_use]
+    pub fn excerpt(&self, about: &Self, ranges_max: usize) -> Self {
+        if self.range_count() <= ranges_max {
+            return self.clone();
+        }
+        let from = about.ranges.first().map_or(0, |first| {
+            self.ranges
+                .partition_point(|range| range.last < first.first)
+        });
+        let (before, behind) = self.ranges.split_at(from);
+        let (named, others): (Vec<SeqRange>, Vec<SeqRange>) = behind
+            .iter()
+            .copied()
+            .partition(|range| about.overlaps_range(*range));
+        let order = named
+            .into_iter()
+            .chain(others)
+            .chain(before.iter().rev().copied());
+        order.take(ranges_max).collect()
+    }
+
+    /// The widest of its ranges, as many as a message may have.
+    #[must_use]
+    pub fn widest(&self, ranges_max: usize) -> Self {
+        if self.range_count() <= ranges_max {
+            return self.clone();
+        }
+        let mut ranges = self.ranges.clone();
+        ranges.sort_unstable_by_key(|range| std::cmp::Reverse(range.count()));
+        ranges.into_iter().take(ranges_max).collect()
+    }
+
     /// Adds a range.
     pub fn insert(&mut self, added: SeqRange) {
         // Everything from `from` to `to` touches the new range and melts into it.

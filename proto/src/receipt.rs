@@ -42,8 +42,10 @@ pub struct Correction {
     pub counter: u64,
 }
 
-/// The committed cursor of one stream, whole. Within one life of the centre cursors only grow, so an
-/// older receipt that comes late takes nothing back, unless it says `afresh`.
+/// The committed cursor of one stream. Of a set with more ranges than a message takes, those that the
+/// unit's messages were about come first: what a receipt does not name, it says nothing of. Within one
+/// life of the centre cursors only grow, so an older receipt that comes late takes nothing back, unless
+/// it says `afresh`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamReceipt {
     /// Which stream.

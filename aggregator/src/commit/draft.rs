@@ -14,8 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::device::StreamId;
 use proto::header::UpHeader;
-use proto::limits::{NEW_STREAMS_PER_DAY_MAX, STREAMS_MAX, WINDOW_PASSAGES_MAX};
-use proto::ranges::SeqSet;
+use proto::limits::{NEW_STREAMS_PER_DAY_MAX, RANGES_MAX, STREAMS_MAX, WINDOW_PASSAGES_MAX};
+use proto::ranges::{SeqRange, SeqSet};
 use proto::receipt::{Correction, RefusalClass, RefusalReason, StreamReceipt};
 use proto::window::{Bucket, SpeedStats, WindowDelta};
 
@@ -37,8 +37,8 @@ pub struct Draft<'m> {
     change: DeviceChange,
     /// What the flush adds to each 5-minute window.
     deltas: BTreeMap<Bucket, SpeedStats>,
-    /// Streams that get a receipt.
-    touched: BTreeSet<StreamId>,
+    /// Streams that get a receipt, with the numbers that it is about.
+    touched: BTreeMap<StreamId, SeqSet>,
     /// Streams whose earlier receipts hold no more.
     afresh: BTreeSet<StreamId>,
     /// What the headers say of the unit itself.
@@ -65,7 +65,7 @@ impl<'m> Draft<'m> {
             state,
             change,
             deltas: BTreeMap::new(),
-            touched: BTreeSet::new(),
+            touched: BTreeMap::new(),
             afresh: BTreeSet::new(),
             stated: Stated::default(),
         }
@@ -153,8 +153,15 @@ impl<'m> Draft<'m> {
         Ok(())
     }
 
-    fn touch(&mut self, stream: StreamId, cursor: Cursor) {
-        self.touched.insert(stream);
+    /// Puts a cursor into the change, with a receipt about these numbers.
+    fn touch(
+        &mut self,
+        stream: StreamId,
+        cursor: Cursor,
+        about: impl IntoIterator<Item = SeqRange>,
+    ) {
+        let touched = self.touched.entry(stream).or_default();
+        about.into_iter().for_each(|range| touched.insert(range));
         if self.state.cursors.get(&stream) != Some(&cursor) {
             self.change.cursors.insert(stream, cursor);
         }
@@ -255,22 +262,33 @@ impl<'m> Draft<'m> {
             || self.change.finality.differs_durably(&self.state.finality);
         let today = self.state.today.on(self.change.today.day);
         self.change.rejected_changed = self.change.today.rejected != today.rejected;
+        for stream in &self.afresh {
+            self.touched.entry(*stream).or_default();
+        }
         let receipts = self
             .touched
-            .union(&self.afresh)
-            .filter_map(|stream| {
+            .iter()
+            .filter_map(|(stream, about)| {
                 let drafted = self.change.cursors.get(stream);
                 let cursor = drafted.or_else(|| self.state.cursors.get(stream))?;
-                Some(StreamReceipt {
-                    stream: *stream,
-                    counted: cursor.counted.clone(),
-                    stored: cursor.stored.clone(),
-                    lost: cursor.declared(),
-                    afresh: self.afresh.contains(stream),
-                })
+                let afresh = self.afresh.contains(stream);
+                Some(receipt(*stream, cursor, about, afresh))
             })
             .collect();
         (self.change, receipts)
+    }
+}
+
+/// What a message holds of a cursor, first of all what it is about.
+fn receipt(stream: StreamId, cursor: &Cursor, about: &SeqSet, afresh: bool) -> StreamReceipt {
+    let counted = cursor.counted.excerpt(about, RANGES_MAX);
+    let stored = cursor.stored.intersection(&counted);
+    StreamReceipt {
+        stream,
+        stored: stored.excerpt(about, RANGES_MAX),
+        counted,
+        lost: cursor.declared().excerpt(about, RANGES_MAX),
+        afresh,
     }
 }
 

@@ -8,7 +8,10 @@ use proto::batch::PassageBatch;
 use proto::device::{DeviceId, StreamId};
 use proto::frame::Up;
 use proto::header::Frontier;
-use proto::limits::{NEW_STREAMS_PER_DAY_MAX, STREAMS_MAX, WINDOW_PASSAGES_MAX};
+use proto::limits::{
+    CURSOR_RANGES_MAX, LOSSES_MAX, NEW_STREAMS_PER_DAY_MAX, RANGES_MAX, STREAMS_MAX,
+    WINDOW_PASSAGES_MAX,
+};
 use proto::loss::{Loss, LossReason, LossScope, Losses};
 use proto::passage::{EventTime, Passage};
 use proto::ranges::{Seq, SeqRange, SeqSet};
@@ -306,6 +309,112 @@ fn losses_are_booked_without_what_is_counted_and_recovered_when_they_arrive() {
     assert_eq!(recovered, booked);
     assert!(centre.cursor(UNIT, 1).lost.is_empty());
     assert_eq!(stats(centre.windows(UNIT)), recomputed(&sent));
+}
+
+/// Islands of `width` numbers, with a hole of one number after each.
+fn holes(count: u64, width: u64) -> Vec<SeqRange> {
+    (1..=count)
+        .map(|n| range(n * (width + 1), n * (width + 1)))
+        .collect()
+}
+
+fn losses(of: &[SeqRange], accepted_to: u64) -> crate::intake::decode::Message {
+    let loss = |range: &SeqRange| Loss {
+        range: *range,
+        scope: LossScope::All,
+        reason: LossReason::Corrupt,
+        event_min: None,
+        event_max: None,
+    };
+    let losses = Losses {
+        losses: of.iter().map(loss).collect(),
+    };
+    message(UNIT, &header(1, 1, 0, accepted_to), &Up::Loss(losses))
+}
+
+#[test]
+fn a_stream_with_hundreds_of_lost_holes_drains() {
+    let mut centre = MemoryCentre::new();
+    let holes = holes(300, 2);
+    let accepted_to = holes[299].last().get();
+    let sent = passages(600);
+    for stated in holes.chunks(LOSSES_MAX) {
+        assert!(
+            centre
+                .flush(vec![losses(stated, accepted_to)])
+                .refusals
+                .is_empty()
+        );
+    }
+    for (island, hole) in holes.iter().enumerate() {
+        let first = hole.first().get() - 2;
+        let part = &sent[island * 2..island * 2 + 2];
+        let flushed = centre.flush(vec![batch(UNIT, 1, first, part)]);
+        assert!(
+            flushed.refusals.is_empty(),
+            "island {island}: {:?}",
+            flushed.refusals
+        );
+        let receipt = &flushed.receipts[0].1[0];
+        assert!(
+            receipt.stored.contains_range(range(first, first + 1)),
+            "island {island} is answered"
+        );
+        let sets = [&receipt.counted, &receipt.stored, &receipt.lost];
+        assert!(sets.iter().all(|set| set.range_count() <= RANGES_MAX));
+    }
+    assert!(centre.cursor(UNIT, 1).is_settled());
+    assert_eq!(stats(centre.windows(UNIT)), recomputed(&sent));
+    assert_eq!(centre.losses.len(), 300);
+}
+
+#[test]
+fn receipts_say_of_many_losses_first_those_that_were_stated() {
+    let mut centre = MemoryCentre::new();
+    let mut unheard = holes(300, 2);
+    let accepted_to = unheard[299].last().get();
+    while !unheard.is_empty() {
+        let stated = &unheard[..unheard.len().min(LOSSES_MAX)];
+        let flushed = centre.flush(vec![losses(stated, accepted_to)]);
+        let lost = &flushed.receipts[0].1[0].lost;
+        let before = unheard.len();
+        unheard.retain(|hole| !lost.contains_range(*hole));
+        assert!(
+            unheard.len() < before,
+            "{before} losses are stated for ever"
+        );
+    }
+    assert_eq!(centre.losses.len(), 300, "each is booked once");
+}
+
+#[test]
+fn of_more_losses_than_a_cursor_takes_those_that_fit_are_booked_with_it() {
+    let mut centre = MemoryCentre::new();
+    let most = CURSOR_RANGES_MAX as u64;
+    let holes = holes(most + 10, 2);
+    let accepted_to = holes.last().unwrap().last().get();
+    for _ in 0..2 {
+        for stated in holes.chunks(LOSSES_MAX) {
+            centre.flush(vec![losses(stated, accepted_to)]);
+        }
+    }
+    let refused = centre.flush(vec![losses(&holes[CURSOR_RANGES_MAX..], accepted_to)]);
+    let refusal = &refused.refusals[0].1;
+    assert_eq!(
+        (refusal.class, refusal.reason),
+        (RefusalClass::Later, RefusalReason::Cap)
+    );
+    let booked: SeqSet = centre.losses.iter().map(|row| row.range).collect();
+    assert_eq!(
+        centre.cursor(UNIT, 1).lost,
+        booked,
+        "the ledger has what the cursor has"
+    );
+    assert_eq!(
+        centre.losses.len(),
+        CURSOR_RANGES_MAX,
+        "and each of them once"
+    );
 }
 
 #[test]

@@ -2,9 +2,9 @@
 //!
 //! Invariants, asserted at every change: stored ⊆ counted; counted ∩ lost = ∅; presumed ⊆ lost;
 //! counted ∪ lost ⊆ [1..accepted_to]; no set but `lost` and `presumed` ever shrinks; at most
-//! [`RANGES_MAX`] ranges in each.
+//! [`CURSOR_RANGES_MAX`] ranges in each.
 
-use proto::limits::RANGES_MAX;
+use proto::limits::CURSOR_RANGES_MAX;
 use proto::ranges::{Seq, SeqRange, SeqSet};
 
 /// The cursor of one stream.
@@ -44,7 +44,7 @@ pub enum Novelty {
 
 /// A change that the cursor may not take: it would consist of too many ranges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("cursor would have {0} ranges, the limit is {RANGES_MAX}: send the gaps first")]
+#[error("cursor would have {0} ranges, the limit is {CURSOR_RANGES_MAX}: send the gaps first")]
 pub struct TooManyRanges(pub usize);
 
 impl Cursor {
@@ -143,7 +143,7 @@ impl Cursor {
         let sets = [&self.counted, &self.stored, &self.lost, &self.presumed];
         let ranges = sets.map(SeqSet::range_count);
         let most = ranges.into_iter().max().unwrap_or(0);
-        if most > RANGES_MAX {
+        if most > CURSOR_RANGES_MAX {
             return Err(TooManyRanges(most));
         }
         assert!(
@@ -241,13 +241,13 @@ mod tests {
 
     #[test]
     fn a_cursor_of_too_many_ranges_is_refused() {
-        let most = RANGES_MAX as u64;
+        let most = CURSOR_RANGES_MAX as u64;
         let holes: Vec<(u64, u64)> = (0..most).map(|n| (2 * n + 1, 2 * n + 1)).collect();
         let cursor = Cursor::default().count(&set(&holes), true).unwrap();
         let more = set(&[(2 * most + 1, 2 * most + 1)]);
         assert_eq!(
             cursor.count(&more, true),
-            Err(TooManyRanges(RANGES_MAX + 1))
+            Err(TooManyRanges(CURSOR_RANGES_MAX + 1))
         );
         assert!(cursor.count(&set(&[(2, 2)]), true).is_ok());
     }

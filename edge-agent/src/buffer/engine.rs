@@ -161,7 +161,7 @@ impl Engine {
         for stream in self.streams.iter_mut().filter(|s| s.is_changed()) {
             let id = stream.id;
             if std::mem::take(&mut stream.marks_changed) {
-                self.changes.put(&keys::stream(id), to_bytes(&stream.marks));
+                self.changes.put(&keys::stream(id), stream.marks.to_value());
             }
             match stream.take_again().map(|again| (again.is_empty(), again)) {
                 Some((true, _)) => self.changes.delete(&keys::again(id)),

@@ -2,7 +2,7 @@
 //!
 //! Pure.
 
-use proto::limits::RANGES_MAX;
+use proto::limits::{CURSOR_RANGES_MAX, RANGES_MAX};
 use proto::ranges::{SeqRange, SeqSet};
 use proto::receipt::StreamReceipt;
 use proto::summary::SummaryEntry;
@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 /// newer agent, one with a lower number to an agent that was never released.
 pub(super) const FORMAT: u32 = 3;
 
-/// The marks of one stream; durable with every commit that moves one of them.
+/// The marks of one stream; durable with every commit that moves one of them. In memory what receipts
+/// said has up to [`CURSOR_RANGES_MAX`] ranges a set; what the disk does not keep of it is sent and
+/// answered again after a start.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Marks {
     /// The run that began the stream: streams are drained and evicted in this order.
@@ -66,6 +68,18 @@ impl Marks {
         before != (self.counted.clone(), self.stored.clone(), self.lost.clone())
     }
 
+    /// As they are written: no more than a value of the store holds.
+    pub(super) fn to_value(&self) -> Vec<u8> {
+        let counted = self.counted.widest(RANGES_MAX);
+        to_bytes(&Self {
+            stored: self.stored.intersection(&counted).widest(RANGES_MAX),
+            lost: self.lost.widest(RANGES_MAX),
+            offered: self.offered.clone(),
+            counted,
+            ..*self
+        })
+    }
+
     /// Forgets what receipts said of these numbers: the centre may have, too.
     pub(super) fn forget_receipts(&mut self, of: &SeqSet) {
         for said in [&mut self.counted, &mut self.stored, &mut self.lost] {
@@ -90,10 +104,10 @@ fn insert_bounded(set: &mut SeqSet, range: SeqRange) {
     }
 }
 
-/// The union, unless it has too many ranges to be written: then the newer set alone.
+/// The union, unless it has more ranges than any cursor: then the newer set alone.
 fn grown(old: &SeqSet, new: SeqSet) -> SeqSet {
     let union = old.union(&new);
-    if union.range_count() <= RANGES_MAX {
+    if union.range_count() <= CURSOR_RANGES_MAX {
         union
     } else {
         new

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::thread::JoinHandle;
 
 use proto::device::CentreId;
-use proto::limits::RANGES_MAX;
+use proto::limits::{LOSSES_MAX, RANGES_MAX};
 use proto::loss::{LossReason, LossScope};
 use proto::passage::{EventTime, Passage};
 use proto::ranges::{Seq, SeqRange, SeqSet};
@@ -17,6 +17,7 @@ use proto::window::fold;
 
 use super::engine::Engine;
 use super::model::settings;
+use super::witness::Witness;
 use super::{
     APPEND_PASSAGES_MAX, Admitted, Alarm, AppendError, Appended, Buffer, BufferSettings,
     CentreVerdict, EventKey, FoldScope, OFFERED_AHEAD_MAX, QUEUE_COMMANDS_MAX, QuotaPolicy,

@@ -1,7 +1,7 @@
-//! Receipts on their way to the buffer: one at a time, in order, the newest word of each stream.
+//! Receipts on their way to the buffer: one at a time, in order, those of a stream as one.
 //!
-//! Pure. A receipt names the whole committed cursor, so a later one of the same life of the centre
-//! stands for all before it, and the queue is bounded by the streams that a unit may have.
+//! Pure. Within one life of the centre cursors only grow, so what two receipts name is committed; the
+//! queue is bounded by the streams that a unit may have and the ranges of a cursor.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -28,10 +28,13 @@ impl Inbox {
             self.waiting.pop_front();
         }
         if let Some((_, words)) = self.waiting.back_mut() {
-            for mut receipt in streams {
-                // Takes the place of one that was not heard yet, and says what that one said.
-                receipt.afresh |= words.get(&receipt.stream).is_some_and(|word| word.afresh);
-                words.insert(receipt.stream, receipt);
+            for receipt in streams {
+                let stream = receipt.stream;
+                let both = match words.remove(&stream) {
+                    Some(before) => joined(before, receipt),
+                    None => receipt,
+                };
+                words.insert(stream, both);
             }
         }
     }
@@ -40,6 +43,20 @@ impl Inbox {
     pub fn pop(&mut self) -> Option<(Centre, Vec<StreamReceipt>)> {
         let (centre, words) = self.waiting.pop_front()?;
         Some((centre, words.into_values().collect()))
+    }
+}
+
+/// Two receipts of a stream as one. What was said before one that stands afresh holds no more.
+fn joined(before: StreamReceipt, receipt: StreamReceipt) -> StreamReceipt {
+    if receipt.afresh {
+        return receipt;
+    }
+    let counted = before.counted.union(&receipt.counted);
+    StreamReceipt {
+        stored: before.stored.union(&receipt.stored),
+        lost: before.lost.union(&receipt.lost).difference(&counted),
+        counted,
+        ..before
     }
 }
 
@@ -78,6 +95,32 @@ mod tests {
             Some((centre(1), vec![receipt(1, 9), receipt(2, 5)]))
         );
         assert_eq!(inbox.pop(), None);
+    }
+
+    #[test]
+    fn what_two_words_name_is_known_of_both_until_one_stands_afresh() {
+        let set = |first: u64, last: u64| {
+            let count = last - first + 1;
+            SeqSet::from(SeqRange::from_count(Seq::new(first).unwrap(), count).unwrap())
+        };
+        let word = |counted: SeqSet, lost: SeqSet| StreamReceipt {
+            stored: counted.clone(),
+            counted,
+            lost,
+            ..receipt(1, 1)
+        };
+        let mut inbox = Inbox::default();
+        inbox.push(centre(1), vec![word(set(1, 5), set(6, 9))]);
+        inbox.push(centre(1), vec![word(set(8, 12), SeqSet::new())]);
+        let both = word(set(1, 5).union(&set(8, 12)), set(6, 7));
+        assert_eq!(inbox.pop(), Some((centre(1), vec![both])));
+        let afresh = StreamReceipt {
+            afresh: true,
+            ..receipt(1, 3)
+        };
+        inbox.push(centre(1), vec![receipt(1, 9)]);
+        inbox.push(centre(1), vec![afresh.clone()]);
+        assert_eq!(inbox.pop(), Some((centre(1), vec![afresh])));
     }
 
     #[test]

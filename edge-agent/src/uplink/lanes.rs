@@ -20,7 +20,7 @@ use super::backoff::Millis;
 use crate::buffer::StreamState;
 
 /// Ranges of a stream's cursor from which on nothing jumps the queue any more: each outage during
-/// a drain adds one, and the centre keeps at most [`proto::limits::RANGES_MAX`].
+/// a drain adds one, and a receipt carries at most [`proto::limits::RANGES_MAX`].
 const LIVE_FIRST_RANGES_MAX: usize = 16;
 
 /// Steps in which the age of the youngest passages is remembered, per wait.

@@ -77,6 +77,34 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn an_excerpt_names_first_what_was_asked_about(set in seq_set(), about in seq_set(), most in 1_usize..8) {
+        let excerpt = set.excerpt(&about, most);
+        prop_assert_eq!(excerpt.range_count(), set.range_count().min(most));
+        prop_assert!(excerpt.ranges().iter().all(|range| set.ranges().contains(range)));
+        let named: SeqSet = set
+            .ranges()
+            .iter()
+            .filter(|range| about.overlaps_range(**range))
+            .take(most)
+            .copied()
+            .collect();
+        prop_assert!(named.is_subset(&excerpt));
+    }
+
+    #[test]
+    fn the_widest_ranges_are_no_narrower_than_the_others(set in seq_set(), most in 1_usize..8) {
+        let widest = set.widest(most);
+        prop_assert_eq!(widest.range_count(), set.range_count().min(most));
+        let least = widest.ranges().iter().map(|range| range.count()).min();
+        for other in set.difference(&widest).ranges() {
+            prop_assert!(set.ranges().contains(other));
+            prop_assert!(Some(other.count()) <= least);
+        }
+    }
+}
+
 #[test]
 fn a_set_up_to_a_number_begins_with_the_first() {
     assert!(SeqSet::up_to(0).is_empty());

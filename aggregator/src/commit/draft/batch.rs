@@ -38,7 +38,7 @@ impl Draft<'_> {
         if novelty == Novelty::Settled {
             planner.tally.passages += range.count();
             planner.tally.duplicate += range.count();
-            self.touch(header.stream, cursor);
+            self.touch(header.stream, cursor, [range]);
             return Ok(());
         }
         let mut deltas = passages.deltas.iter();
@@ -68,7 +68,7 @@ impl Draft<'_> {
             let numbers = (range.first().get()..=range.last().get()).zip(places);
             self.one_by_one(&cursor, &passages.batch(), numbers, context, planner);
         }
-        self.touch(header.stream, next);
+        self.touch(header.stream, next, [range]);
         Ok(())
     }
 

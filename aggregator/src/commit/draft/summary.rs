@@ -35,7 +35,8 @@ impl Draft<'_> {
                 Err(refused) => problem = Some(refused),
             }
         }
-        self.touch(header.stream, cursor);
+        let about = entries.iter().flat_map(|entry| entry.seqs.ranges());
+        self.touch(header.stream, cursor, about.copied());
         problem.map_or(Ok(()), Err)
     }
 
@@ -88,10 +89,11 @@ impl Draft<'_> {
         Ok(next)
     }
 
-    /// Books losses: of each range what is not counted.
+    /// Books losses: of each range what is not counted. The ledger gets what the cursor takes, and
+    /// nothing else.
     ///
     /// # Errors
-    /// When the cursor cannot take them.
+    /// When the cursor cannot take some; the others are booked.
     pub fn losses(
         &mut self,
         header: &UpHeader,
@@ -100,6 +102,7 @@ impl Draft<'_> {
         planner: &mut Planner<'_, '_>,
     ) -> Result<(), Refused> {
         let mut cursor = self.cursor(header, context, planner)?;
+        let mut problem = None;
         for loss in losses {
             let range = SeqSet::from(loss.range);
             let (news, next) = match loss.scope {
@@ -117,7 +120,13 @@ impl Draft<'_> {
                     (news, next)
                 }
             };
-            cursor = next.map_err(too_many_ranges)?;
+            match next {
+                Ok(next) => cursor = next,
+                Err(error) => {
+                    problem = Some(too_many_ranges(error));
+                    continue;
+                }
+            }
             let cause = LossCause::Declared(loss.reason);
             planner.tally.lose(loss.scope, cause, news.count());
             let (device_key, stream_key) = (self.state.key, cursor.stream_key);
@@ -132,7 +141,7 @@ impl Draft<'_> {
                 event_max: loss.event_max,
             }));
         }
-        self.touch(header.stream, cursor);
-        Ok(())
+        self.touch(header.stream, cursor, losses.iter().map(|loss| loss.range));
+        problem.map_or(Ok(()), Err)
     }
 }

@@ -26,7 +26,7 @@ const FOLD_PASSAGES_MAX: u64 = 65_536;
 const BATCH_CHUNKS_MAX: usize = 16;
 
 /// Ranges of what is folded or counted from which on the rest stays raw: each would be one of the
-/// [`RANGES_MAX`] that the centre keeps of a stream.
+/// [`RANGES_MAX`] that a receipt carries of a stream.
 const FOLD_RANGES_MAX: usize = RANGES_MAX / 2;
 
 impl Engine {

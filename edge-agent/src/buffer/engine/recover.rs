@@ -15,6 +15,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
 
+use proto::limits::RANGES_MAX;
 use proto::loss::LossReason;
 use proto::ranges::{Seq, SeqRange, SeqSet};
 use proto::{PassageBatch, StreamId};
@@ -281,7 +282,7 @@ impl Engine {
             run: stream.marks.run,
             accepted_to: stream.marks.accepted_to,
             offered: stream.marks.offered.clone(),
-            open: stream.open(),
+            open: stream.open().widest(RANGES_MAX),
         });
         Statement {
             generation: self.generation,

@@ -18,10 +18,16 @@ impl Engine {
             .enumerate()
             .map(|(place, stream)| stream.view(has_current && place == last))
             .collect();
+        // Each stream its share: one whose losses the centre does not take hides those of no other.
+        let lossy = self.streams.iter().filter(|s| !s.losses.is_empty());
+        let share = (LOSSES_MAX / lossy.count().max(1)).max(1);
         let losses = self
             .streams
             .iter()
-            .flat_map(|stream| stream.losses.iter().map(|loss| (stream.id, *loss)))
+            .flat_map(|stream| {
+                let of_stream = stream.losses.iter().take(share);
+                of_stream.map(|loss| (stream.id, *loss))
+            })
             .take(LOSSES_MAX)
             .collect();
         let summarised = self

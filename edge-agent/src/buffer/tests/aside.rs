@@ -83,6 +83,69 @@ fn what_is_aside_is_called_lost_again_when_the_centre_was_put_back_in_time() {
     );
 }
 
+#[test]
+fn receipts_of_a_stream_with_hundreds_of_holes_are_heard_part_by_part() {
+    let place = tempfile::tempdir().unwrap();
+    let mut engine = Engine::open(&plain(place.path()), NOW_MS).unwrap();
+    engine.stage(&many(0, 600), NOW_MS).unwrap().unwrap();
+    engine.commit(NOW_MS).unwrap();
+    let stream = engine.streams[0].id;
+    let holes: Vec<SeqRange> = (1..=200).map(|n| range(3 * n, 3 * n)).collect();
+    for hole in &holes {
+        engine.refuse(stream, *hole, None).unwrap();
+    }
+    let told = |engine: &mut Engine| {
+        for of in holes.chunks(RANGES_MAX) {
+            let islands = of.iter().map(|hole| hole.first().get());
+            let counted: SeqSet = islands.map(|n| range(n - 2, n - 1)).collect();
+            let receipt = StreamReceipt {
+                stream,
+                stored: counted.clone(),
+                counted,
+                lost: of.iter().copied().collect(),
+                afresh: false,
+            };
+            engine.receipt(centre(9, 1), &[receipt]);
+        }
+        engine.commit(NOW_MS).unwrap();
+        assert!(engine.streams[0].unsent().is_empty());
+        assert!(engine.state(super::StoreHealth::Ok).losses.is_empty());
+    };
+    engine.commit(NOW_MS).unwrap();
+    drop(engine);
+    let mut engine = Engine::open(&plain(place.path()), NOW_MS).unwrap();
+    assert_eq!(engine.streams[0].unsent().range_count(), 200);
+    told(&mut engine);
+    drop(engine);
+    let (_, said) = Witness::open(place.path()).unwrap();
+    assert!(said.is_some(), "the witness is believed");
+    // A value of the store holds the widest of what was said. The rest is sent and answered again.
+    let mut engine = Engine::open(&plain(place.path()), NOW_MS).unwrap();
+    assert_eq!(engine.streams[0].unsent().range_count(), 200 - RANGES_MAX);
+    told(&mut engine);
+}
+
+#[test]
+fn a_stream_with_many_losses_hides_those_of_no_other() {
+    let place = tempfile::tempdir().unwrap();
+    let mut streams = Vec::new();
+    for losses in [LOSSES_MAX as u64 + 50, 1] {
+        let mut engine = Engine::open(&plain(place.path()), NOW_MS).unwrap();
+        engine.stage(&many(0, 2 * losses), NOW_MS).unwrap().unwrap();
+        engine.commit(NOW_MS).unwrap();
+        let stream = engine.streams.last().unwrap().id;
+        for n in 1..=losses {
+            engine.refuse(stream, range(2 * n, 2 * n), None).unwrap();
+        }
+        engine.commit(NOW_MS).unwrap();
+        streams.push(stream);
+    }
+    let mut engine = Engine::open(&plain(place.path()), NOW_MS).unwrap();
+    let shown = engine.state(super::StoreHealth::Ok).losses;
+    let of = |stream| shown.iter().filter(|(of, _)| *of == stream).count();
+    assert_eq!((of(streams[0]), of(streams[1])), (LOSSES_MAX / 2, 1));
+}
+
 #[tokio::test]
 async fn what_one_build_refused_comes_back_once_for_each_other_build_across_restarts() {
     let place = tempfile::tempdir().unwrap();
