@@ -552,6 +552,41 @@ async fn aggregators_share_the_shards_evenly_as_they_come_and_go() {
 }
 
 #[tokio::test]
+async fn each_life_of_a_database_has_a_higher_timeline_however_old_what_was_restored_is() {
+    let base = Base::new().await;
+    // Whoever starts after `change` finds itself in another life.
+    let timeline = async |change: &str| {
+        base.client.batch_execute(change).await.unwrap();
+        let mut keeper = Keeper::start(&base, "centre-1");
+        let holdings = keeper.wait(|holdings| holdings.centre.is_some()).await;
+        keeper.stop.cancel();
+        holdings.centre.unwrap().timeline
+    };
+    let first = timeline("SELECT").await;
+    assert_eq!(timeline("SELECT").await, first, "the same life");
+    // Twice a promoted standby; then, on another server, a dump from before both.
+    let restored =
+        format!("UPDATE centre SET timeline = {first}, server_id = 0, server_timeline = 1");
+    let promoted = "UPDATE centre SET server_timeline = 0";
+    let mut before = first;
+    for change in [promoted, promoted, &restored] {
+        let clock = "SELECT (extract(epoch FROM clock_timestamp()) / 10)::int8";
+        let clock = base.number(clock).await;
+        let next = timeline(change).await;
+        // What units were told stood at the clock of that time.
+        assert!(
+            i64::from(next) >= clock,
+            "{change}: {next}, the clock is at {clock}"
+        );
+        assert!(
+            next > before || change == restored,
+            "{change}: {next} after {before}"
+        );
+        before = next;
+    }
+}
+
+#[tokio::test]
 async fn a_shard_is_given_up_only_when_its_owner_has_let_go_of_it() {
     let base = Base::new().await;
     let mut first = Keeper::start(&base, "centre-1");

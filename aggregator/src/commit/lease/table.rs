@@ -298,7 +298,9 @@ impl Table<'_> {
 }
 
 /// Which database this is. A promoted standby has another timeline, a restored dump another server:
-/// then what units were told may be gone, and the centre's timeline rises.
+/// then what units were told may be gone, and the centre's timeline rises: at least to the tens of
+/// seconds since 1970, because units believe the highest, and what was restored may be older than
+/// several rises.
 pub(super) async fn identify(client: &Client) -> Result<Centre, Error> {
     let row = client
         .query_one(
@@ -311,9 +313,10 @@ pub(super) async fn identify(client: &Client) -> Result<Centre, Error> {
              INSERT INTO centre AS c (server_id, server_timeline)
              SELECT id, timeline FROM server
              ON CONFLICT (single_row) DO UPDATE SET
-                 timeline = c.timeline + CASE WHEN
+                 timeline = CASE WHEN
                      (c.server_id, c.server_timeline) = (excluded.server_id, excluded.server_timeline)
-                     THEN 0 ELSE 1 END,
+                     THEN c.timeline ELSE greatest(
+                         c.timeline + 1, (extract(epoch FROM clock_timestamp()) / 10)::int4) END,
                  server_id = excluded.server_id, server_timeline = excluded.server_timeline
              RETURNING replace(centre_id::text, '-', ''), timeline",
             &[],
