@@ -326,7 +326,7 @@ pub struct LimitsConfig {
     pub windows_cached_max: usize,
     /// Threads that decode what comes from a backlog, 0 = one for each core; what is live has its own.
     pub decode_threads: usize,
-    /// Rejected passages kept whole per device and day; further ones are only counted.
+    /// Rejected passages kept whole per device and day; further ones are lost, and the ledger says so.
     pub rejected_per_day_max: u32,
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use prometheus_client::registry::Registry;
 use proto::topic::Shard;
-use service::clock::monotonic;
+use service::clock::{monotonic, wall_millis};
 use service::descriptors::make_room_for;
 use service::ops::{Condition, Health};
 use service::serve::{Endpoint, HttpListener, Limits, ListenError, http};
@@ -245,6 +245,7 @@ async fn centre(program: Program<'_>, instance: Instance) {
         raises,
         in_use,
         brokers,
+        wall_millis,
         metrics: metrics.clone(),
         tasks: tasks.clone(),
     };
@@ -399,10 +400,14 @@ impl Gauges {
         let connected = |link: &&watch::Receiver<Link>| !matches!(*link.borrow(), Link::Down);
         if self.links.iter().any(|link| connected(&link)) {
             Condition::Ok
-        } else if self.holdings.borrow().takes_part {
-            Condition::NotReady("not connected to any broker".to_owned())
         } else {
-            Condition::NotReady("standby: the broker is another's of this name".to_owned())
+            let holdings = self.holdings.borrow();
+            let why = match holdings.clocks {
+                _ if holdings.takes_part => "not connected to any broker",
+                Some(_) => "standby: the clock is wrong",
+                None => "standby: the broker is another's of this name",
+            };
+            Condition::NotReady(why.to_owned())
         }
     }
 }

@@ -10,7 +10,9 @@ use proto::passage::{EventTime, Passage};
 use proto::ranges::Seq;
 use proto::receipt::{Centre, Receipt, Refusal};
 
-use crate::commit::plan::{Context, LossRow, RecoveredRow, RejectedRow, Tally, plan};
+use crate::commit::plan::{
+    Context, LossRow, RecoveredRow, RejectedRow, Tally, UnkeptKey, UnkeptRow, plan,
+};
 use crate::commit::select::select;
 use crate::intake::admit::{Door, DoorLimits};
 use crate::intake::decode::{Message, decode};
@@ -103,6 +105,7 @@ pub(crate) struct MemoryCentre {
     pub(crate) rejected: Vec<RejectedRow>,
     pub(crate) losses: Vec<LossRow>,
     pub(crate) recovered: Vec<RecoveredRow>,
+    pub(crate) unkept: Vec<(UnkeptKey, UnkeptRow)>,
     next_key: i32,
 }
 
@@ -117,6 +120,7 @@ impl MemoryCentre {
             rejected: Vec::new(),
             losses: Vec::new(),
             recovered: Vec::new(),
+            unkept: Vec::new(),
             next_key: 1,
         }
     }
@@ -164,6 +168,7 @@ impl MemoryCentre {
             self.rejected.extend(plan.rows.rejected);
             self.losses.extend(plan.rows.losses);
             self.recovered.extend(plan.rows.recovered);
+            self.unkept.extend(plan.rows.unkept);
             flushed.tally.add(&plan.tally);
             flushed.receipts.extend(plan.receipts);
             flushed.refusals.extend(plan.refusals);

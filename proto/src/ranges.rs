@@ -137,10 +137,28 @@ impl SeqRange {
         self.first <= other.last && other.first <= self.last
     }
 
+    /// From the least number of either to the greatest.
+    #[must_use]
+    pub fn hull(self, other: Self) -> Self {
+        Self {
+            first: self.first.min(other.first),
+            last: self.last.max(other.last),
+        }
+    }
+
     /// The numbers in both.
     #[must_use]
     pub fn intersection(self, other: Self) -> Option<Self> {
         Self::new(self.first.max(other.first), self.last.min(other.last))
+    }
+}
+
+impl From<Seq> for SeqRange {
+    fn from(seq: Seq) -> Self {
+        Self {
+            first: seq,
+            last: seq,
+        }
     }
 }
 

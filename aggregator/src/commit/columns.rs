@@ -49,6 +49,7 @@ pub(super) struct Columns {
     taken: TakenColumns,
     losses: LossColumns,
     recovered: RecoveredColumns,
+    unkept: UnkeptColumns,
 }
 
 impl Columns {
@@ -68,6 +69,7 @@ impl Columns {
             taken: TakenColumns::default(),
             losses: LossColumns::default(),
             recovered: RecoveredColumns::default(),
+            unkept: UnkeptColumns::default(),
         };
         let mut changes: Vec<_> = plan.changes.values().collect();
         // In the order of the keys, so that neighbouring rows stand in neighbouring pages.
@@ -150,6 +152,18 @@ impl Columns {
                 .push(signed(row.range.first().get()));
             self.recovered.last_seq.push(signed(row.range.last().get()));
         }
+        for (key, row) in &rows.unkept {
+            let unkept = &mut self.unkept;
+            unkept.device_key.push(row.device_key);
+            unkept.stream_key.push(key.stream_key);
+            unkept.first_seq.push(signed(row.range.first().get()));
+            unkept.last_seq.push(signed(row.range.last().get()));
+            unkept.passages.push(signed(row.passages));
+            unkept.scope.push(key.scope());
+            unkept.reason.push(key.reason.word());
+            unkept.event_min.push(time(row.event_min.as_millis()));
+            unkept.event_max.push(time(row.event_max.as_millis()));
+        }
     }
 
     /// Proves that the devices are final as far as they were when the plan was made.
@@ -176,6 +190,7 @@ impl Columns {
         parts.push(self.rejected_days.part(&statements.rejected_days));
         parts.push(self.taken.part(&statements.taken));
         parts.push(self.losses.part(&statements.losses));
+        parts.push(self.unkept.part(&statements.unkept));
         let mut recovered = self.recovered.part(&statements.recovered);
         if recovered.planned != Some(0) {
             recovered.planned = None;
@@ -258,6 +273,10 @@ columns!(LossColumns, "loss_ledger", {
     device_key: i32, stream_key: i32, first_seq: i64, last_seq: i64,
     scope: &'static str, reason: &'static str,
     event_min: Option<SystemTime>, event_max: Option<SystemTime>,
+});
+columns!(UnkeptColumns, "loss_ledger", {
+    device_key: i32, stream_key: i32, first_seq: i64, last_seq: i64, passages: i64,
+    scope: &'static str, reason: &'static str, event_min: SystemTime, event_max: SystemTime,
 });
 columns!(RecoveredColumns, "loss_ledger", {
     stream_key: i32, first_seq: i64, last_seq: i64,

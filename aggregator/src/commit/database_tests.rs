@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use prometheus_client::registry::Registry;
@@ -15,7 +16,7 @@ use proto::plate::{Plate, PlateText};
 use proto::ranges::{Seq, SeqRange};
 use proto::topic::Shard;
 use secrecy::SecretString;
-use service::clock::monotonic;
+use service::clock::{monotonic, wall_millis};
 use service::tasks::TaskSet;
 use testbed::postgres::Cluster;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -416,6 +417,38 @@ async fn the_ledger_and_the_state_of_a_unit_are_written() {
 }
 
 #[tokio::test]
+async fn what_no_window_takes_and_the_side_table_has_no_room_for_is_lost_by_the_ledger() {
+    let base = Base::new().await;
+    let (writer, tokens) = (base.writer().await, base.tokens().await);
+    let mut memory = Memory::new();
+    // Every second one is beyond the horizon; the side table takes 100 of a unit and day.
+    let sent: Vec<Passage> = (0..600)
+        .map(|n| passage(if n % 2 == 0 { NOW - 61 * DAY } else { NOW - n }, 5_000))
+        .collect();
+    for part in 0..3 {
+        let messages = [batch(
+            UNIT,
+            1,
+            1 + part * 200,
+            &sent[part as usize * 200..][..200],
+        )];
+        let plan = planned(&writer, &mut memory, &messages).await;
+        writer.commit(&plan, Right::Owner(&tokens)).await.unwrap();
+        memory.install(plan.changes);
+    }
+    let books = "SELECT accepted * 1000000 + counted * 1000 + lost FROM v_ledger";
+    assert_eq!(base.number(books).await, 600_400_200);
+    let named = "SELECT sum(passages)::int8 FROM v_loss WHERE reason = 'too_old'";
+    assert_eq!(base.number(named).await, 200);
+    let entries = "SELECT count(*) FROM loss_ledger";
+    assert_eq!(base.number(entries).await, 1, "one for a stream and day");
+    let kept = "SELECT count(*) FROM rejected_passage";
+    assert_eq!(base.number(kept).await, 100);
+    let stored = "SELECT stored FROM v_ledger";
+    assert_eq!(base.number(stored).await, 400);
+}
+
+#[tokio::test]
 async fn migrating_twice_changes_nothing_and_a_missing_schema_is_named() {
     let url = Cluster::shared().fresh_database().unwrap();
     let target = Target::new(&settings(&url)).unwrap();
@@ -479,6 +512,15 @@ impl Keeper {
     }
 
     pub(super) fn start_with(base: &Base, name: &str, settings: LeaseConfig) -> Self {
+        Self::start_at(base, name, settings, wall_millis)
+    }
+
+    pub(super) fn start_at(
+        base: &Base,
+        name: &str,
+        settings: LeaseConfig,
+        wall_millis: fn() -> i64,
+    ) -> Self {
         let (holdings_in, holdings) = watch::channel(Holdings::default());
         let (renewed_in, renewed) = watch::channel(monotonic());
         let (raises, raises_out) = mpsc::channel(1);
@@ -495,6 +537,7 @@ impl Keeper {
             raises: raises_out,
             in_use: in_use_out,
             brokers: brokers_out,
+            wall_millis,
             metrics: Metrics::register(&mut Registry::default()),
             tasks: base.tasks.clone(),
         };
@@ -701,6 +744,29 @@ async fn who_wakes_up_after_its_shards_were_taken_raises_no_token_of_theirs() {
     let holdings = sleeper.holdings.borrow().tokens.clone();
     assert!(holdings.iter().all(|(shard, token)| after[shard] == *token));
     assert!(holdings.len() <= 4);
+}
+
+#[tokio::test]
+async fn whoever_has_another_clock_than_the_database_owns_nothing_until_it_is_set() {
+    /// How far the clock is off.
+    static OFF_MS: AtomicI64 = AtomicI64::new(0);
+    let base = Base::new().await;
+    let clock = || wall_millis() + OFF_MS.load(Ordering::Relaxed);
+    let mut wrong = Keeper::start_at(&base, "centre-1", LEASE, clock);
+    wrong.owns(64).await;
+    let mut other = Keeper::start(&base, "centre-2");
+    other.owns(32).await;
+    for off_ms in [-600_000, 100 * DAY] {
+        OFF_MS.store(off_ms, Ordering::Relaxed);
+        let found = wrong.wait(|holdings| holdings.clocks.is_some()).await;
+        let apart = found.clocks.unwrap();
+        assert_eq!(apart.own_ms > apart.database_ms, off_ms > 0);
+        assert!(found.tokens.is_empty() && !found.takes_part);
+        other.owns(64).await;
+        OFF_MS.store(0, Ordering::Relaxed);
+        wrong.wait(|holdings| holdings.clocks.is_none()).await;
+        wrong.owns(32).await;
+    }
 }
 
 fn empty_plan() -> Plan<'static> {

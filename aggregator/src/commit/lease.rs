@@ -16,9 +16,11 @@
 //!
 //! Invariants: a token that was given out is never given out again, and is raised only by who owns the
 //! shard at that moment; holdings are published only after the raise; a shard is given up only when
-//! nothing plans for it; whoever cannot renew for the length of a lease owns nothing.
+//! nothing plans for it; whoever cannot renew for the length of a lease owns nothing, and neither does
+//! whoever has another clock than the database (`clock`).
 
 pub mod balance;
+mod clock;
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,6 +34,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_postgres::{Client, Error};
 use tokio_util::sync::CancellationToken;
 
+pub use self::clock::ClocksApart;
 use self::table::{CHANNEL, Table, View, identify};
 use crate::backoff::Backoff;
 use crate::config::LeaseConfig;
@@ -53,6 +56,8 @@ pub struct Holdings {
     /// Whether this one takes part. An older one of the same name, who lives, goes before: then not
     /// even the broker is connected, since it would throw that one out.
     pub takes_part: bool,
+    /// Why it takes no part, if that is the clock.
+    pub clocks: Option<ClocksApart>,
 }
 
 /// Asks for the tokens of all owned shards to be raised.
@@ -128,6 +133,8 @@ pub struct LeaseKeeper {
     pub in_use: watch::Receiver<InUse>,
     /// Brokers that are reached.
     pub brokers: watch::Receiver<u16>,
+    /// This machine's clock, ms since 1970.
+    pub wall_millis: fn() -> i64,
     /// Counts.
     pub metrics: Metrics,
     /// The connection's task.
@@ -137,6 +144,8 @@ pub struct LeaseKeeper {
 /// One connection of the keeper.
 struct Session {
     client: Client,
+    /// Whether it is known which database this is.
+    identified: bool,
     /// A shard that is given up as soon as the owner has let go of it.
     leaving: Option<Shard>,
     /// The brokers that the others know to be reached here.
@@ -182,10 +191,9 @@ impl LeaseKeeper {
         let timeout = STATEMENT_TIMEOUT.as_millis();
         let begin = format!("SET statement_timeout = {timeout}; LISTEN {CHANNEL}");
         client.batch_execute(&begin).await?;
-        let centre = identify(&client).await?;
-        self.publish(|holdings| holdings.centre = Some(centre));
         let mut session = Session {
             client,
+            identified: false,
             leaving: None,
             brokers_told: None,
         };
@@ -223,8 +231,32 @@ impl LeaseKeeper {
         }
     }
 
-    /// Whether no older one of this name lives; then says that this one lives.
+    /// Whether the clock can be believed and no older one of this name lives; then says that this one
+    /// lives.
     async fn takes_part(&mut self, session: &mut Session) -> Result<bool, Error> {
+        let table = self.table(session);
+        let asked_ms = (self.wall_millis)();
+        let database_ms = table.clock_ms().await?;
+        if let Some(apart) = ClocksApart::found(asked_ms, database_ms, (self.wall_millis)()) {
+            if self.holdings.borrow().clocks.is_none() {
+                tracing::error!(%apart, "wrong clock; standing by");
+                table.leave().await?;
+            }
+            session.brokers_told = None;
+            session.leaving = None;
+            self.publish(|holdings| {
+                holdings.tokens.clear();
+                holdings.takes_part = false;
+                holdings.clocks = Some(apart);
+            });
+            return Ok(false);
+        }
+        // Not before: a new timeline is drawn from the database's clock.
+        if !session.identified {
+            let centre = identify(&session.client).await?;
+            self.publish(|holdings| holdings.centre = Some(centre));
+            session.identified = true;
+        }
         let table = self.table(session);
         if let Some(older) = table.namesake().await? {
             if self.holdings.borrow().takes_part {
@@ -235,6 +267,7 @@ impl LeaseKeeper {
             self.publish(|holdings| {
                 holdings.tokens.clear();
                 holdings.takes_part = false;
+                holdings.clocks = None;
                 holdings.other = Some(older);
             });
             return Ok(false);
@@ -246,7 +279,10 @@ impl LeaseKeeper {
             .renew(&self.settings, told, news)
             .await?;
         session.brokers_told = Some(brokers);
-        self.publish(|holdings| holdings.takes_part = true);
+        self.publish(|holdings| {
+            holdings.takes_part = true;
+            holdings.clocks = None;
+        });
         Ok(true)
     }
 

@@ -188,11 +188,7 @@ impl Owner {
             if !holdings.tokens.is_empty() {
                 return Some(holdings);
             }
-            let owner = holdings
-                .other
-                .as_deref()
-                .unwrap_or("nobody yet, or the database is away");
-            self.close(format!("standby: the shards are owned by {owner}"));
+            self.close(standby(&holdings));
             hand.pending.clear();
             hand.waiting = Turns::default();
             hand.backlog = Backlog::default();
@@ -400,4 +396,14 @@ async fn until(moment: Option<Instant>) {
         Some(moment) => tokio::time::sleep_until(moment.into()).await,
         None => pending().await,
     }
+}
+
+/// Why nothing is owned.
+fn standby(holdings: &Holdings) -> String {
+    if let Some(apart) = holdings.clocks {
+        return format!("standby: {apart}");
+    }
+    let owner = holdings.other.as_deref();
+    let owner = owner.unwrap_or("nobody yet, or the database is away");
+    format!("standby: the shards are owned by {owner}")
 }

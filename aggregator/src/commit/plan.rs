@@ -9,8 +9,8 @@ use proto::device::{DeviceId, StreamId};
 use proto::heartbeat::Heartbeat;
 use proto::loss::{LossReason, LossScope};
 use proto::passage::EventTime;
-use proto::ranges::{SeqRange, SeqSet};
-use proto::receipt::{Centre, Receipt, Refusal};
+use proto::ranges::{Seq, SeqRange, SeqSet};
+use proto::receipt::{Centre, Receipt, Refusal, StreamReceipt};
 use proto::topic::Shard;
 
 use super::draft::Draft;
@@ -71,6 +71,8 @@ pub struct SideRows<'a> {
     pub losses: Vec<LossRow>,
     /// Lost passages that were counted after all.
     pub recovered: Vec<RecoveredRow>,
+    /// Rejected passages that found no room in the side table.
+    pub unkept: BTreeMap<UnkeptKey, UnkeptRow>,
     /// The last heartbeat of each device.
     pub heartbeats: BTreeMap<i32, (EventTime, &'a Heartbeat)>,
 }
@@ -142,6 +144,45 @@ pub struct LossRow {
     pub event_min: Option<EventTime>,
     /// No lost passage is newer; none when that is not known.
     pub event_max: Option<EventTime>,
+}
+
+/// Rejected passages without room in the side table: one entry of the ledger for a stream, a day and
+/// this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct UnkeptKey {
+    /// Key of the stream.
+    pub stream_key: i32,
+    /// Whether a summary has brought them into the windows before: only the raw rows are lost then.
+    pub counted: bool,
+    /// Why no window takes them.
+    pub reason: Rejection,
+}
+
+impl UnkeptKey {
+    /// The word for what is lost, in the ledger and in metrics.
+    #[must_use]
+    pub const fn scope(self) -> &'static str {
+        if self.counted {
+            LossScope::RawOnly.word()
+        } else {
+            "rejected"
+        }
+    }
+}
+
+/// What a flush adds to such an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnkeptRow {
+    /// Key of the device.
+    pub device_key: i32,
+    /// From the least of the numbers to the greatest.
+    pub range: SeqRange,
+    /// How many of them.
+    pub passages: u64,
+    /// The time of the oldest.
+    pub event_min: EventTime,
+    /// The time of the newest.
+    pub event_max: EventTime,
 }
 
 /// Why passages are lost.
@@ -363,6 +404,23 @@ impl<'k> Planner<'_, 'k> {
             tally: Tally::default(),
             stream_keys: stream_keys.iter(),
         }
+    }
+
+    /// A rejected passage is kept nowhere: the ledger names it.
+    pub fn unkept(&mut self, key: UnkeptKey, device_key: i32, seq: Seq, time: EventTime) {
+        let lost = self.tally.lost.entry((key.scope(), key.reason.word()));
+        *lost.or_default() += 1;
+        let row = self.rows.unkept.entry(key).or_insert(UnkeptRow {
+            device_key,
+            range: seq.into(),
+            passages: 0,
+            event_min: time,
+            event_max: time,
+        });
+        row.range = row.range.hull(seq.into());
+        row.passages += 1;
+        row.event_min = row.event_min.min(time);
+        row.event_max = row.event_max.max(time);
     }
 
     /// A key for a stream that has none.

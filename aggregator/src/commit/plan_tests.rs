@@ -189,6 +189,16 @@ fn the_side_table_is_capped_for_each_device_and_day() {
         (3, 5)
     );
     assert_eq!(centre.cursor(UNIT, 1).counted, set(1, 5));
+    let unkept: Vec<_> = centre
+        .unkept
+        .iter()
+        .map(|(key, row)| (key.scope(), row.range, row.passages))
+        .collect();
+    assert_eq!(
+        unkept,
+        [("rejected", range(4, 5), 2)],
+        "the ledger names the others"
+    );
     centre.now_ms += DAY;
     centre.flush(vec![batch(UNIT, 1, 6, &old)]);
     assert_eq!(

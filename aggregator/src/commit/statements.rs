@@ -199,6 +199,37 @@ const INSERT_LOSSES: &str = "
     FROM unnest($1::int4[], $2::int4[], $3::int8[], $4::int8[], $5::text[], $6::text[],
         $7::timestamptz[], $8::timestamptz[]) AS u";
 
+/// The entry of a stream, a scope and a reason grows until its day (UTC) ends: a unit whose clock is
+/// wrong would make one with each flush.
+const UPSERT_UNKEPT: &str = "
+    WITH news AS MATERIALIZED (
+        SELECT * FROM unnest($1::int4[], $2::int4[], $3::int8[], $4::int8[], $5::int8[], $6::text[],
+            $7::text[], $8::timestamptz[], $9::timestamptz[])
+            AS u (device_key, stream_key, first_seq, last_seq, passages, scope, reason, event_min,
+                event_max)
+    ), grown AS (
+        UPDATE loss_ledger l SET
+            first_seq = least(l.first_seq, n.first_seq), last_seq = greatest(l.last_seq, n.last_seq),
+            recovered = greatest(l.last_seq, n.last_seq) - least(l.first_seq, n.first_seq)
+                - (l.last_seq - l.first_seq - l.recovered) - n.passages,
+            event_min = least(l.event_min, n.event_min), event_max = greatest(l.event_max, n.event_max)
+        FROM news n
+        WHERE l.stream_key = n.stream_key AND l.scope = n.scope AND l.reason = n.reason
+            AND l.booked_at >= date_trunc('day', FLUSHED_AT, 'UTC')
+        RETURNING l.stream_key, l.scope, l.reason
+    ), begun AS (
+        INSERT INTO loss_ledger (device_key, stream_key, first_seq, last_seq, recovered, scope, reason,
+            event_min, event_max, booked_at)
+        SELECT n.device_key, n.stream_key, n.first_seq, n.last_seq,
+            n.last_seq - n.first_seq + 1 - n.passages, n.scope, n.reason, n.event_min, n.event_max,
+            FLUSHED_AT
+        FROM news n
+        WHERE NOT EXISTS (SELECT FROM grown g WHERE g.stream_key = n.stream_key
+            AND g.scope = n.scope AND g.reason = n.reason)
+        RETURNING stream_key
+    )
+    SELECT stream_key FROM grown UNION ALL SELECT stream_key FROM begun";
+
 /// One entry at most holds any lost number, so each recovered range is found in one or, where it
 /// spans several, in neighbouring entries.
 const UPDATE_RECOVERED: &str = "
@@ -240,6 +271,7 @@ pub(super) struct Statements {
     pub(super) rejected_days: Statement,
     pub(super) taken: Statement,
     pub(super) losses: Statement,
+    pub(super) unkept: Statement,
     pub(super) recovered: Statement,
 }
 
@@ -278,6 +310,7 @@ impl Statements {
             rejected_days: client.prepare(UPSERT_REJECTED_DAYS).await?,
             taken: client.prepare(TAKE_REJECTED).await?,
             losses: client.prepare(&stamped(INSERT_LOSSES)).await?,
+            unkept: client.prepare(&stamped(UPSERT_UNKEPT)).await?,
             recovered: client.prepare(&stamped(UPDATE_RECOVERED)).await?,
         })
     }

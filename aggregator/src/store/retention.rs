@@ -2,15 +2,16 @@
 //! cursors of streams that ended. And what the views must know of the settings.
 //!
 //! Days beyond the horizon move to a columnstore, where the server has one: whatever is late has its day
-//! before that, and rows in a columnstore are dear to change. Days of raw passages are made ahead as well. A flush makes those that it touches itself; making
-//! them ahead only spares it the wait. Any aggregator may do it, one at a time.
+//! before that, and rows in a columnstore are dear to change. Days of raw passages are made ahead as well.
+//! A flush makes those that it touches itself; making them ahead only spares it the wait. Any aggregator
+//! may do it, one at a time. What is old is old by the clock of the database: one machine's own may be
+//! wrong, and what is dropped is gone.
 //!
 //! Invariants: `history_kept` says how far the history reaches before anything of it is deleted; no
 //! cursor is forgotten of whose passages a window above `cursor_floor` may hold any.
 
 use std::time::Duration;
 
-use service::clock::wall_millis;
 use service::tasks::TaskSet;
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
@@ -64,10 +65,11 @@ pub async fn run(
             let client = target.connect("verst-retention", &tasks).await?;
             let dropped = keep(&client, &raw, &store).await?;
             if raw.enabled && raw.columnstore {
+                let until = before(today(&client).await?, horizon_days);
                 // A day may take minutes. Left in the middle, the server ends or undoes it by itself.
                 tokio::select! {
                     () = stop.cancelled() => {}
-                    packed = pack(&client, days_ago(horizon_days)) => packed?,
+                    packed = pack(&client, until) => packed?,
                 }
             }
             Ok::<_, tokio_postgres::Error>(dropped)
@@ -105,7 +107,8 @@ async fn keep(
     if !alone {
         return Ok(0);
     }
-    let (today, oldest) = (days_ago(0), days_ago(raw.retention_days));
+    let today = today(client).await?;
+    let oldest = before(today, raw.retention_days);
     if raw.enabled {
         let days: Vec<i32> = (today..today + DAYS_AHEAD).collect();
         let prepare = "SELECT raw_days_prepare(ARRAY(
@@ -130,10 +133,15 @@ async fn keep(
     Ok(row.get(0))
 }
 
-/// A day (UTC) so long ago, as days since 1970.
-fn days_ago(days: u32) -> i32 {
-    let today = i32::try_from(wall_millis().div_euclid(86_400_000)).unwrap_or(i32::MAX);
-    today - i32::try_from(days).unwrap_or(i32::MAX)
+/// Today (UTC) by the database's clock, as days since 1970.
+async fn today(client: &Client) -> Result<i32, tokio_postgres::Error> {
+    let today = "SELECT (now() AT TIME ZONE 'UTC')::date - 'epoch'::date";
+    Ok(client.query_one(today, &[]).await?.get(0))
+}
+
+/// The day so many days before.
+fn before(day: i32, days: u32) -> i32 {
+    day.saturating_sub(i32::try_from(days).unwrap_or(i32::MAX))
 }
 
 /// Moves the days before this one (since 1970) to the columnstore, one after the other.

@@ -92,9 +92,10 @@ fn migrations(storage: Storage) -> Result<Vec<Migration>, refinery::Error> {
             "V11__statistics",
             include_str!("migrations/V11__statistics.sql"),
         ),
+        ("V12__unkept", include_str!("migrations/V12__unkept.sql")),
         (
-            "V12__columnstore",
-            include_str!("migrations/V12__columnstore.sql"),
+            "V13__columnstore",
+            include_str!("migrations/V13__columnstore.sql"),
         ),
     ]
     .into_iter()

@@ -30,7 +30,7 @@ pub struct BooksAnswer {
     /// Lost, in no window and no table.
     #[schema(example = 100)]
     pub lost: i64,
-    /// The same by reason: quota, corrupt, refused, operator, vanished, centre_lost.
+    /// The same by reason: quota, corrupt, refused, operator, vanished, centre_lost, rejected.
     pub lost_by_reason: BTreeMap<&'static str, i64>,
     /// In the windows, but their raw rows will never come.
     #[schema(example = 1_000)]
@@ -81,13 +81,15 @@ pub struct LossAnswer {
     /// The last one.
     #[schema(example = 600)]
     pub last: i64,
-    /// Passages of the range that are still lost; others were counted after all.
+    /// Passages of the range that are lost; others were counted, or counted after all.
     #[schema(example = 100)]
     pub passages: i64,
-    /// all: in no window and no table; raw_only: the windows have them.
+    /// all: in no window and no table; raw_only: the windows have them; rejected: no window would take
+    /// them, and the side table was full.
     #[schema(example = "all")]
     pub scope: String,
-    /// quota, corrupt, refused, operator, vanished or centre_lost.
+    /// quota, corrupt, refused, operator, vanished or centre_lost; of what was rejected too_old,
+    /// too_new or window_full.
     #[schema(example = "corrupt")]
     pub reason: String,
     /// No lost passage is older; null when that is not known.

@@ -1,5 +1,9 @@
 //! Batches: taken whole when all of it is new, or counted by a summary before, and in time; otherwise
 //! decided number by number.
+//!
+//! What is rejected is settled all the same, so that it holds up nothing behind it: refused for later
+//! instead, one unit with a wrong clock, or one camera of it, would block all that it accepts. So each
+//! is kept in the side table, or else named by the ledger.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -9,7 +13,7 @@ use proto::header::UpHeader;
 use proto::ranges::{Seq, SeqRange};
 use proto::window::{Bucket, fold};
 
-use super::super::plan::{Context, Planner, RawRows, RejectedRow};
+use super::super::plan::{Context, Planner, RawRows, RejectedRow, UnkeptKey};
 use super::super::side_table;
 use super::{DAY_MS, Draft, too_many_ranges};
 use crate::intake::decode::{Passages, Refused};
@@ -114,6 +118,13 @@ impl Draft<'_> {
                         counted,
                         passage: side_table::as_json(&batch.passage(place)),
                     });
+                } else {
+                    let key = UnkeptKey {
+                        stream_key: cursor.stream_key,
+                        counted,
+                        reason,
+                    };
+                    planner.unkept(key, self.state.key, seq, time);
                 }
                 continue;
             }

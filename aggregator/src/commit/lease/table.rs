@@ -91,6 +91,12 @@ pub(super) struct Table<'a> {
 }
 
 impl Table<'_> {
+    /// The clock of the database, ms since 1970.
+    pub(super) async fn clock_ms(&self) -> Result<i64, Error> {
+        let clock = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8";
+        Ok(self.client.query_one(clock, &[]).await?.get(0))
+    }
+
     /// An older aggregator of the same name that lives: the broker knows one connection of a name.
     pub(super) async fn namesake(&self) -> Result<Option<String>, Error> {
         let older = self

@@ -27,13 +27,14 @@ pub struct Books {
 }
 
 /// Why passages are lost, in the order of [`Books::lost`].
-pub const LOSS_REASONS: [&str; 6] = [
+pub const LOSS_REASONS: [&str; 7] = [
     "quota",
     "corrupt",
     "refused",
     "operator",
     "vanished",
     "centre_lost",
+    "rejected",
 ];
 
 /// One stream. Times in ms since 1970.
@@ -54,13 +55,13 @@ pub struct StreamRow {
 pub struct BookedLoss {
     /// The stream's name.
     pub stream: String,
-    /// First number of the range.
+    /// First number of the range; of scope `rejected` the least of a day.
     pub first: i64,
     /// Last number of the range.
     pub last: i64,
     /// Passages of the range that are still lost.
     pub passages: i64,
-    /// `all` or `raw_only`.
+    /// `all`, `raw_only` or `rejected`.
     pub scope: String,
     /// Why.
     pub reason: String,
@@ -94,7 +95,7 @@ const STATEMENT: &str = "
     )
     SELECT stream, first_seen, last_word_at, NULL::timestamptz, NULL::text, NULL::text,
         ARRAY[accepted, counted, stored, held, unexplained, raw_only, lost_quota, lost_corrupt,
-            lost_refused, lost_operator, lost_vanished, lost_centre_lost]
+            lost_refused, lost_operator, lost_vanished, lost_centre_lost, lost_rejected]
     FROM streams
     UNION ALL
     SELECT stream, event_min, event_max, booked_at, scope, reason,
