@@ -226,6 +226,20 @@ pub async fn floor_ms(client: &Client) -> Result<i64, LoadError> {
     Ok(client.query_one(floor, &[]).await?.get(0))
 }
 
+/// How many devices of these shards are known.
+///
+/// # Errors
+/// When the database fails.
+pub async fn fleet(
+    client: &Client,
+    shards: impl Iterator<Item = Shard>,
+) -> Result<usize, LoadError> {
+    let shards: Vec<i16> = shards.map(|shard| shard.get().into()).collect();
+    let count = "SELECT count(*) FROM device WHERE shard = ANY($1)";
+    let devices: i64 = client.query_one(count, &[&shards]).await?.get(0);
+    Ok(usize::try_from(devices).unwrap_or(0))
+}
+
 /// Fresh keys for streams.
 ///
 /// # Errors

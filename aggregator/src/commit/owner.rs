@@ -132,6 +132,8 @@ struct Session {
     stream_keys: Vec<i32>,
     /// Windows that begin earlier take nothing; none when it has to be read (again).
     floor_ms: Option<i64>,
+    /// Devices that the database knew of the owned shards; none when they have to be counted (again).
+    fleet: Option<usize>,
 }
 
 impl Owner {
@@ -241,6 +243,7 @@ impl Owner {
             memory,
             stream_keys,
             floor_ms: None,
+            fleet: None,
         };
         let mut ticks = tokio::time::interval(self.windows.flush_interval() / u32::from(TURNS));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -301,6 +304,7 @@ impl Owner {
             now.contains_key(&shard) && now.get(&shard) == before.tokens.get(&shard)
         });
         self.in_use.send_replace(now.clone());
+        session.fleet = None;
         Ok(())
     }
 

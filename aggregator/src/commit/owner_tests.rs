@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use proto::device::DeviceId;
+use proto::frame::Up;
 use proto::passage::Passage;
 use proto::topic::Shard;
 use service::clock::wall_millis;
@@ -20,7 +21,7 @@ use crate::intake::decode::Message;
 use crate::intake::lane::{self, Lanes};
 use crate::intake::mqtt::{Downlink, Gate, Link};
 use crate::metrics::Metrics;
-use crate::testing::{batch, passage};
+use crate::testing::{batch, header, message, passage};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -150,6 +151,40 @@ async fn what_cannot_be_stored_is_refused_alone_and_the_rest_is_committed() {
     assert_eq!(centre.base.number(RAW).await, 40);
     let gap = "SELECT count(*) FROM stream_cursor WHERE counted = '{[1,11),[21,31)}'";
     assert_eq!(centre.base.number(gap).await, 1);
+}
+
+#[tokio::test]
+async fn values_that_the_database_takes_from_nobody_close_intake() {
+    let mut centre = Centre::start().await;
+    let ban = "ALTER TABLE passage ADD CHECK (speed_ckmh < 5000)";
+    centre.base.client.batch_execute(ban).await.unwrap();
+    let sent = (1..=12).map(|n| batch(&format!("KV{n}"), 1, 1, &fresh(1)));
+    centre.send(sent.collect());
+    let is_blown =
+        |gate: &Gate| matches!(gate, Gate::Closed(why) if why.contains("refused for ever"));
+    centre.gate_is(is_blown).await;
+    assert_eq!(centre.base.number(COUNTED).await, 0);
+}
+
+#[tokio::test]
+async fn a_few_of_a_large_fleet_close_no_intake_however_new_the_connection_is() {
+    let mut centre = Centre::start().await;
+    let fleet =
+        "INSERT INTO device (device, shard) SELECT 'F' || n, n % 64 FROM generate_series(1, 200) n";
+    centre.base.client.batch_execute(fleet).await.unwrap();
+    // The header promises two passages.
+    let malformed = |n: u8| {
+        let up = Up::Passages(fresh(1).into_iter().collect());
+        message(&format!("KV{n}"), &header(1, 1, 2, 2), &up)
+    };
+    let mut sent: Vec<Message> = (1..=12).map(malformed).collect();
+    sent.push(batch("KV20", 1, 1, &fresh(10)));
+    centre.send(sent);
+    centre.settles(COUNTED, 10).await;
+    // What the first flush led to is decided before the second.
+    centre.send(vec![batch("KV20", 1, 11, &fresh(10))]);
+    centre.settles(COUNTED, 20).await;
+    assert_eq!(*centre.gate.borrow(), Gate::Open);
 }
 
 #[tokio::test]

@@ -1,9 +1,10 @@
 //! The fuse against ourselves: a sudden rise of `never` is more likely a bug of this build than the
 //! fault of many units at once, and `never` empties their buffers. Pure.
 //!
-//! When, within a quarter of an hour, many devices and a good part of those that were heard had
-//! something refused for ever, the fuse blows: intake closes until an operator has looked and
-//! restarted.
+//! When, within a quarter of an hour, many devices and a good part of the fleet had something refused
+//! for ever, the fuse blows: intake closes until an operator has looked and restarted. The fleet is
+//! what the database knows of the owned shards, not what was heard since the connection began: else
+//! the few that come first would be many.
 
 use std::collections::HashMap;
 
@@ -15,7 +16,7 @@ const SPAN_MS: i64 = 15 * 60_000;
 /// Fewer devices than this never blow the fuse.
 const DEVICES_MIN: usize = 10;
 
-/// One in so many devices heard.
+/// One in so many devices of the fleet.
 const ONE_IN: usize = 10;
 
 /// Who was refused for ever lately.
@@ -26,15 +27,15 @@ pub struct Surge {
 }
 
 impl Surge {
-    /// Takes note of a device with something refused for ever, of so many devices heard in all.
+    /// Takes note of a device with something refused for ever, of a fleet of so many.
     /// Says whether the fuse blew just now.
-    pub fn never(&mut self, device: &DeviceId, devices: usize, now_ms: i64) -> bool {
+    pub fn never(&mut self, device: &DeviceId, fleet: usize, now_ms: i64) -> bool {
         self.refused.insert(device.clone(), now_ms);
         if self.blown || self.refused.len() < DEVICES_MIN {
             return false;
         }
         self.refused.retain(|_, at| now_ms - *at < SPAN_MS);
-        self.blown = self.refused.len() >= DEVICES_MIN.max(devices.div_ceil(ONE_IN));
+        self.blown = self.refused.len() >= DEVICES_MIN.max(fleet.div_ceil(ONE_IN));
         self.blown
     }
 

@@ -1,7 +1,8 @@
 //! One flush: load, select, plan, commit, answer; and what to do when a part of it fails.
 
+use proto::device::DeviceId;
 use proto::frame::Down;
-use proto::receipt::{RefusalClass, RefusalReason};
+use proto::receipt::{Refusal, RefusalClass, RefusalReason};
 use service::clock::{monotonic, wall_millis};
 
 use super::super::gather::{halves, new_streams, owned, picked, unknown_devices, unknown_streams};
@@ -56,7 +57,7 @@ impl Owner {
             let ended = match failure {
                 Failure::Next(Next::Bisect, reason) => {
                     self.metrics.flushed("bisected");
-                    self.bisect(session, messages, &reason, &mut parts);
+                    self.bisect(session, &mut hand.surge, messages, &reason, &mut parts);
                     continue;
                 }
                 Failure::Next(Next::Again, reason) if attempts < AGAIN_MAX => {
@@ -99,10 +100,11 @@ impl Owner {
     }
 
     /// Splits messages of which some value cannot be stored: by device, then by message. The one that
-    /// is left alone is refused for ever.
+    /// is left alone is refused for ever, until the fuse is blown.
     fn bisect(
         &self,
         session: &Session,
+        surge: &mut Surge,
         messages: Vec<Message>,
         reason: &str,
         parts: &mut Vec<Vec<Message>>,
@@ -116,8 +118,7 @@ impl Owner {
                 let refused = refused(RefusalClass::Never, RefusalReason::Unstorable, reason);
                 let (stream, centre) = (message.header.stream, session.centre);
                 let refusal = refusal(centre, stream, range, refused, None);
-                self.metrics.refused(refusal.reason.word());
-                self.downlink.send(sender, &Down::Refusal(refusal));
+                self.refuse(session, surge, sender, refusal);
             }
             return;
         }
@@ -154,6 +155,10 @@ impl Owner {
             None => load::floor_ms(session.writer.client()).await?,
         };
         session.floor_ms = Some(floor_ms);
+        if session.fleet.is_none() {
+            let shards = session.holdings.tokens.keys().copied();
+            session.fleet = Some(load::fleet(session.writer.client(), shards).await?);
+        }
         let horizon = Horizon::at(now_ms, self.windows.horizon_ms(), self.windows.ahead_ms())
             .not_below(floor_ms);
         let selection = select(&session.memory, messages, &owned, &horizon);
@@ -212,23 +217,38 @@ impl Owner {
         for (device, receipt) in plan.receipts {
             self.downlink.send(&device, &Down::Receipt(receipt));
         }
-        for (device, mut refusal) in plan.refusals {
+        for (device, refusal) in plan.refusals {
             if refusal.class == RefusalClass::Never {
                 tracing::warn!(%device, stream = %refusal.stream, range = ?refusal.range,
                     detail = refusal.detail, "refused for ever");
-                if surge.never(&device, session.memory.device_count(), now_ms) {
-                    tracing::error!(
-                        "many devices had something refused for ever within minutes: \
-                        intake closes, for this is more likely a fault of this build than of them"
-                    );
-                }
-                if surge.is_blown() {
-                    refusal.class = RefusalClass::Later;
-                }
             }
-            self.metrics.refused(refusal.reason.word());
-            self.downlink.send(&device, &Down::Refusal(refusal));
+            self.refuse(session, surge, &device, refusal);
         }
+    }
+
+    /// Sends a refusal; one for ever counts, and is none once the fuse is blown.
+    fn refuse(
+        &self,
+        session: &Session,
+        surge: &mut Surge,
+        device: &DeviceId,
+        mut refusal: Refusal,
+    ) {
+        if refusal.class == RefusalClass::Never {
+            let heard = session.memory.device_count();
+            let fleet = session.fleet.unwrap_or(0).max(heard);
+            if surge.never(device, fleet, wall_millis()) {
+                tracing::error!(
+                    "many devices had something refused for ever within minutes: \
+                    intake closes, for this is more likely a fault of this build than of them"
+                );
+            }
+            if surge.is_blown() {
+                refusal.class = RefusalClass::Later;
+            }
+        }
+        self.metrics.refused(refusal.reason.word());
+        self.downlink.send(device, &Down::Refusal(refusal));
     }
 }
 
