@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What deploy/demo and deploy/test share: the tools that a fresh Debian machine lacks.
+# What deploy/demo, deploy/test and .ci/run share: the tools that a fresh Debian machine lacks.
 #
 # As root, missing packages are installed with apt-get. As an ordinary user nothing is changed: the
 # one command that installs them is printed and the script ends with code 3.
@@ -125,4 +125,36 @@ ensure_rust() {
     fi
     fail "Rust $wanted or newer is needed (found: $(cargo --version 2>/dev/null || echo none));" \
         "install it with: curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y"
+}
+
+# ensure_for_check COMMAND: makes available what only a check needs, from the package of its name.
+# False for an ordinary user without it, who is told so and goes without the check.
+ensure_for_check() {
+    have "$1" && return 0
+    if ((EUID != 0)) || ! have apt-get; then
+        echo "skipped: $1 is not installed; install it with: sudo apt-get install -y $1"
+        return 1
+    fi
+    install_packages "$1" || fail "$1 could not be installed with apt-get"
+}
+
+# What deny.toml is written for, or newer.
+readonly CARGO_DENY=0.20.2
+
+have_cargo_deny() {
+    local found
+    found=$(cargo deny --version 2>/dev/null | cut -d ' ' -f 2)
+    [[ -n $found ]] && at_least "$found" "$CARGO_DENY"
+}
+
+# Makes `cargo deny` available, which no Debian package has. False for an ordinary user without it.
+ensure_cargo_deny() {
+    have_cargo_deny && return 0
+    local install=(cargo install cargo-deny --version "$CARGO_DENY" --locked)
+    if ((EUID != 0)); then
+        echo "skipped: cargo-deny $CARGO_DENY is not installed; install it with: ${install[*]}"
+        return 1
+    fi
+    say "building cargo-deny $CARGO_DENY: some three minutes on two cores"
+    "${install[@]}" >&2 || fail "cargo-deny could not be built with: ${install[*]}"
 }
