@@ -199,12 +199,9 @@ impl GroupAnswer {
                 let is_kept = !rows.not_kept.contains(&start);
                 (row.is_some() || !is_kept || units > 0).then(|| {
                     let row = row.unwrap_or(&empty);
-                    let settled = units == units_final && start < now_ms;
+                    let settled = is_kept && units == units_final && start < now_ms;
+                    let state = State::of(settled, row.revised);
                     let complete = !rows.losses.touch(&time);
-                    let state = match settled {
-                        true => State::of(row.revised, true),
-                        false => State::Partial,
-                    };
                     let row = is_kept.then_some(row);
                     GroupWindow {
                         units: units as u64,
@@ -221,7 +218,7 @@ impl GroupAnswer {
         let state = windows
             .iter()
             .map(|window| window.state)
-            .fold(State::of(false, whole_is_final), State::max);
+            .fold(State::of(whole_is_final, false), State::max);
         let unit_windows = windows.iter().map(|window| window.units).sum();
         let unit_windows_final = windows.iter().map(|window| window.units_final).sum();
         Self {

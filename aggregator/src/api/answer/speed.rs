@@ -132,7 +132,7 @@ impl SpeedAnswer {
         let state = windows
             .iter()
             .map(Entry::state)
-            .fold(State::of(false, beyond.is_empty()), State::max);
+            .fold(State::of(beyond.is_empty(), false), State::max);
         let totals = rows.totals.as_ref();
         Self {
             kvfv_id: kvfv_id.to_owned(),

@@ -97,14 +97,13 @@ impl Entry {
 
     pub(super) fn state(&self) -> State {
         match self {
-            Self::Known(entry) => State::of(entry.window.row.revised, entry.why.is_empty()),
+            Self::Known(entry) => State::of(entry.why.is_empty(), entry.window.row.revised),
             Self::Other(window) => window.state,
         }
     }
 
     pub(super) fn reasons(&self) -> ReasonKinds {
         match self {
-            Self::Known(entry) if entry.window.row.revised => ReasonKinds::default(),
             Self::Known(entry) => entry.why,
             Self::Other(window) => window.reasons,
         }
@@ -141,7 +140,6 @@ impl Serialize for KnownEntry {
 
 impl SpeedWindow {
     fn new(time_ms: Range<i64>, row: &WindowRow, why: ReasonKinds, complete: bool) -> Self {
-        let state = State::of(row.revised, why.is_empty());
         let Sums {
             n,
             violations,
@@ -160,11 +158,8 @@ impl SpeedWindow {
             max_speed: seen.map(|(_, max)| max.kmh()),
             std_dev: row.sums.standard_deviation_kmh(),
             violations: Some(violations),
-            state,
-            reasons: match state {
-                State::Partial => why,
-                State::Final | State::Revised => ReasonKinds::default(),
-            },
+            state: State::of(why.is_empty(), row.revised),
+            reasons: why,
             complete,
             revision: Some(row.revision),
         }
