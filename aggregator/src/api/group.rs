@@ -13,9 +13,9 @@ use utoipa::IntoParams;
 
 use super::answer::group::GroupAnswer;
 use super::range::TimeRange;
-use super::speed::{self, SpeedQuery};
+use super::speed::SpeedQuery;
 use super::utc::Utc;
-use super::{Api, ProblemDocument, error};
+use super::{Api, ProblemDocument, error, instant};
 use crate::store::reader::{GroupRows, Interval};
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -114,7 +114,7 @@ pub(super) async fn avg_speed(
     query: Result<Query<GroupQuery>, QueryRejection>,
 ) -> Result<Json<GroupAnswer>, Problem> {
     let Query(query) = query.map_err(|wrong| error::parameter("query", wrong.body_text()))?;
-    let as_of = speed::instant("as_of", &query.as_of)?;
+    let as_of = instant("as_of", &query.as_of)?;
     let now = as_of.unwrap_or_else(|| Utc::from_millis(clock::wall_millis()));
     let limits = Limits {
         units_max: api.units_max,

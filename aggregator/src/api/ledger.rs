@@ -11,7 +11,7 @@ use utoipa::IntoParams;
 use super::answer::ledger::LedgerAnswer;
 use super::range::RangeError;
 use super::utc::Utc;
-use super::{Api, ProblemDocument, error};
+use super::{Api, ProblemDocument, error, instant};
 
 /// Streams in one answer: as many as a unit may begin in a day.
 const STREAMS_MAX: u32 = 1_000;
@@ -33,10 +33,6 @@ pub(super) struct LedgerQuery {
 
 impl LedgerQuery {
     fn read(&self, now: Utc) -> Result<(Utc, Utc), Problem> {
-        let instant = |name, text: &Option<String>| {
-            let parsed = text.as_deref().map(Utc::parse).transpose();
-            parsed.map_err(|wrong| error::parameter(name, wrong.to_string()))
-        };
         let to = instant("to", &self.to)?.unwrap_or(now);
         let from = instant("from", &self.from)?.unwrap_or(Utc::from_millis(0));
         if from >= to {

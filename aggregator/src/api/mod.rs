@@ -36,6 +36,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa::ToSchema;
 
 use self::metrics::ApiMetrics;
+use self::utc::Utc;
 use crate::config::ApiConfig;
 use crate::store::reader::Reader;
 
@@ -140,4 +141,10 @@ async fn no_such_page(uri: Uri) -> Problem {
 fn device(path: Result<Path<String>, PathRejection>) -> Result<DeviceId, Problem> {
     let Path(name) = path.map_err(|wrong| error::parameter("kvfv_id", wrong.body_text()))?;
     DeviceId::new(&name).map_err(|wrong| error::unit_name(&wrong))
+}
+
+/// The time that a parameter gives, if there is one.
+fn instant(name: &str, text: &Option<String>) -> Result<Option<Utc>, Problem> {
+    let parsed = text.as_deref().map(Utc::parse).transpose();
+    parsed.map_err(|wrong| error::parameter(name, wrong.to_string()))
 }

@@ -12,7 +12,7 @@ use utoipa::IntoParams;
 use super::answer::speed::SpeedAnswer;
 use super::range::TimeRange;
 use super::utc::Utc;
-use super::{Api, ProblemDocument, error};
+use super::{Api, ProblemDocument, error, instant};
 use crate::store::reader::{Interval, ReadError};
 
 /// How far back a question reaches that does not say from when.
@@ -56,11 +56,6 @@ impl SpeedQuery {
         })?;
         TimeRange::new(from, to, interval, windows_max).map_err(|wrong| error::range(&wrong))
     }
-}
-
-pub(super) fn instant(name: &str, text: &Option<String>) -> Result<Option<Utc>, Problem> {
-    let parsed = text.as_deref().map(Utc::parse).transpose();
-    parsed.map_err(|wrong| error::parameter(name, wrong.to_string()))
 }
 
 /// Average speed of a unit over a range of time, and in each window of it.
