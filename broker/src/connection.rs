@@ -290,7 +290,9 @@ impl Connection {
                 retain,
                 pkid,
             } => {
-                self.link.publish(topic, payload, retain);
+                if !self.link.publish(topic, payload, retain) {
+                    self.metrics.beacons_outdated.inc();
+                }
                 if let Some(pkid) = pkid {
                     packet::put_puback(&mut self.outbox, pkid);
                     watch.owed.put(frame.len, monotonic());

@@ -185,9 +185,10 @@ pub struct Link {
 }
 
 impl Link {
-    /// Lays a message down for the router, behind those of all other connections.
-    pub fn publish(&self, topic: bytes::Bytes, payload: &[u8], retain: bool) {
-        self.engine.inlet.lay(topic, payload, retain);
+    /// Lays a message down for the router, behind those of all other connections, unless it is the
+    /// beacon of a former owner: then `false`.
+    pub fn publish(&self, topic: bytes::Bytes, payload: &[u8], retain: bool) -> bool {
+        self.engine.inlet.lay(topic, payload, retain)
     }
 
     /// Lays a subscription ready.

@@ -16,6 +16,7 @@ use rumqttd::protocol::{Packet, Publish};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
+use crate::beacons::Beacons;
 use crate::engine::{Link, RouterGone};
 
 /// How long messages are gathered while they are few. A receipt takes a flush of the centre, a
@@ -51,14 +52,19 @@ struct Waiting {
     /// Each with its bytes, oldest first.
     messages: VecDeque<(Packet, usize)>,
     bytes: usize,
+    /// Whose beacons the router has or will have of these.
+    beacons: Beacons,
 }
 
 impl Inlet {
-    /// Lays a message down for the router.
-    pub fn lay(&self, topic: bytes::Bytes, payload: &[u8], retain: bool) {
+    /// Lays a message down for the router, unless it is the beacon of a former owner: then `false`.
+    pub fn lay(&self, topic: bytes::Bytes, payload: &[u8], retain: bool) -> bool {
         let bytes = topic.len() + payload.len();
         let publish = Publish::new(topic, bytes::Bytes::copy_from_slice(payload), retain);
         let mut waiting = self.waiting();
+        if retain && !waiting.beacons.admit(&publish.topic, &publish.payload) {
+            return false;
+        }
         let was_many = waiting.is_many();
         waiting
             .messages
@@ -72,6 +78,7 @@ impl Inlet {
         if many && !was_many {
             self.many.notify_one();
         }
+        true
     }
 
     /// Whether the router lags so far behind that no more should be taken for a moment.
@@ -166,7 +173,9 @@ mod tests {
                 .expect("handed over");
         };
         for count in [1, MANY - 1, MANY, HAND_OVER_MAX] {
-            (0..count).for_each(|_| inlet.lay("t".into(), b"", false));
+            for _ in 0..count {
+                inlet.lay("t".into(), b"", false);
+            }
             gathered(&inlet).await;
             assert_eq!(inlet.waiting().take().len(), count);
         }

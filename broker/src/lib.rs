@@ -4,12 +4,14 @@
 //! (is it MQTT?) → [`session`] with [`acl`] (may this client?) → [`inlet`] →
 //! [`engine`] (the router) → the
 //! subscriber's `connection`. Beside it: [`names`] (one connection per name), [`tls`] (certificates,
-//! renewed while running), [`puback`] (when acknowledgements leave), [`canary`] (does the router live?), and [`pki`] for the command line.
+//! renewed while running), [`puback`] (when acknowledgements leave),
+//! [`beacons`] (whose are kept), [`canary`] (does the router live?), and [`pki`] for the command line.
 //!
 //! The broker holds nothing that cannot be sent again: a PUBACK is flow control, never a proof of
 //! delivery. It may be killed at any moment.
 
 pub mod acl;
+pub mod beacons;
 pub mod canary;
 pub mod config;
 pub mod connection;

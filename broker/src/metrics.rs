@@ -189,6 +189,8 @@ pub struct Metrics {
     pub takeovers: Counter,
     /// Pauses in reading because of a rate.
     pub throttled: Counter,
+    /// Beacons of former owners, which were not kept.
+    pub beacons_outdated: Counter,
     /// Messages of the router that came after the client had unsubscribed.
     pub unwanted: Counter,
     /// Waits because the router lagged.
@@ -226,6 +228,7 @@ impl Metrics {
             open: Gauge::default(),
             takeovers: Counter::default(),
             throttled: Counter::default(),
+            beacons_outdated: Counter::default(),
             unwanted: Counter::default(),
             router_waits: Counter::default(),
             reloads: Counter::default(),
@@ -263,6 +266,11 @@ impl Metrics {
             "throttled",
             "Pauses in reading from a client because of its rate",
             &metrics.throttled,
+        );
+        counter(
+            "beacons_outdated",
+            "Beacons of aggregators that own the shard no longer, dropped",
+            &metrics.beacons_outdated,
         );
         counter(
             "messages_unwanted",

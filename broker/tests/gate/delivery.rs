@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 
 use broker::pki::Purpose::{Centre, Reader, Unit};
-use proto::{DeviceId, Shard, topic};
+use proto::frame::{Down, WIRE_VERSION, WIRE_VERSION_MIN};
+use proto::receipt::{self, Beacon, Intake};
+use proto::{CentreId, DeviceId, EventTime, Shard, topic};
 
 use crate::fixture::Fixture;
 use crate::raw::{Raw, pkid_of, puback, publish, retained, subscribe, unsubscribe};
@@ -74,6 +76,43 @@ async fn a_beacon_is_there_for_who_comes_later() {
             .expect("a retained message");
         assert!(message.ends_with(b"open"));
     }
+}
+
+/// An owner that was frozen and wakes up has no say, neither by what it had in its socket nor later.
+#[tokio::test]
+async fn a_former_owner_does_not_replace_the_beacon_of_a_newer_one() {
+    let fixture = Fixture::start().await;
+    let topic = topic::beacon(Shard::of(&device("KV1")));
+    let of_owner = |token| {
+        let beacon = Beacon {
+            centre: receipt::Centre {
+                id: CentreId::from_bytes([1; 16]),
+                timeline: 1,
+            },
+            token,
+            build: "1".to_owned(),
+            wire_min: WIRE_VERSION_MIN,
+            wire_max: WIRE_VERSION,
+            intake: Intake::Open,
+            sent_at: EventTime::from_millis(0),
+            summaries_age_max_ms: 0,
+        };
+        Down::Beacon(beacon).encode()
+    };
+    let say = async |centre: &mut Raw, token| {
+        let message = retained(publish(&topic, &of_owner(token), Some(1)));
+        centre.send(&message).await;
+        assert_eq!(centre.packet().await, puback(1));
+    };
+    let mut sleeper = fixture.raw("sleeper", Centre).await;
+    let mut owner = fixture.raw("owner", Centre).await;
+    say(&mut sleeper, 5).await;
+    say(&mut owner, 6).await;
+    say(&mut sleeper, 5).await;
+    let mut unit = fixture.raw("KV1", Unit).await;
+    unit.send(&subscribe(1, &[&topic])).await;
+    let both = [unit.packet().await, unit.packet().await];
+    assert!(both.iter().any(|packet| packet.ends_with(&of_owner(6))));
 }
 
 #[tokio::test]
