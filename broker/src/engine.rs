@@ -90,6 +90,9 @@ impl Engine {
         Self {
             make: Arc::new(move |name| {
                 let (tx, rx, _connack) = LinkBuilder::new(name, events.clone()).build()?;
+                // It is made with room for 200 packets, of which a client sends a few in its life:
+                // its messages come over the inlet.
+                tx.buffer().shrink_to_fit();
                 Ok((tx, rx))
             }),
             queued: Arc::new(move || queue.len()),

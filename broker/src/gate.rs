@@ -1,4 +1,4 @@
-//! The door: accept, TLS, CONNECT, one connection per name.
+//! The door: who comes, who may stay, one connection per name.
 //!
 //! First in the data path; after it a connection is served by [`crate::connection`]. Each newcomer
 //! has a task of its own from the accept on, so that one that says nothing holds up nobody, and a
@@ -7,31 +7,36 @@
 //! Bounds: handshakes in progress and connections are limited; when handshakes are full further
 //! connections wait in the kernel's queue, and those that make no progress give way.
 
+mod arrival;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use proto::DeviceId;
 use service::clock::{monotonic, wall_millis};
 use service::places::Places;
 use service::tasks::TaskSet;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{sleep, timeout};
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use self::arrival::{Arrived, Failure};
 use crate::config::Limits;
-use crate::connection::{Connection, Pace};
+use crate::connection::{Connection, End, Pace};
 use crate::engine::Engine;
 use crate::identity::{Identity, Role};
 use crate::metrics::{Closed, HandshakeFailure, Kind, Metrics};
 use crate::names::{Claim, ClaimError, Ending, Names};
-use crate::packet::{self, ConnectCode, Packet, PacketError};
+use crate::packet::{self, ConnectCode};
 use crate::rates::Bucket;
-use crate::session::{ConnectRefusal, Session, SessionLimits, admit};
+use crate::session::{ConnectRefusal, Session, SessionLimits};
 use crate::tls::Certificates;
 
 /// Connections that the kernel holds until they are accepted.
@@ -40,10 +45,6 @@ const BACKLOG: u32 = 4_096;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a refusal may take to be written.
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(2);
-/// The first byte of a CONNECT.
-const CONNECT: u8 = 0x10;
-/// The first packet, at most: CONNECT with a name of 64 bytes has 78.
-const CONNECT_BYTES_MAX: usize = 1_024;
 /// Warnings about clients, per second and at once; the counters miss none.
 const WARNINGS_PER_S: f64 = 2.0;
 const WARNINGS_BURST: f64 = 20.0;
@@ -142,19 +143,14 @@ impl Gate {
         place: OwnedSemaphorePermit,
         places: Places,
     ) {
-        let open = self.metrics.handshake();
-        let deadline = self.limits.connect_timeout();
-        let stop = self.tasks.token();
-        let arrived = tokio::select! {
-            arrived = timeout(deadline, self.arrive(stream)) => {
-                arrived.unwrap_or(Err(Failure::plain(HandshakeFailure::Timeout)))
+        // Each part is given back when it is over: a handshake takes several times the memory of a
+        // connection, and most connections are idle most of the time.
+        match Box::pin(self.handshake(stream, place, places)).await {
+            Ok(arrived) => {
+                if let Some(guest) = Box::pin(self.welcome(arrived, from)).await {
+                    self.serve(guest).await;
+                }
             }
-            () = places.crowded_out() => Err(Failure::plain(HandshakeFailure::Crowded)),
-            () = stop.cancelled() => Err(Failure::plain(HandshakeFailure::Stop)),
-        };
-        drop((place, open));
-        match arrived {
-            Ok(arrived) => self.welcome(arrived, from).await,
             Err(failure) => {
                 self.metrics.handshake_failed(failure.reason);
                 if self.may_warn() {
@@ -165,72 +161,28 @@ impl Gate {
         }
     }
 
-    /// TLS, certificate, and the first packet.
-    async fn arrive(&self, stream: TcpStream) -> Result<Arrived, Failure> {
-        // Without it small packets wait for the acknowledgement of those before them.
-        stream
-            .set_nodelay(true)
-            .map_err(|error| Failure::new(HandshakeFailure::Lost, &error))?;
-        let server = self.certificates.borrow().server.clone();
-        let mut stream = TlsAcceptor::from(server)
-            .accept(stream)
-            .await
-            .map_err(|error| Failure::new(HandshakeFailure::Tls, &error))?;
-        let certificate = stream
-            .get_ref()
-            .1
-            .peer_certificates()
-            .and_then(<[_]>::first);
-        let certificate = certificate.ok_or(Failure::plain(HandshakeFailure::Identity))?;
-        let identity = Identity::of(certificate)
-            .map_err(|error| Failure::new(HandshakeFailure::Identity, &error))?;
-        let mut inbox = BytesMut::with_capacity(CONNECT_BYTES_MAX);
-        let frame = loop {
-            if inbox.first().is_some_and(|first| *first != CONNECT) {
-                let detail = "the first packet is not CONNECT".to_owned();
-                return Err(Failure {
-                    reason: HandshakeFailure::Packet,
-                    detail,
-                });
+    /// Everything up to a CONNECT, for as long as it may take.
+    async fn handshake(
+        &self,
+        stream: TcpStream,
+        place: OwnedSemaphorePermit,
+        places: Places,
+    ) -> Result<Arrived, Failure> {
+        let open = self.metrics.handshake();
+        let deadline = self.limits.connect_timeout();
+        let arrived = tokio::select! {
+            arrived = timeout(deadline, self.arrive(stream)) => {
+                arrived.unwrap_or(Err(Failure::plain(HandshakeFailure::Timeout)))
             }
-            let found = packet::frame(&inbox, CONNECT_BYTES_MAX);
-            match found.map_err(|error| Failure::new(HandshakeFailure::Packet, &error))? {
-                Some(frame) => break frame,
-                None => match stream.read_buf(&mut inbox).await {
-                    Ok(0) => return Err(Failure::plain(HandshakeFailure::Lost)),
-                    Ok(_) => {}
-                    Err(error) => return Err(Failure::new(HandshakeFailure::Lost, &error)),
-                },
-            }
+            () = places.crowded_out() => Err(Failure::plain(HandshakeFailure::Crowded)),
+            () = self.tasks.token().cancelled() => Err(Failure::plain(HandshakeFailure::Stop)),
         };
-        let first = inbox.split_to(frame.len);
-        let verdict = match frame.read(&first) {
-            Ok(Packet::Connect(connect)) => admit(&connect, &identity),
-            Ok(_) => {
-                let detail = "the first packet is not CONNECT".to_owned();
-                return Err(Failure {
-                    reason: HandshakeFailure::Packet,
-                    detail,
-                });
-            }
-            Err(error @ PacketError::Protocol) => {
-                self.metrics.received.packet(Kind::Connect);
-                self.refuse(stream, ConnectCode::Protocol).await;
-                return Err(Failure::new(HandshakeFailure::Packet, &error));
-            }
-            Err(error) => return Err(Failure::new(HandshakeFailure::Packet, &error)),
-        };
-        self.metrics.received.packet(Kind::Connect);
-        Ok(Arrived {
-            stream,
-            inbox,
-            identity,
-            verdict,
-        })
+        drop((place, open));
+        arrived
     }
 
-    /// From a judged CONNECT to the end of the connection.
-    async fn welcome(self, arrived: Arrived, from: SocketAddr) {
+    /// From a judged CONNECT to its CONNACK; none when it was refused.
+    async fn welcome(&self, arrived: Arrived, from: SocketAddr) -> Option<Guest> {
         let Arrived {
             stream,
             inbox,
@@ -239,20 +191,26 @@ impl Gate {
         } = arrived;
         let keep_alive = match verdict {
             Ok(keep_alive) => keep_alive,
-            Err(refusal) => return self.turn_away(stream, &identity, from, refusal).await,
+            Err(refusal) => {
+                self.turn_away(stream, &identity, from, refusal).await;
+                return None;
+            }
         };
         let ending = Ending::default();
-        let stop = self.tasks.token().clone();
         let claim = tokio::select! {
             claim = self.names.claim(&identity, &ending) => claim,
-            () = stop.cancelled() => {
+            () = self.tasks.token().cancelled() => {
                 self.metrics.connect_refused("stop");
-                return self.refuse(stream, ConnectCode::Unavailable).await;
+                self.refuse(stream, ConnectCode::Unavailable).await;
+                return None;
             }
         };
         let claim = match claim {
             Ok(claim) => claim,
-            Err(error) => return self.no_room(stream, &identity, from, error).await,
+            Err(error) => {
+                self.no_room(stream, &identity, from, error).await;
+                return None;
+            }
         };
         if claim.took_over {
             self.metrics.takeovers.inc();
@@ -261,33 +219,13 @@ impl Gate {
         if self.certificates.borrow().is_revoked(&identity.certificate) {
             ending.ask(Closed::Revoked);
         }
-        // At the stop every connection ends by itself, in good order.
-        let asking = async {
-            stop.cancelled().await;
-            ending.ask(Closed::Stop);
-            std::future::pending::<()>().await;
-        };
-        tokio::select! {
-            () = self.serve(stream, inbox, &identity, keep_alive, &ending, claim) => {}
-            () = asking => {}
-        }
-    }
-
-    async fn serve(
-        &self,
-        stream: TlsStream<TcpStream>,
-        inbox: BytesMut,
-        identity: &Identity,
-        keep_alive: Duration,
-        ending: &Ending,
-        claim: Claim,
-    ) {
         let link = match self.engine.link(identity.name.as_str()).await {
             Ok(link) => link,
             Err(error) => {
                 tracing::error!(name = %identity.name, %error, "no link to the router");
                 self.metrics.connect_refused("router");
-                return self.refuse(stream, ConnectCode::Unavailable).await;
+                self.refuse(stream, ConnectCode::Unavailable).await;
+                return None;
             }
         };
         let limits = SessionLimits {
@@ -305,13 +243,36 @@ impl Gate {
             stream,
             inbox,
             outbox,
-            session: Session::new(identity, limits),
+            session: Session::new(&identity, limits),
             link,
-            pace: self.pace(identity, keep_alive),
+            pace: self.pace(&identity, keep_alive),
             ending: ending.clone(),
             metrics: self.metrics.clone(),
         };
-        let (reason, violation) = Box::pin(connection.serve()).await;
+        Some(Guest {
+            name: identity.name,
+            ending,
+            claim,
+            stay: connection.serve().boxed(),
+        })
+    }
+
+    /// From the CONNACK to the end of the connection.
+    async fn serve(self, guest: Guest) {
+        let Guest {
+            name,
+            ending,
+            claim,
+            mut stay,
+        } = guest;
+        let (reason, violation) = tokio::select! {
+            end = &mut stay => end,
+            // At the stop every connection ends by itself, in good order.
+            () = self.tasks.token().cancelled() => {
+                ending.ask(Closed::Stop);
+                stay.await
+            }
+        };
         // The link is closed: the next of this name may come.
         drop(claim);
         self.metrics.open.dec();
@@ -319,10 +280,10 @@ impl Gate {
         if let Some(violation) = violation {
             self.metrics.violation(violation.label());
             if self.may_warn() {
-                tracing::warn!(name = %identity.name, %violation, "client closed for a violation");
+                tracing::warn!(%name, %violation, "client closed for a violation");
             }
         } else {
-            tracing::debug!(name = %identity.name, reason = reason.label(), "closed");
+            tracing::debug!(%name, reason = reason.label(), "closed");
         }
     }
 
@@ -394,33 +355,13 @@ impl Gate {
     }
 }
 
-/// A client whose first packet was a CONNECT.
-struct Arrived {
-    stream: TlsStream<TcpStream>,
-    /// What came after the CONNECT.
-    inbox: BytesMut,
-    identity: Identity,
-    verdict: Result<Duration, ConnectRefusal>,
-}
-
-/// A client that did not come so far.
-struct Failure {
-    reason: HandshakeFailure,
-    detail: String,
-}
-
-impl Failure {
-    fn plain(reason: HandshakeFailure) -> Self {
-        Self {
-            reason,
-            detail: String::new(),
-        }
-    }
-
-    fn new(reason: HandshakeFailure, error: &dyn std::error::Error) -> Self {
-        Self {
-            reason,
-            detail: error.to_string(),
-        }
-    }
+/// A client that was let in.
+struct Guest {
+    name: DeviceId,
+    /// How to ask it to leave.
+    ending: Ending,
+    /// Its name is its own until this is dropped.
+    claim: Claim,
+    /// Serves it to its end.
+    stay: BoxFuture<'static, End>,
 }
