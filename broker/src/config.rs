@@ -1,16 +1,18 @@
 //! The broker's settings: one TOML file, `VERST_BROKER__…` in the environment above it.
 //!
 //! `deploy/config/broker.toml` shows every key with its default. A function takes the part that it
-//! needs, never the whole.
+//! needs, never the whole. What is wrong with settings says `check`.
+
+mod check;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use proto::limits::{FRAME_BYTES_MAX, IN_FLIGHT_BATCHES_MAX, IN_FLIGHT_BYTES_MAX};
+use proto::limits::FRAME_BYTES_MAX;
 use serde::{Deserialize, Serialize};
-use service::config::{ConfigFaults, Fault, Validate};
-use service::logging::{LogFormat, check_level};
+use service::config::ConfigFaults;
+use service::logging::LogFormat;
 use service::serve::Endpoint;
 
 /// What stands before `__` and the keys in environment variables.
@@ -246,217 +248,5 @@ pub fn load(path: &Path) -> Result<Config, ConfigFaults> {
     service::config::load(path, ENVIRONMENT_PREFIX)
 }
 
-impl Validate for Config {
-    fn faults(&self) -> Vec<Fault> {
-        let limits = &self.limits;
-        let router = &self.router;
-        let mut faults = Vec::new();
-        let mut within = |key: &str, value: usize, least: usize, most: usize| {
-            if value < least || value > most {
-                let problem = format!("{value} is outside the range {least} to {most}");
-                faults.push(Fault::new(key, problem));
-            }
-        };
-        let seconds = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
-        within(
-            "listen.reload_interval_s",
-            seconds(self.listen.reload_interval_s),
-            1,
-            3_600,
-        );
-        within("limits.connections", limits.connections, 1, 100_000);
-        within("limits.names", limits.names, 1, 1_000_000);
-        within("limits.handshakes", limits.handshakes, 1, 10_000);
-        within(
-            "limits.connect_timeout_s",
-            seconds(limits.connect_timeout_s),
-            1,
-            60,
-        );
-        let most = usize::try_from(u32::MAX).unwrap_or(usize::MAX);
-        let messages = usize::try_from(limits.messages_per_s).unwrap_or(most);
-        within(
-            "limits.messages_per_s",
-            messages,
-            IN_FLIGHT_BATCHES_MAX,
-            most,
-        );
-        let bytes = usize::try_from(limits.bytes_per_s).unwrap_or(most);
-        within("limits.bytes_per_s", bytes, IN_FLIGHT_BYTES_MAX, most);
-        within(
-            "limits.write_timeout_s",
-            seconds(limits.write_timeout_s),
-            1,
-            300,
-        );
-        within("limits.subscriptions", limits.subscriptions, 1, 1_000);
-        within(
-            "limits.unacknowledged",
-            usize::from(limits.unacknowledged),
-            1,
-            10_000,
-        );
-        within("limits.grace_s", seconds(limits.grace_s), 1, 300);
-        within(
-            "router.segment_bytes",
-            router.segment_bytes,
-            64 * 1024,
-            64 * 1024 * 1024,
-        );
-        within("router.segments", router.segments, 2, 1_024);
-        within(
-            "router.devices_per_shard",
-            router.devices_per_shard,
-            1,
-            10_000,
-        );
-        within(
-            "router.down_segment_bytes",
-            router.down_segment_bytes,
-            1_024,
-            1024 * 1024,
-        );
-        within("router.down_segments", router.down_segments, 2, 64);
-        faults.extend(ring_fault(router));
-        faults.extend(flood_fault(limits, router));
-        if let Err(error) = check_level(&self.log.level) {
-            faults.push(Fault::new("log.level", error.to_string()));
-        }
-        faults
-    }
-}
-
-/// What all devices of a shard may have under way must stay under half of the shard's ring.
-fn ring_fault(router: &RouterSettings) -> Option<Fault> {
-    let ring = router.segment_bytes.saturating_mul(router.segments);
-    let under_way = router.devices_per_shard.saturating_mul(IN_FLIGHT_BYTES_MAX);
-    let least = under_way.saturating_mul(2).div_ceil(router.segments.max(1));
-    (under_way > ring / 2).then(|| {
-        let problem = format!(
-            "{} devices with {IN_FLIGHT_BYTES_MAX} bytes under way each are {under_way} bytes, above \
-             half of a shard's ring of {ring} bytes, so that a slow centre would lose messages: \
-             raise router.segment_bytes to {least} or more, or router.segments",
-            router.devices_per_shard
-        );
-        Fault::new("router.devices_per_shard", problem)
-    })
-}
-
-/// What one unit may send in a second must stay under half of the shard's ring as well.
-fn flood_fault(limits: &Limits, router: &RouterSettings) -> Option<Fault> {
-    let half = router.segment_bytes.saturating_mul(router.segments) / 2;
-    let rate = usize::try_from(limits.bytes_per_s).unwrap_or(usize::MAX);
-    (rate > half).then(|| {
-        let problem = format!(
-            "{rate} is above half of a shard's ring, {half}: one unit could make the others of its \
-             shard lose messages within a second; lower it, or raise router.segment_bytes"
-        );
-        Fault::new("limits.bytes_per_s", problem)
-    })
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LEAST: &str = "[listen]\ncertificate = 'c'\nkey = 'k'\nclient_ca = 'a'\n";
-
-    fn parse(text: &str) -> Result<Config, ConfigFaults> {
-        service::config::parse(Path::new("broker.toml"), text, ENVIRONMENT_PREFIX, [])
-    }
-
-    fn faults(text: &str) -> String {
-        faults_of(text).unwrap()
-    }
-
-    fn faults_of(text: &str) -> Option<String> {
-        parse(text).err().map(|faults| faults.to_string())
-    }
-
-    #[test]
-    fn three_files_are_all_that_must_be_said() {
-        let config = parse(LEAST).unwrap();
-        let listen = ListenSettings::new(Path::new("c"), Path::new("k"), Path::new("a"));
-        assert_eq!(config.listen, listen);
-        assert_eq!(config.limits, Limits::default());
-    }
-
-    #[test]
-    fn the_example_shows_every_key_with_its_default() {
-        let text = include_str!("../../deploy/config/broker.toml");
-        let config = parse(text).unwrap();
-        assert_eq!(config.limits, Limits::default());
-        assert_eq!(config.router, RouterSettings::default());
-        assert_eq!(config.ops, OpsSettings::default());
-        assert_eq!(config.log, LogSettings::default());
-        assert_eq!(config.listen.address, default_address());
-        assert_eq!(config.listen.reload_interval_s, default_reload_interval_s());
-        let shown: Vec<_> = text
-            .lines()
-            .filter_map(|line| line.split_once(" = "))
-            .collect();
-        let known = serde_json::to_value(&config).unwrap();
-        for key in known
-            .as_object()
-            .unwrap()
-            .values()
-            .flat_map(|part| part.as_object().unwrap().keys())
-        {
-            assert!(
-                shown.iter().any(|(name, _)| name == key),
-                "{key} is missing in the example"
-            );
-        }
-    }
-
-    #[test]
-    fn a_ring_that_a_shard_would_overrun_is_a_fault_that_names_the_way_out() {
-        let fault = faults(&format!("{LEAST}[router]\ndevices_per_shard = 26\n"));
-        assert!(
-            fault.contains("broker.toml:6: router.devices_per_shard"),
-            "{fault}"
-        );
-        assert!(
-            fault.contains("raise router.segment_bytes to 532480 or more"),
-            "{fault}"
-        );
-        let raised = format!("{LEAST}[router]\ndevices_per_shard = 26\nsegment_bytes = 532480\n");
-        assert!(parse(&raised).is_ok());
-    }
-
-    #[test]
-    fn a_rate_by_which_one_unit_would_overrun_the_ring_is_a_fault() {
-        let with = |bytes: u32| faults_of(&format!("{LEAST}[limits]\nbytes_per_s = {bytes}\n"));
-        assert_eq!(with(2_097_152), None);
-        let fault = with(2_097_153).unwrap();
-        assert!(
-            fault.contains("broker.toml:6: limits.bytes_per_s"),
-            "{fault}"
-        );
-    }
-
-    #[test]
-    fn every_fault_is_named_at_once() {
-        let fault = faults(&format!(
-            "{LEAST}[limits]\nhandshakes = 0\nbytes_per_s = 10\nspeed = 1\n[log]\nlevel = 'loud'\n"
-        ));
-        for key in [
-            "limits.handshakes",
-            "limits.bytes_per_s",
-            "limits.speed",
-            "log.level",
-        ] {
-            assert!(fault.contains(key), "{key} is missing in {fault}");
-        }
-    }
-
-    #[test]
-    fn rumqttd_is_silent_unless_it_is_spoken_of() {
-        let log = |level: &str| LogSettings {
-            level: level.to_owned(),
-            ..LogSettings::default()
-        };
-        assert_eq!(log("info").directives(), "info,rumqttd=off");
-        assert_eq!(log("info,rumqttd=warn").directives(), "info,rumqttd=warn");
-    }
-}
+mod tests;

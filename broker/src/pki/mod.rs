@@ -6,11 +6,11 @@
 //! Invariants: a certificate is in the index before its file exists, so everything that exists can
 //! be revoked by name; serial numbers are 127 random bits; one process at a time works on a folder.
 
+mod files;
 pub mod index;
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -25,6 +25,7 @@ use service::tls::Role;
 use x509_parser::parse_x509_certificate;
 use x509_parser::pem::parse_x509_pem;
 
+use files::{at, make_folder, read, replace, write_public};
 use index::{Entry, Index};
 
 /// The authority's certificate.
@@ -401,47 +402,5 @@ fn random_serial() -> Result<[u8; 16], PkiError> {
 }
 
 /// Nobody else may put another file in the place of one in it, whatever the umask.
-fn make_folder(folder: &Path) -> Result<(), PkiError> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true).mode(FOLDER);
-    builder.create(folder).map_err(at(folder))
-}
-
-fn read(path: &Path) -> Result<String, PkiError> {
-    fs::read_to_string(path).map_err(at(path))
-}
-
-/// Replaces a file that everybody may read; durable on return.
-fn write_public(path: &Path, text: &str) -> Result<(), PkiError> {
-    replace(path, text, PUBLIC)?;
-    File::open(path)
-        .and_then(|file| file.sync_all())
-        .map_err(at(path))
-}
-
-/// Puts a new file in the place of an old one, in one step.
-fn replace(path: &Path, text: &str, mode: u32) -> Result<(), PkiError> {
-    let mut new = path.as_os_str().to_owned();
-    new.push(".new");
-    let new = PathBuf::from(new);
-    // What a killed run has left would keep its mode.
-    if new.exists() {
-        fs::remove_file(&new).map_err(at(&new))?;
-    }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&new)
-        .map_err(at(&new))?;
-    io::Write::write_all(&mut file, text.as_bytes()).map_err(at(&new))?;
-    fs::rename(&new, path).map_err(at(path))
-}
-
-fn at(path: &Path) -> impl FnOnce(io::Error) -> PkiError {
-    let path = path.to_owned();
-    move |source| PkiError::File { path, source }
-}
-
 #[cfg(test)]
 mod tests;

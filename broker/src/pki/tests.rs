@@ -1,3 +1,4 @@
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use service::tls::{TimeFloor, client_config, load_identity, load_revocations, server_config};

@@ -1,8 +1,10 @@
+use std::time::Duration;
+
 use proto::{DeviceId, Shard, topic};
 
 use super::*;
 use crate::identity::Role;
-use crate::packet::{Publish, frame};
+use crate::packet::{Connect, Publish, frame};
 
 const LIMITS: SessionLimits = SessionLimits {
     subscriptions_max: 4,
