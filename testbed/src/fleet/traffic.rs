@@ -14,10 +14,11 @@
 //! - lanes half and half in both directions, slow and heavy vehicles on the right;
 //! - flow over the day with two peaks, or even.
 
+mod plates;
+
 use proto::limits::LANES;
 use proto::passage::{Direction, Lane, SpeedLimitKmh, VehicleClass};
-use proto::plate::PlateText;
-use proto::{EventTime, Passage, Plate, Speed};
+use proto::{EventTime, Passage, Speed};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -35,43 +36,6 @@ const SPEED_MAX_DECI_KMH: i32 = 2_400;
 
 /// One passage in this many has no speed.
 const NO_SPEED_ONE_IN: u32 = 300;
-/// One plate in this many is not read.
-const NO_PLATE_ONE_IN: u32 = 60;
-/// One plate in this many is not of the civil pattern.
-const FOREIGN_PLATE_ONE_IN: u32 = 50;
-
-const LETTERS: [char; 12] = ['А', 'В', 'Е', 'К', 'М', 'Н', 'О', 'Р', 'С', 'Т', 'У', 'Х'];
-
-/// Region codes seen from a motorway near Moscow, with how often per thousand; the rest is spread
-/// over all two-digit codes.
-const REGIONS: [(u16, u32); 24] = [
-    (50, 105),
-    (150, 85),
-    (190, 75),
-    (750, 55),
-    (77, 80),
-    (99, 55),
-    (97, 50),
-    (177, 65),
-    (197, 55),
-    (199, 50),
-    (777, 45),
-    (799, 40),
-    (40, 25),
-    (71, 25),
-    (69, 20),
-    (33, 20),
-    (62, 15),
-    (76, 15),
-    (67, 15),
-    (32, 12),
-    (57, 10),
-    (36, 10),
-    (52, 10),
-    (78, 13),
-];
-const REGION_CODES: u16 = 95;
-
 /// Flow by hour of the day, per thousand of the day's mean.
 const HOURS: [u32; 24] = [
     330, 230, 190, 190, 270, 560, 1_050, 1_500, 1_640, 1_470, 1_300, 1_240, 1_230, 1_260, 1_330,
@@ -210,7 +174,7 @@ impl Traffic {
         lane.leader_deci_kmh = speed;
         let direction = lane.direction;
         self.advance(index);
-        let has_speed = !self.one_in(NO_SPEED_ONE_IN);
+        let has_speed = !one_in(&mut self.random, NO_SPEED_ONE_IN);
         let limit = i32::from(self.road.limit_kmh) * 10;
         Passage {
             event_time: EventTime::from_millis(to_i64(at_ms)),
@@ -218,7 +182,7 @@ impl Traffic {
                 .ok()
                 .filter(|_| has_speed)
                 .and_then(Speed::from_centi_kmh),
-            plate: self.plate(),
+            plate: plates::draw(&mut self.random),
             lane: Lane::new(to_u8(index)),
             direction: Some(direction),
             vehicle_class: VehicleClass::new(class),
@@ -290,82 +254,10 @@ impl Traffic {
         };
         (class, mean + step + normal(&mut self.random, spread))
     }
-
-    fn plate(&mut self) -> Plate {
-        if self.one_in(NO_PLATE_ONE_IN) {
-            return Plate::Absent;
-        }
-        let foreign = self.one_in(FOREIGN_PLATE_ONE_IN);
-        let mut text = PlateBuffer::default();
-        let number = self.random.random_range(1..1_000_u16);
-        if foreign {
-            // The pattern of Belarus, the commonest foreign one: 1234 AB-7.
-            text.digits(number, 3);
-            text.digits(self.random.random_range(0..10), 1);
-            text.push(' ');
-            text.push(self.latin());
-            text.push(self.latin());
-            text.push('-');
-            text.digits(self.random.random_range(1..8), 1);
-        } else {
-            text.push(self.letter());
-            text.digits(number, 3);
-            text.push(self.letter());
-            text.push(self.letter());
-            let region = self.region();
-            text.digits(region, if region < 100 { 2 } else { 3 });
-        }
-        PlateText::new(text.as_str()).map_or(Plate::Absent, Plate::Text)
-    }
-
-    fn region(&mut self) -> u16 {
-        let mut draw = self.random.random_range(0..1_000_u32);
-        for (code, share) in REGIONS {
-            if draw < share {
-                return code;
-            }
-            draw -= share;
-        }
-        self.random.random_range(1..=REGION_CODES)
-    }
-
-    fn letter(&mut self) -> char {
-        LETTERS[self.random.random_range(0..LETTERS.len())]
-    }
-
-    fn latin(&mut self) -> char {
-        char::from(b'A' + self.random.random_range(0..26_u8))
-    }
-
-    fn one_in(&mut self, n: u32) -> bool {
-        self.random.random_range(0..n) == 0
-    }
 }
 
-/// A plate in the making: at most 15 characters of at most two bytes.
-#[derive(Default)]
-struct PlateBuffer {
-    bytes: [u8; 31],
-    len: usize,
-}
-
-impl PlateBuffer {
-    fn push(&mut self, c: char) {
-        let end = self.len + c.len_utf8();
-        c.encode_utf8(&mut self.bytes[self.len..end]);
-        self.len = end;
-    }
-
-    fn digits(&mut self, number: u16, count: u32) {
-        for place in (0..count).rev() {
-            let digit = u32::from(number) / 10_u32.pow(place) % 10;
-            self.push(char::from_digit(digit, 10).unwrap_or('0'));
-        }
-    }
-
-    fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.bytes[..self.len]).unwrap_or_default()
-    }
+fn one_in(random: &mut ChaCha8Rng, n: u32) -> bool {
+    random.random_range(0..n) == 0
 }
 
 /// The flow at a local time over the day's mean, interpolated between the hours.
@@ -412,117 +304,4 @@ const fn to_i64(ms: f64) -> i64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const START: EventTime = EventTime::from_millis(1_750_000_000_000);
-
-    fn passages(road: Road, seed: u64, count: usize) -> Vec<Passage> {
-        let mut traffic = Traffic::new(road, seed, START);
-        (0..count).map(|_| traffic.next_passage()).collect()
-    }
-
-    #[test]
-    fn the_same_seed_gives_the_same_traffic_and_another_seed_another() {
-        let road = Road::motorway(12.0);
-        assert_eq!(passages(road, 1, 2_000), passages(road, 1, 2_000));
-        assert_ne!(passages(road, 1, 2_000), passages(road, 2, 2_000));
-    }
-
-    #[test]
-    fn passages_come_in_order_of_time_at_the_announced_moment() {
-        let mut traffic = Traffic::new(Road::motorway(12.0), 3, START);
-        let mut before = START;
-        for _ in 0..5_000 {
-            let announced = traffic.next_at();
-            let passage = traffic.next_passage();
-            assert_eq!(passage.event_time, announced);
-            assert!(passage.event_time >= before);
-            before = passage.event_time;
-        }
-    }
-
-    #[test]
-    fn the_mean_flow_is_what_was_asked_for() {
-        for rate in [0.2, 3.0, 11.6, 200.0] {
-            let all = passages(Road::motorway(rate), 4, 20_000);
-            let last = all.last().unwrap().event_time.as_millis();
-            let seconds = to_f64(last - START.as_millis()) / 1_000.0;
-            let flow = 20_000.0 / seconds;
-            assert!((flow / rate - 1.0).abs() < 0.05, "{flow} for {rate}");
-        }
-    }
-
-    #[test]
-    fn the_day_averages_to_one_and_peaks_in_the_afternoon() {
-        assert_eq!(HOURS.iter().sum::<u32>(), 24_000);
-        assert!(of_mean(17 * HOUR_MS) > 1.6);
-        assert!(of_mean(3 * HOUR_MS) < 0.2);
-        let road = Road {
-            day: Day::Peaks {
-                utc_offset_ms: 3 * HOUR_MS,
-            },
-            ..Road::motorway(1.0)
-        };
-        let count = |utc_hour: i64| {
-            let start = EventTime::from_millis(20_000 * 24 * HOUR_MS + utc_hour * HOUR_MS);
-            let mut traffic = Traffic::new(road, 5, start);
-            let end = start.as_millis() + HOUR_MS;
-            std::iter::from_fn(|| Some(traffic.next_passage()))
-                .take_while(|passage| passage.event_time.as_millis() < end)
-                .count()
-        };
-        assert!(count(14) > 5 * count(0), "{} {}", count(14), count(0));
-    }
-
-    #[test]
-    fn vehicles_are_as_on_a_road() {
-        let all = passages(Road::motorway(12.0), 6, 50_000);
-        let share = |which: &dyn Fn(&Passage) -> bool| {
-            all.iter().filter(|passage| which(passage)).count() * 1_000 / all.len()
-        };
-        assert!((10..=25).contains(&share(&|p| p.plate == Plate::Absent)));
-        assert!((1..=6).contains(&share(&|p| p.speed.is_none())));
-        assert!(
-            (20..=150).contains(&share(&|p| p.violation)),
-            "{}",
-            share(&|p| p.violation)
-        );
-        assert!((430..=570).contains(&share(&|p| p.direction == Some(Direction::Receding))));
-        let mean = |lane: u8| {
-            let speeds: Vec<f64> = all
-                .iter()
-                .filter(|p| p.lane.is_some_and(|l| l.get() == lane))
-                .filter_map(|p| p.speed.map(Speed::kmh))
-                .collect();
-            speeds.iter().sum::<f64>() / speeds.len() as f64
-        };
-        assert!(mean(3) > mean(0) + 10.0);
-        assert!((80.0..125.0).contains(&mean(0)) && (80.0..125.0).contains(&mean(3)));
-        for passage in &all {
-            if let Some(speed) = passage.speed {
-                assert_eq!(speed.centi_kmh() % 10, 0, "tenths of km/h");
-            }
-        }
-    }
-
-    #[test]
-    fn headways_bunch() {
-        let road = Road {
-            lanes: 1,
-            ..Road::motorway(0.3)
-        };
-        let all = passages(road, 7, 20_000);
-        let headways: Vec<i64> = all
-            .windows(2)
-            .map(|pair| pair[1].event_time.as_millis() - pair[0].event_time.as_millis())
-            .collect();
-        let followers = headways
-            .iter()
-            .filter(|ms| (1_199..=1_201).contains(*ms))
-            .count();
-        let share = followers * 100 / headways.len();
-        assert!((15..=25).contains(&share), "{share} % follow");
-        assert!(headways.iter().all(|ms| *ms >= 1_199));
-    }
-}
+mod tests;

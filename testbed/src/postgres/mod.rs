@@ -1,9 +1,9 @@
 //! A private PostgreSQL cluster in a temporary directory, for tests and for the demo.
 //!
 //! The newest server of the machine is used, or the one whose programs `VERST_POSTGRES_BIN` names;
-//! where it has TimescaleDB, that is loaded, with its telemetry off. Clients come by a random port of the loopback address
-//! with a random password, or by a socket inside the directory. PostgreSQL refuses to run as root;
-//! then it runs under an ordinary account (`postgres`, else `nobody`).
+//! where it has TimescaleDB, that is loaded, with its telemetry off. Clients come by a random port of
+//! the loopback address with a random password, or by a socket inside the directory. PostgreSQL refuses
+//! to run as root; then it runs under an ordinary account (`postgres`, else `nobody`).
 //!
 //! Invariants: it never touches the system's own clusters; it ends with this process (SIGQUIT when
 //! this process dies, see [`crate::process`]) and its directory goes with it; all of its shared
@@ -12,12 +12,12 @@
 //! All calls block the calling thread (a start takes about half a second).
 
 mod copies;
+mod error;
 mod follower;
 mod host;
 mod running;
+mod setup;
 
-use std::fmt::Write as _;
-use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::{Path, PathBuf};
@@ -27,13 +27,14 @@ use std::time::Duration;
 use rustix::process::{Signal, kill_process};
 
 pub use copies::{Backup, Standby};
+pub use error::ClusterError;
 pub use host::free_port;
-use host::{ACCOUNTS, BIN_VARIABLE, DEBIAN_SERVERS, account, has_extension, server_bin};
+use host::{account, server_bin};
 use running::{children_of, is_ready, shared_segment};
 
 use crate::clock;
-use crate::process::{Launch, Process, RunError, pid};
-use crate::small_disk::{DiskError, SmallDisk};
+use crate::process::{Launch, Process, pid};
+use crate::small_disk::SmallDisk;
 use crate::workdir::WorkDir;
 
 /// The superuser inside the cluster.
@@ -78,44 +79,6 @@ impl Options {
             ..Self::default()
         }
     }
-}
-
-/// Why there is no cluster.
-#[derive(Debug, thiserror::Error)]
-pub enum ClusterError {
-    /// Nothing to start.
-    #[error(
-        "no PostgreSQL server in {DEBIAN_SERVERS} or PATH; install it with: apt-get install postgresql"
-    )]
-    NotInstalled,
-    /// The directory that was named is not a server's.
-    #[error(
-        "{BIN_VARIABLE} is {}, which has no postgres and initdb: name the directory of PostgreSQL's \
-         programs, or unset it",
-        .0.display()
-    )]
-    NotThere(PathBuf),
-    /// This process is root and no other account exists.
-    #[error("PostgreSQL does not run as root and none of the accounts {ACCOUNTS:?} exists")]
-    NoAccount,
-    /// A small disk.
-    #[error(transparent)]
-    Disk(#[from] DiskError),
-    /// A file or process could not be made.
-    #[error("PostgreSQL cluster: {0}")]
-    Io(#[from] io::Error),
-    /// A tool of the server failed.
-    #[error(transparent)]
-    Run(#[from] RunError),
-    /// It ended, or did not answer in time.
-    #[error("PostgreSQL did not get ready within {READY_WITHIN:?}; {0}")]
-    NotReady(String),
-    /// No commit waits for the standby.
-    #[error("the standby does not follow within {READY_WITHIN:?}; {0}")]
-    NotFollowed(String),
-    /// The name would have to be quoted.
-    #[error("database name {0:?}: only a-z, 0-9 and _ are allowed")]
-    BadName(String),
 }
 
 /// A running private cluster; dropped = stopped and removed.
@@ -389,57 +352,6 @@ impl Cluster {
         }
     }
 
-    fn initialise(&self) -> Result<(), ClusterError> {
-        let password_file = self.directory.path().join("socket/password");
-        std::fs::write(&password_file, &self.password)?;
-        Launch::new("initdb", self.bin.join("initdb"), "/dev/null")
-            .account(self.account)
-            .args([
-                "--no-sync",
-                "--encoding=UTF8",
-                "--locale=C.UTF-8",
-                "-U",
-                SUPERUSER,
-            ])
-            .args([
-                "--auth-local=trust",
-                "--auth-host=scram-sha-256",
-                "--pwfile",
-            ])
-            .arg(&password_file)
-            .arg("-D")
-            .arg(self.data())
-            .run()?;
-        std::fs::remove_file(&password_file)?;
-        Ok(())
-    }
-
-    /// Draws a free port and writes the settings.
-    fn configure(&mut self, further: &[(String, String)]) -> Result<(), ClusterError> {
-        self.port = free_port()?;
-        let options = &self.options;
-        let on_off = if options.fsync { "on" } else { "off" };
-        let mut text = format!(
-            "listen_addresses = '127.0.0.1'\nport = {}\nunix_socket_directories = '{}'\n\
-             fsync = {on_off}\nfull_page_writes = {on_off}\n\
-             dynamic_shared_memory_type = mmap\nshared_buffers = 128MB\nmax_connections = 200\n\
-             max_wal_size = 2GB\ntimezone = 'UTC'\nlog_timezone = 'UTC'\n\
-             logging_collector = off\nlog_line_prefix = '%m [%p] '\n",
-            self.port,
-            self.directory.path().join("socket").display(),
-        );
-        if has_extension(&self.bin, TIMESCALE) {
-            text.push_str("shared_preload_libraries = 'timescaledb'\n");
-            text.push_str("timescaledb.telemetry_level = 'off'\n");
-        }
-        for (name, value) in options.settings.iter().chain(further) {
-            writeln!(text, "{name} = '{}'", value.replace('\'', "''")).map_err(io::Error::other)?;
-        }
-        // Read last, so that it wins over the file that initdb wrote.
-        std::fs::write(self.data().join("postgresql.auto.conf"), text)?;
-        Ok(())
-    }
-
     fn run(&mut self) -> Result<(), ClusterError> {
         let mut server = self.launch.start()?;
         let status_file = self.data().join("postmaster.pid");
@@ -473,58 +385,4 @@ impl Drop for Cluster {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn committed_rows_survive_the_kill_of_every_process_of_the_server() {
-        let mut cluster = Cluster::start(Options::default()).expect("a cluster");
-        cluster.database("kept").expect("a database");
-        cluster
-            .sql("kept", "CREATE TABLE t AS SELECT 42 AS answer")
-            .expect("committed");
-        let first = cluster.id().expect("running");
-        cluster.stop_immediate();
-        assert_eq!(children_of(first), Vec::<u32>::new());
-        cluster.restart().expect("recovered");
-        assert_eq!(
-            cluster
-                .sql("kept", "SELECT answer FROM t")
-                .expect("answer")
-                .trim(),
-            "42"
-        );
-    }
-
-    #[test]
-    fn a_dropped_cluster_leaves_neither_process_nor_file_nor_shared_memory() {
-        let mut cluster = Cluster::start(Options::fast()).expect("a cluster");
-        let home = cluster.directory.path().to_owned();
-        let killed = cluster.id().expect("running");
-        cluster.stop_immediate();
-        let segment = shared_segment(&home.join("data/postmaster.pid")).expect("left by the kill");
-        drop(cluster);
-        assert!(!home.exists());
-        assert!(!Path::new(&format!("/proc/{killed}")).exists());
-        let segments = std::fs::read_to_string("/proc/sysvipc/shm").expect("readable");
-        let ids = segments
-            .lines()
-            .filter_map(|line| line.split_whitespace().nth(1));
-        assert!(
-            !ids.into_iter().any(|id| id == segment),
-            "segment {segment} is left"
-        );
-    }
-
-    #[test]
-    fn databases_are_separate_and_their_names_checked() {
-        let cluster = Cluster::shared();
-        let one = cluster.fresh_database().expect("a database");
-        let two = cluster.fresh_database().expect("a database");
-        assert_ne!(one, two);
-        assert!(matches!(
-            cluster.database("a\"; --"),
-            Err(ClusterError::BadName(_))
-        ));
-    }
-}
+mod tests;
