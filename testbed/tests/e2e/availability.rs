@@ -5,7 +5,7 @@ use std::time::Duration;
 use testbed::system::{CENTRE, Options, SECOND_CENTRE, STOPPED_WITHIN, System};
 
 use crate::cameras::Cameras;
-use crate::support::{HandUnit, SETTLED_WITHIN, alone, names};
+use crate::support::{HandUnit, alone, names, settled};
 
 /// Enough that both halves of the shards have some.
 const UNITS: [&str; 6] = ["ha-1", "ha-2", "ha-3", "ha-4", "ha-5", "ha-6"];
@@ -70,11 +70,7 @@ async fn shards_move_with_every_coming_and_going_and_no_window_is_wrong() {
     };
     cameras.during(events).await;
     let ledger = cameras.ledger();
-    system
-        .settled(ledger.passages(), SETTLED_WITHIN)
-        .await
-        .expect("all counted and stored");
-    let verdict = system.judge(&ledger).await.expect("compared");
+    let verdict = settled(&system, &ledger).await;
     assert!(verdict.exact(), "{verdict}");
     let fencing = system.fencing().await.expect("watched");
     assert_eq!((fencing.writers, fencing.foreign), (4, 0), "{fencing:?}");

@@ -9,7 +9,7 @@ use testbed::feed::{self, Line};
 use testbed::recompute::Ledger;
 use testbed::system::{Camera, Options, System};
 
-use crate::support::{HOUR_MS, SETTLED_WITHIN, alone, lines, names};
+use crate::support::{HOUR_MS, alone, lines, names, seed, settled};
 
 const UNITS: [&str; 3] = ["kill-1", "kill-2", "kill-3"];
 const PASSAGES: usize = 8_000;
@@ -89,11 +89,7 @@ async fn kill_everybody(system: &mut System, random: &mut ChaCha8Rng) -> Vec<Str
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn every_window_and_row_is_exact_after_kill_9_of_everybody_at_random_moments() {
     let _alone = alone().await;
-    let seed = std::env::var("VERST_TEST_SEED")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or_else(rand::random::<u64>);
-    println!("to repeat: VERST_TEST_SEED={seed}");
+    let seed = seed();
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut system = System::start(Options {
         agents: names(&UNITS),
@@ -123,11 +119,7 @@ async fn every_window_and_row_is_exact_after_kill_9_of_everybody_at_random_momen
         .into_iter()
         .for_each(|of_unit| ledger.merge(of_unit));
     assert_eq!(ledger.passages(), (UNITS.len() * PASSAGES) as u64);
-    system
-        .settled(ledger.passages(), SETTLED_WITHIN)
-        .await
-        .expect("all counted and stored");
-    let verdict = system.judge(&ledger).await.expect("compared");
+    let verdict = settled(&system, &ledger).await;
     assert!(verdict.exact(), "seed {seed}: {verdict}\n{told:#?}");
     assert_eq!(
         (verdict.totals.lost, verdict.totals.rejected),

@@ -12,7 +12,7 @@ use testbed::programs::Programs;
 use testbed::recompute::Ledger;
 use testbed::system::{CENTRE, Camera, Options, System, Tuning};
 
-use crate::support::{HOUR_MS, SETTLED_WITHIN, alone, lines, names};
+use crate::support::{HOUR_MS, SETTLED_WITHIN, alone, lines, names, seed, settled};
 
 const UNIT: &str = "reprocess-1";
 const MINUTE_MS: i64 = HOUR_MS / 60;
@@ -78,11 +78,7 @@ async fn kill_runs(system: &System, random: &mut ChaCha8Rng) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_is_folded_in_under_load_is_counted_once_whoever_is_killed() {
     let _alone = alone().await;
-    let seed = std::env::var("VERST_TEST_SEED")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or_else(rand::random::<u64>);
-    println!("to repeat: VERST_TEST_SEED={seed}");
+    let seed = seed();
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let system = System::start(Options {
         agents: names(&[UNIT]),
@@ -114,11 +110,7 @@ async fn what_is_folded_in_under_load_is_counted_once_whoever_is_killed() {
         run(&system, "first.json", &[]),
         run(&system, "second.json", &[])
     );
-    system
-        .settled(ledger.passages(), SETTLED_WITHIN)
-        .await
-        .expect("all counted and stored");
-    let verdict = system.judge(&ledger).await.expect("compared");
+    let verdict = settled(&system, &ledger).await;
     assert!(verdict.exact(), "seed {seed}: {verdict}\n{report}\n{again}");
     let rest = run(&system, "rest.json", &[]).await;
     assert_eq!(

@@ -10,7 +10,7 @@ use testbed::pki::BROKER_HOST;
 use testbed::recompute::{Fact, Ledger};
 use testbed::system::{Options, READY_WITHIN, STOPPED_WITHIN, System};
 
-use crate::support::{HOUR_MS, SETTLED_WITHIN, alone, lines, names};
+use crate::support::{HOUR_MS, SETTLED_WITHIN, alone, lines, names, settled};
 
 const SIMULATED: usize = 20;
 const RATE: f64 = 10.0;
@@ -73,11 +73,7 @@ async fn a_restart_of_the_broker_in_mid_traffic_loses_and_doubles_nothing() {
     fleet.stop().await.expect("ended");
     let mut ledger = std::mem::take(&mut *ledger.lock().expect("no panic"));
     ledger.merge(posted.expect("accepted"));
-    system
-        .settled(ledger.passages(), SETTLED_WITHIN)
-        .await
-        .expect("all counted and stored");
-    let verdict = system.judge(&ledger).await.expect("compared");
+    let verdict = settled(&system, &ledger).await;
     assert!(verdict.exact(), "{verdict}");
     system.stop().expect("an orderly end");
 }

@@ -8,7 +8,7 @@ use testbed::feed::{self, Pace};
 use testbed::recompute::Ledger;
 use testbed::system::{Options, READY_WITHIN, STOPPED_WITHIN, System};
 
-use crate::support::{HOUR_MS, SETTLED_WITHIN, alone, lines, names};
+use crate::support::{HOUR_MS, SETTLED_WITHIN, alone, lines, names, seed};
 
 const UNIT: &str = "offline-1";
 const PASSAGES: usize = 40_000;
@@ -89,11 +89,7 @@ async fn after_hours_offline_every_window_is_exact_before_the_first_raw_row_arri
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn summaries_and_their_passages_stay_exact_while_agent_and_centre_are_killed() {
     let _alone = alone().await;
-    let seed = std::env::var("VERST_TEST_SEED")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or_else(rand::random::<u64>);
-    println!("to repeat: VERST_TEST_SEED={seed}");
+    let seed = seed();
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let (mut system, ledger) = offline_for_hours(seed).await;
     system.broker.start().expect("started again");

@@ -15,8 +15,9 @@ use testbed::feed::{self, Feed, Line};
 use testbed::fleet::mqtt::{self, Packet};
 use testbed::fleet::traffic::{Road, Traffic};
 use testbed::pki::BROKER_HOST;
+use testbed::recompute::Ledger;
 use testbed::synthetic::Synthetic;
-use testbed::system::System;
+use testbed::system::{System, Verdict};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Mutex, MutexGuard};
@@ -40,6 +41,24 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 pub(crate) async fn alone() -> MutexGuard<'static, ()> {
     service::tls::install_crypto_provider();
     ONE_AT_A_TIME.lock().await
+}
+
+/// What is drawn differs from run to run; the seed that is printed repeats one.
+#[expect(clippy::print_stdout, reason = "shown when the test fails")]
+pub(crate) fn seed() -> u64 {
+    let given = std::env::var("VERST_TEST_SEED").ok();
+    let seed = given
+        .and_then(|text| text.parse().ok())
+        .unwrap_or_else(rand::random::<u64>);
+    println!("to repeat: VERST_TEST_SEED={seed}");
+    seed
+}
+
+/// Waits until everything is counted and stored, and compares all of it.
+pub(crate) async fn settled(system: &System, ledger: &Ledger) -> Verdict {
+    let counted = system.settled(ledger.passages(), SETTLED_WITHIN).await;
+    counted.expect("all counted and stored");
+    system.judge(ledger).await.expect("compared")
 }
 
 pub(crate) fn names(names: &[&str]) -> Vec<String> {

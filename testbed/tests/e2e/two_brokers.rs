@@ -6,7 +6,7 @@ use std::time::Duration;
 use testbed::system::{CENTRE, Options, READY_WITHIN, Rig, SECOND_CENTRE, STOPPED_WITHIN, System};
 
 use crate::cameras::Cameras;
-use crate::support::{SETTLED_WITHIN, alone, names};
+use crate::support::{alone, names, settled};
 
 const UNITS: [&str; 4] = ["two-1", "two-2", "two-3", "two-4"];
 /// Reconnecting takes seconds at most; the rest is for a busy machine.
@@ -74,11 +74,7 @@ async fn with_two_brokers_either_may_be_killed_and_traffic_goes_on_through_the_o
     };
     cameras.during(events).await;
     let ledger = cameras.ledger();
-    system
-        .settled(ledger.passages(), SETTLED_WITHIN)
-        .await
-        .expect("all counted and stored");
-    let verdict = system.judge(&ledger).await.expect("compared");
+    let verdict = settled(&system, &ledger).await;
     assert!(verdict.exact(), "{verdict}");
     let (counted, lost) = (verdict.totals.counted, verdict.totals.lost);
     assert_eq!((counted, lost), (ledger.passages(), 0), "{verdict}");
