@@ -18,9 +18,8 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, BytesMut};
 use service::clock::monotonic;
-use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
-use tokio::time::{Sleep, sleep_until, timeout};
+use tokio::time::{Sleep, sleep_until};
 use tokio_rustls::server::TlsStream;
 
 use crate::config::PACKET_BYTES_MAX;
@@ -31,18 +30,12 @@ use crate::packet::{self, PUBACK_BYTES, Packet};
 use crate::puback::Owed;
 use crate::rates::Bucket;
 use crate::session::{Session, Step, Violation};
-use crate::socket::{Moved, poll_socket};
+use crate::socket::{Moved, make_room, poll_socket, say_last};
 
 /// What waits to be written, before no more messages are fetched from the router.
 const OUT_BYTES_LOW: usize = 128 * 1024;
 /// What waits to be written, before no more is read: the difference is left for acknowledgements.
 const OUT_BYTES_HIGH: usize = OUT_BYTES_LOW + PACKET_BYTES_MAX + 64 * 1024;
-/// Room that a read begins with. Most connections are idle most of the time.
-const READ_BYTES_MIN: usize = 4 * 1024;
-/// The plain text of one TLS record, at most.
-const TLS_RECORD_BYTES: usize = 16 * 1024;
-/// Room that reads grow to while they are filled.
-const READ_BYTES_MAX: usize = 64 * 1024;
 /// How long reading pauses when the router lags.
 const ROUTER_PAUSE: Duration = Duration::from_millis(2);
 /// How long a goodbye may take.
@@ -109,19 +102,10 @@ impl Connection {
         let end = self.run().await;
         // A client that misbehaves, is gone or does not read gets no last words.
         if matches!(end.0, Closed::Client | Closed::Stop) {
-            self.farewell().await;
+            say_last(&mut self.stream, &self.outbox, FAREWELL).await;
         }
         self.link.close().await;
         end
-    }
-
-    async fn farewell(&mut self) {
-        let last = async {
-            self.stream.write_all(&self.outbox).await?;
-            self.stream.shutdown().await
-        };
-        // The client may be gone or not read: then it misses nothing that it was promised.
-        drop(timeout(FAREWELL, last).await);
     }
 
     async fn run(&mut self) -> End {
@@ -235,7 +219,7 @@ impl Connection {
                 let was_idle = self.outbox.is_empty();
                 self.judge_inbox(watch).await?;
                 self.note_waiting(was_idle, watch);
-                self.resize_inbox(count);
+                make_room(&mut self.inbox, count);
                 Ok(())
             }
             None => Ok(()),
@@ -333,19 +317,6 @@ impl Connection {
             pause = pause.max(Some(ROUTER_PAUSE));
         }
         watch.paused_until = pause.map(|pause| now + pause);
-    }
-
-    /// Room for the next read: as much as the last one suggests, and little for who is quiet.
-    fn resize_inbox(&mut self, count: usize) {
-        let room = match count {
-            0..READ_BYTES_MIN => READ_BYTES_MIN,
-            READ_BYTES_MIN..TLS_RECORD_BYTES => TLS_RECORD_BYTES,
-            _ => READ_BYTES_MAX,
-        };
-        if self.inbox.is_empty() && self.inbox.capacity() > 4 * room {
-            self.inbox = BytesMut::new();
-        }
-        self.inbox.reserve(room);
     }
 
     /// Takes what the router says, and all that it has said meanwhile.

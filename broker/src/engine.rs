@@ -76,6 +76,8 @@ pub struct Engine {
     make: Arc<dyn Fn(&str) -> Parts + Send + Sync>,
     queued: Arc<dyn Fn() -> usize + Send + Sync>,
     linking: Arc<Semaphore>,
+    /// See [`ROUTER_PATIENCE`].
+    patience: Duration,
     barrier: Arc<Mutex<()>>,
     inlet: Arc<Inlet>,
 }
@@ -97,6 +99,7 @@ impl Engine {
             }),
             queued: Arc::new(move || queue.len()),
             linking: Arc::new(Semaphore::new(LINKING_MAX)),
+            patience: ROUTER_PATIENCE,
             barrier: Arc::default(),
             inlet: Arc::default(),
         }
@@ -309,6 +312,7 @@ impl Link {
 
     /// Unregisters the link, and returns when the router has let go of its name.
     pub async fn close(mut self) {
+        let patience = self.engine.patience;
         let end = async {
             if self.woken
                 && let Err(error) = self.engine.settle().await
@@ -317,8 +321,8 @@ impl Link {
             }
             self.say_goodbye().await;
         };
-        if timeout(ROUTER_PATIENCE, end).await.is_err() {
-            tracing::error!("router has not released a link within {ROUTER_PATIENCE:?}");
+        if timeout(patience, end).await.is_err() {
+            tracing::error!("router has not released a link within {patience:?}");
         }
     }
 
@@ -353,3 +357,6 @@ fn router_config(settings: &RouterSettings, connections_max: usize) -> RouterCon
         ..RouterConfig::default()
     }
 }
+
+#[cfg(test)]
+mod tests;

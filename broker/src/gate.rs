@@ -12,7 +12,7 @@ mod arrival;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use futures_util::FutureExt as _;
@@ -21,7 +21,6 @@ use proto::DeviceId;
 use service::clock::{monotonic, wall_millis};
 use service::places::Places;
 use service::tasks::TaskSet;
-use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{sleep, timeout};
@@ -37,6 +36,7 @@ use crate::names::{Claim, ClaimError, Ending, Names};
 use crate::packet::{self, ConnectCode};
 use crate::rates::Bucket;
 use crate::session::{ConnectRefusal, Session, SessionLimits};
+use crate::socket::say_last;
 use crate::tls::Certificates;
 
 /// Connections that the kernel holds until they are accepted.
@@ -95,8 +95,7 @@ impl Gate {
         metrics: Metrics,
         tasks: TaskSet,
     ) -> Self {
-        let warnings = Bucket::new(WARNINGS_PER_S, WARNINGS_BURST, monotonic());
-        let warnings = Arc::new(Mutex::new(warnings));
+        let warnings = Arc::new(Mutex::new(warnings(monotonic())));
         Self {
             limits: Arc::new(limits),
             certificates,
@@ -341,18 +340,17 @@ impl Gate {
         let mut answer = BytesMut::new();
         packet::put_connack(&mut answer, code);
         self.metrics.sent.packet(Kind::Connect);
-        let told = async {
-            stream.write_all(&answer).await?;
-            stream.shutdown().await
-        };
-        // A client that does not wait for its refusal misses nothing.
-        drop(timeout(REFUSAL_PATIENCE, told).await);
+        say_last(&mut stream, &answer, REFUSAL_PATIENCE).await;
     }
 
     fn may_warn(&self) -> bool {
         let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
         warnings.try_take(1.0, monotonic())
     }
+}
+
+fn warnings(now: Instant) -> Bucket {
+    Bucket::new(WARNINGS_PER_S, WARNINGS_BURST, now)
 }
 
 /// A client that was let in.
@@ -365,3 +363,6 @@ struct Guest {
     /// Serves it to its end.
     stay: BoxFuture<'static, End>,
 }
+
+#[cfg(test)]
+mod tests;

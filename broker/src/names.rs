@@ -10,6 +10,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
 use proto::DeviceId;
 use tokio_util::sync::CancellationToken;
@@ -171,9 +172,7 @@ impl Names {
             });
         if let Some(live) = &seen.live {
             let now = service::clock::monotonic();
-            let takeovers = seen
-                .takeovers
-                .get_or_insert_with(|| Bucket::new(TAKEOVER_RATE_PER_S, TAKEOVER_BURST, now));
+            let takeovers = seen.takeovers.get_or_insert_with(|| takeovers(now));
             if !charged && !takeovers.try_take(1.0, now) {
                 return Err(ClaimError::Takeovers);
             }
@@ -215,6 +214,10 @@ impl Names {
     }
 }
 
+fn takeovers(now: Instant) -> Bucket {
+    Bucket::new(TAKEOVER_RATE_PER_S, TAKEOVER_BURST, now)
+}
+
 impl Drop for Claim {
     fn drop(&mut self) {
         self.names.release(&self.name);
@@ -223,6 +226,8 @@ impl Drop for Claim {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::identity::Role;
 
@@ -257,6 +262,17 @@ mod tests {
         let refused = names.claim(&unit("A"), &Ending::default()).await;
         assert_eq!(refused.unwrap_err(), ClaimError::Takeovers);
         assert!(names.claim(&unit("B"), &Ending::default()).await.is_ok());
+    }
+
+    #[test]
+    fn after_a_burst_of_takeovers_there_is_one_in_ten_seconds() {
+        let start = service::clock::monotonic();
+        let mut bucket = takeovers(start);
+        assert!((0..5).all(|_| bucket.try_take(1.0, start)));
+        for (second, may) in [(0, false), (9, false), (11, true), (19, false), (21, true)] {
+            let taken = bucket.try_take(1.0, start + Duration::from_secs(second));
+            assert_eq!(taken, may, "after {second} s");
+        }
     }
 
     #[tokio::test]

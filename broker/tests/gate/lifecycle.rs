@@ -117,3 +117,29 @@ async fn the_stop_acknowledges_what_was_taken_and_closes_in_order() {
         "nobody listens any more"
     );
 }
+
+/// Its goodbye waits behind what it does not read.
+#[tokio::test]
+async fn a_connection_that_does_not_end_is_cut_with_the_process_after_the_grace() {
+    const MESSAGES: u16 = 1_000;
+    let fixture = Fixture::with(|config| {
+        config.limits.grace_s = 0;
+        config.limits.bytes_per_s = u32::MAX;
+    })
+    .await;
+    let device = DeviceId::new("KV1").unwrap();
+    let mut deaf = fixture.deaf("centre", Centre).await;
+    deaf.send(&subscribe(1, &[&topic::up_filter(Shard::of(&device))]))
+        .await;
+    assert_eq!(deaf.packet().await, [0x90, 3, 0, 1, 1]);
+    let mut unit = fixture.raw("KV1", Unit).await;
+    for number in 1..=MESSAGES {
+        let message = publish(&topic::up(&device), &[0; 16 * 1024], Some(number));
+        unit.send(&message).await;
+        assert_eq!(unit.packet().await, puback(number));
+    }
+    fixture.stop.cancel();
+    let ended = timeout(PATIENCE, fixture.broker.join()).await;
+    let stuck = ended.expect("the stop has an end").unwrap_err();
+    assert!(stuck.names.contains(&"connection"), "{stuck}");
+}

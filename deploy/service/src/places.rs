@@ -23,16 +23,23 @@ pub struct Places {
     wanted: Arc<AtomicBool>,
     /// Asks the holder that has had its time longest to give way.
     asked: Arc<Notify>,
+    /// See [`YIELD_AFTER`].
+    yield_after: Duration,
 }
 
 impl Places {
     /// So many, all free.
     #[must_use]
     pub fn new(count: usize) -> Self {
+        Self::yielding_after(YIELD_AFTER, count)
+    }
+
+    pub(crate) fn yielding_after(yield_after: Duration, count: usize) -> Self {
         Self {
             free: Arc::new(Semaphore::new(count)),
             wanted: Arc::default(),
             asked: Arc::default(),
+            yield_after,
         }
     }
 
@@ -60,7 +67,7 @@ impl Places {
     /// Returns when a holder has had its time and somebody waits for a place: to one holder at a
     /// time, the one that has had its time longest.
     pub async fn crowded_out(&self) {
-        sleep(YIELD_AFTER).await;
+        sleep(self.yield_after).await;
         loop {
             self.asked.notified().await;
             if self.wanted.load(Ordering::Relaxed) {

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 /// Owner and group may connect to a unix socket.
 const SOCKET_MODE: u32 = 0o660;
 /// Connections to it that wait in the kernel for their turn.
-const UNIX_BACKLOG: u32 = 1_024;
+pub(super) const UNIX_BACKLOG: u32 = 1_024;
 
 /// A place to listen as written in a configuration: `127.0.0.1:8080` or `unix:/run/verst/agent.sock`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -64,13 +64,13 @@ pub struct Limits {
     pub body_bytes_max: usize,
     /// How long a peer may leave its answer unread; reading 4 KiB/s is enough to be waited for.
     pub write_timeout: Duration,
-    /// From the stop until running requests are cut.
+    /// From the stop until running requests are cut; less than the program itself has.
     pub grace: Duration,
 }
 
 impl Default for Limits {
     /// 512 connections, 15 s for a head, 30 s for a body of at most 8 MiB, 30 s for an unread
-    /// answer, 10 s of grace.
+    /// answer, 8 s of grace.
     fn default() -> Self {
         Self {
             connections_max: 512,
@@ -78,7 +78,7 @@ impl Default for Limits {
             body_timeout: Duration::from_secs(30),
             body_bytes_max: 8 * 1024 * 1024,
             write_timeout: Duration::from_secs(30),
-            grace: Duration::from_secs(10),
+            grace: Duration::from_secs(8),
         }
     }
 }
@@ -100,6 +100,7 @@ pub async fn http(
         router: router.layer(DefaultBodyLimit::max(limits.body_bytes_max)),
         shutdown: shutdown.clone(),
         places: places.clone(),
+        crowded_grace: CROWDED_GRACE,
         limits,
     };
     let mut connections = JoinSet::new();
@@ -143,6 +144,8 @@ struct Served {
     router: Router,
     shutdown: CancellationToken,
     places: Places,
+    /// See [`CROWDED_GRACE`].
+    crowded_grace: Duration,
     limits: Limits,
 }
 
@@ -208,9 +211,9 @@ impl Served {
             ended = connection.as_mut() => return report(ended),
             // The whole server cuts what is left after its own grace.
             () = self.shutdown.cancelled() => Duration::MAX,
-            () = self.places.crowded_out() => CROWDED_GRACE,
+            () = self.places.crowded_out() => self.crowded_grace,
         };
-        if grace == CROWDED_GRACE && !asked.load(Ordering::Relaxed) {
+        if grace == self.crowded_grace && !asked.load(Ordering::Relaxed) {
             return tracing::debug!("a connection that asked nothing gave way");
         }
         connection.as_mut().graceful_shutdown();
@@ -234,6 +237,8 @@ fn answer(
     routes.call(request)
 }
 
+#[cfg(test)]
+mod limit_tests;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]

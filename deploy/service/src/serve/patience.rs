@@ -48,13 +48,17 @@ impl<S> Patient<S> {
     /// So much was taken: the deadline moves by what the least rate allows for it.
     fn took(&mut self, bytes: usize) {
         if let Some(deadline) = &mut self.deadline {
-            let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-            let allowed = Duration::from_secs(1) * bytes / LEAST_BYTES_PER_S;
-            let latest = Instant::now() + self.patience;
-            let until = (deadline.deadline() + allowed).min(latest);
+            let until = moved(deadline.deadline(), bytes, Instant::now() + self.patience);
             deadline.as_mut().reset(until);
         }
     }
+}
+
+/// Where a deadline moves when so much was taken, but no further than `latest`. Pure.
+fn moved(deadline: Instant, bytes: usize, latest: Instant) -> Instant {
+    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+    let allowed = Duration::from_secs(1) * bytes / LEAST_BYTES_PER_S;
+    (deadline + allowed).min(latest)
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
@@ -118,6 +122,37 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
         match Pin::new(&mut self.inner).poll_shutdown(context) {
             Poll::Pending => self.waited(context).map(Err),
             done @ Poll::Ready(_) => done,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// After how many seconds a peer is given up that takes so many bytes in each, by a patience of
+    /// 30 s; none: not within a day.
+    fn given_up_after(bytes_per_s: usize) -> Option<u64> {
+        let (start, patience) = (Instant::now(), Duration::from_secs(30));
+        let mut deadline = start + patience;
+        (1..86_400).find(|second| {
+            let now = start + Duration::from_secs(*second);
+            let is_over = deadline <= now;
+            deadline = moved(deadline, bytes_per_s, now + patience);
+            is_over
+        })
+    }
+
+    #[test]
+    fn a_peer_that_reads_at_the_least_rate_is_waited_for_and_a_slower_one_is_not() {
+        for (bytes_per_s, after) in [
+            (0, Some(30)),
+            (2 * 1024, Some(59)),
+            (3 * 1024, Some(117)),
+            (4 * 1024, None),
+            (1 << 40, None),
+        ] {
+            assert_eq!(given_up_after(bytes_per_s), after, "{bytes_per_s} bytes/s");
         }
     }
 }

@@ -109,7 +109,7 @@ fn receipts_of_a_stream_with_hundreds_of_holes_are_heard_part_by_part() {
         }
         engine.commit(NOW_MS).unwrap();
         assert!(engine.streams[0].unsent().is_empty());
-        assert!(engine.state(super::StoreHealth::Ok).losses.is_empty());
+        assert!(engine.state(crate::buffer::StoreHealth::Ok).losses.is_empty());
     };
     engine.commit(NOW_MS).unwrap();
     drop(engine);
@@ -141,7 +141,7 @@ fn a_stream_with_many_losses_hides_those_of_no_other() {
         streams.push(stream);
     }
     let mut engine = Engine::open(&plain(place.path()), NOW_MS).unwrap();
-    let shown = engine.state(super::StoreHealth::Ok).losses;
+    let shown = engine.state(crate::buffer::StoreHealth::Ok).losses;
     let of = |stream| shown.iter().filter(|(of, _)| *of == stream).count();
     assert_eq!((of(streams[0]), of(streams[1])), (LOSSES_MAX / 2, 1));
 }
