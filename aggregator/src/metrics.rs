@@ -349,13 +349,17 @@ impl Metrics {
         self.passages_recovered.inc_by(tally.recovered);
         self.raw_rows.inc_by(tally.raw_rows);
         for sent_at in &tally.sent_at {
-            // The unit's clock says so, and may say anything.
-            let age_ms = now_ms.saturating_sub(sent_at.as_millis());
-            self.freshness_seconds
-                .observe(seconds(age_ms.clamp(0, FRESHNESS_MS_MAX)));
+            let age_ms = believed_age_ms(now_ms, sent_at.as_millis());
+            self.freshness_seconds.observe(seconds(age_ms));
         }
         self.last_commit_seconds.set(seconds(now_ms));
     }
+}
+
+/// How old a message is: the unit's clock says so, and may say anything.
+fn believed_age_ms(now_ms: i64, sent_at_ms: i64) -> i64 {
+    let age_ms = now_ms.saturating_sub(sent_at_ms);
+    age_ms.clamp(0, FRESHNESS_MS_MAX)
 }
 
 #[expect(
@@ -364,4 +368,24 @@ impl Metrics {
 )]
 fn seconds(ms: i64) -> f64 {
     ms as f64 / 1_000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_clock_makes_a_message_older_than_a_day_or_newer_than_now() {
+        let now_ms = 1_743_848_130_000;
+        for (sent_at_ms, age_ms) in [
+            (now_ms - 86_400_000, 86_400_000),
+            (now_ms - 86_400_001, 86_400_000),
+            (i64::MIN, 86_400_000),
+            (now_ms - 7, 7),
+            (now_ms + 7, 0),
+            (i64::MAX, 0),
+        ] {
+            assert_eq!(believed_age_ms(now_ms, sent_at_ms), age_ms, "{sent_at_ms}");
+        }
+    }
 }

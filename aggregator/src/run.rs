@@ -32,7 +32,7 @@ use crate::intake::presence::Presence;
 use crate::intake::reach;
 use crate::intake::workers::{self, QUEUE_CHUNKS_MAX};
 use crate::metrics::Metrics;
-use crate::store::connect::{Target, TargetError};
+use crate::store::connect::{ConnectionError, Target, TargetError};
 use crate::store::reader::Reader;
 use crate::store::retention;
 use crate::store::schema::{self, Migrated, SchemaError};
@@ -179,9 +179,9 @@ async fn schema_ready(
         match done.await {
             Ok(()) => return Ok(true),
             Err(SchemaError::Database(error)) if error.code().is_none() || error.is_closed() => {
-                let reason = format!("cannot reach the database: {error}");
-                health.set(crate::commit::owner::CONDITION, Condition::NotReady(reason));
+                is_away(health, &error.into());
             }
+            Err(SchemaError::Silent(error)) => is_away(health, &error),
             Err(SchemaError::Database(error)) if is_starting(&error) => {}
             Err(error) => return Err(error),
         }
@@ -190,6 +190,11 @@ async fn schema_ready(
             () = tokio::time::sleep(backoff.delay()) => {}
         }
     }
+}
+
+fn is_away(health: &Health, error: &ConnectionError) {
+    let reason = format!("cannot reach the database: {error}");
+    health.set(crate::commit::owner::CONDITION, Condition::NotReady(reason));
 }
 
 /// 57P03: "the database system is starting up".

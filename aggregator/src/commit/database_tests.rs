@@ -782,6 +782,32 @@ fn empty_plan() -> Plan<'static> {
 }
 
 #[tokio::test]
+async fn a_flush_that_is_not_committed_in_time_counts_as_lost_and_leaves_nothing() {
+    let base = Base::new().await;
+    let mut writer = base.writer().await;
+    let tokens = base.tokens().await;
+    let messages = [batch(UNIT, 1, 1, &varied(10))];
+    let plan = planned(&writer, &mut Memory::new(), &messages).await;
+    let lock = "BEGIN; LOCK TABLE stream_cursor IN ACCESS EXCLUSIVE MODE";
+    base.client.batch_execute(lock).await.unwrap();
+    let patience = std::mem::replace(&mut writer.patience, Duration::ZERO);
+    let lost = writer.commit(&plan, Right::Owner(&tokens)).await;
+    assert!(matches!(lost, Err(WriteError::Timeout)), "{lost:?}");
+    // Whoever reads again does so over another connection: with this one, its transaction goes.
+    drop(writer);
+    base.client.batch_execute("ROLLBACK").await.unwrap();
+    let open = "SELECT count(*) FROM pg_stat_activity
+        WHERE application_name = 'verst-writer test' AND datname = current_database()";
+    while base.number(open).await > 0 {}
+    assert_eq!(base.number("SELECT count(*) FROM passage").await, 0);
+    let again = base.writer().await;
+    assert_eq!(again.patience, patience);
+    let plan = planned(&again, &mut Memory::new(), &messages).await;
+    again.commit(&plan, Right::Owner(&tokens)).await.unwrap();
+    assert_eq!(base.number("SELECT count(*) FROM passage").await, 10);
+}
+
+#[tokio::test]
 async fn raising_waits_for_the_transaction_that_still_holds_the_token() {
     let base = Base::new().await;
     let mut keeper = Keeper::start(&base, "centre-1");

@@ -1,5 +1,7 @@
 //! Whatever is asked about the past is answered as it was answered then, or not with numbers.
 
+use std::time::Duration;
+
 use proto::device::DeviceId;
 use proto::frame::Up;
 use proto::header::Frontier;
@@ -9,7 +11,7 @@ use proto::window::BUCKET_MS;
 use super::database_tests::{Base, planned};
 use super::writer::{Right, Writer};
 use crate::intake::decode::Message;
-use crate::store::reader::{Interval, OutOfReach, Reader, SpeedRows};
+use crate::store::reader::{Interval, OutOfReach, ReadError, Reader, SpeedRows};
 use crate::store::retention::forget_history;
 use crate::testing::{DAY, NOW, header, message, passage};
 use crate::window::state::Memory;
@@ -266,6 +268,83 @@ async fn what_is_ahead_or_no_longer_kept_is_out_of_reach() {
     );
     let past = unit.then(five, covered, kept_from_ms).await.unwrap();
     assert_eq!(past.standing.final_to_ms, Some(window + 3 * BUCKET_MS));
+}
+
+#[tokio::test]
+async fn old_entries_are_deleted_so_many_at_a_time() {
+    let unit = Unit::new().await;
+    let old = "CREATE SEQUENCE deletes;
+        CREATE FUNCTION deleted() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN PERFORM nextval('deletes'); RETURN NULL; END $$;
+        CREATE TRIGGER deleted AFTER DELETE ON finality_log
+            FOR EACH STATEMENT EXECUTE FUNCTION deleted();
+        INSERT INTO finality_log (device_key, at, final_to)
+            SELECT 1, now() - interval '10 days' + n * interval '1 second', now()
+            FROM generate_series(0, 12000) AS n";
+    unit.base.client.batch_execute(old).await.unwrap();
+    forget_history(&unit.base.client, 7).await.unwrap();
+    let left = "SELECT count(*) FROM finality_log";
+    assert_eq!(unit.base.number(left).await, 1);
+    let statements = "SELECT last_value FROM deletes";
+    assert_eq!(unit.base.number(statements).await, 3, "5,000 each");
+}
+
+/// Silence is a table that another has locked; the server itself would cancel only after 5 s.
+#[tokio::test]
+async fn a_question_that_is_not_answered_is_given_up_and_its_connection_with_it() {
+    let mut unit = Unit::new().await;
+    let window = NOW - NOW.rem_euclid(BUCKET_MS) - 10 * BUCKET_MS;
+    unit.flush(&[passage(window, 5_000)], window).await;
+    let (device, five) = (DeviceId::new(UNIT).unwrap(), Interval::FiveMinutes);
+    let covered = window..window + BUCKET_MS;
+    let other = unit.base.target.connect("lock", &unit.base.tasks);
+    let other = other.await.unwrap();
+    let lock = "BEGIN; LOCK TABLE device IN ACCESS EXCLUSIVE MODE";
+    other.batch_execute(lock).await.unwrap();
+    let patience = std::mem::replace(&mut unit.reader.patience, Duration::ZERO);
+    let asked = unit.reader.speed(&device, five, covered.clone()).await;
+    assert!(matches!(asked, Err(ReadError::TimedOut)), "{asked:?}");
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+        AND application_name = 'verst-api' AND wait_event_type = 'Lock'";
+    let seen = async { while unit.base.number(waiting).await == 0 {} };
+    let seen = tokio::time::timeout(Duration::from_secs(60), seen).await;
+    seen.expect("it still waits when nobody waits for it");
+    other.batch_execute("ROLLBACK").await.unwrap();
+    unit.reader.patience = patience;
+    let answered = unit.now(five, (covered.start, covered.end)).await;
+    assert_eq!(answered.windows.len(), 1);
+}
+
+#[tokio::test]
+async fn a_flush_that_is_under_way_for_too_long_is_waited_for_no_longer() {
+    let mut unit = Unit::new().await;
+    let window = NOW - NOW.rem_euclid(BUCKET_MS) - 10 * BUCKET_MS;
+    unit.flush(&[passage(window, 5_000)], window).await;
+    // As if all of it had happened a day ago.
+    let age = "UPDATE device SET first_seen = first_seen - interval '1 day';
+               UPDATE history_kept SET kept_from = kept_from - interval '1 day'";
+    unit.base.client.batch_execute(age).await.unwrap();
+    let flush = unit
+        .base
+        .target
+        .connect("flush", &unit.base.tasks)
+        .await
+        .unwrap();
+    let begun = "BEGIN; SELECT * FROM shard_token FOR SHARE";
+    flush.batch_execute(begun).await.unwrap();
+    let at = unit.instant().await;
+    let covered = (window, window + BUCKET_MS);
+    let then = unit.then(Interval::FiveMinutes, covered, at - 6 * 60_000);
+    assert!(then.await.is_ok());
+    unit.reader.patience = Duration::ZERO;
+    let device = DeviceId::new(UNIT).unwrap();
+    let range = covered.0..covered.1;
+    let recent = unit
+        .reader
+        .speed_at(&device, Interval::FiveMinutes, range, at);
+    let waits = tokio::time::timeout(Duration::from_secs(60), recent).await;
+    let waits = waits.expect("it waits, and not for ever").unwrap_err();
+    assert!(matches!(waits, ReadError::TimedOut), "{waits}");
 }
 
 #[tokio::test]

@@ -39,10 +39,13 @@ use self::table::{CHANNEL, Table, View, identify};
 use crate::backoff::Backoff;
 use crate::config::LeaseConfig;
 use crate::metrics::Metrics;
-use crate::store::connect::Target;
+use crate::store::connect::{ConnectionError, Target, answered};
 
 /// Until a statement about leases counts as failed. Raising a token may wait for a flush.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Until a server that answers nothing, not even that it has cancelled a statement, is left.
+const ROUND_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What is owned here. Published whenever it changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -187,25 +190,20 @@ impl LeaseKeeper {
         news: &mut mpsc::Receiver<()>,
         backoff: &mut Backoff,
         stop: &CancellationToken,
-    ) -> Result<(), Error> {
-        let timeout = STATEMENT_TIMEOUT.as_millis();
-        let begin = format!("SET statement_timeout = {timeout}; LISTEN {CHANNEL}");
-        client.batch_execute(&begin).await?;
+    ) -> Result<(), ConnectionError> {
         let mut session = Session {
             client,
             identified: false,
             leaving: None,
             brokers_told: None,
         };
-        // What an earlier connection has claimed and not raised, or was about to give up.
-        self.table(&session).keep_only(&self.held()).await?;
-        self.table(&session).tidy().await?;
+        answered(ROUND_TIMEOUT, self.begin(&session)).await?;
         let mut ticks = tokio::time::interval(self.settings.renew());
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let raise = tokio::select! {
                 () = stop.cancelled() => {
-                    self.table(&session).leave().await?;
+                    answered(ROUND_TIMEOUT, self.table(&session).leave()).await?;
                     self.publish(|holdings| holdings.tokens.clear());
                     return Ok(());
                 }
@@ -216,12 +214,31 @@ impl LeaseKeeper {
                 Ok(()) = self.brokers.changed() => None,
             };
             let begun = monotonic();
-            if self.takes_part(&mut session).await? {
-                self.round(&mut session, raise).await?;
-            }
+            answered(ROUND_TIMEOUT, self.look_round(&mut session, raise)).await?;
             self.renewed.send_replace(begun);
             backoff.reset();
         }
+    }
+
+    /// What is said first over a connection.
+    async fn begin(&self, session: &Session) -> Result<(), Error> {
+        let client = &session.client;
+        limit_statements(client, STATEMENT_TIMEOUT).await?;
+        client.batch_execute(&format!("LISTEN {CHANNEL}")).await?;
+        // What an earlier connection has claimed and not raised, or was about to give up.
+        self.table(session).keep_only(&self.held()).await?;
+        self.table(session).tidy().await
+    }
+
+    async fn look_round(
+        &mut self,
+        session: &mut Session,
+        raise: Option<Raise>,
+    ) -> Result<(), Error> {
+        if self.takes_part(session).await? {
+            self.round(session, raise).await?;
+        }
+        Ok(())
     }
 
     const fn table<'a>(&'a self, session: &'a Session) -> Table<'a> {
@@ -381,5 +398,35 @@ impl LeaseKeeper {
 
     fn held(&self) -> Vec<Shard> {
         self.holdings.borrow().tokens.keys().copied().collect()
+    }
+}
+
+/// Has the server cancel statements that take longer.
+async fn limit_statements(client: &Client, timeout: Duration) -> Result<(), Error> {
+    let set = format!("SET statement_timeout = {}", timeout.as_millis());
+    client.batch_execute(&set).await
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_postgres::error::SqlState;
+
+    use super::super::database_tests::Base;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_statement_about_leases_that_takes_too_long_is_cancelled() {
+        let base = Base::new().await;
+        limit_statements(&base.client, Duration::from_millis(1))
+            .await
+            .unwrap();
+        let error = base.client.execute("SELECT pg_sleep(600)", &[]).await;
+        let cancelled = error.unwrap_err();
+        assert_eq!(cancelled.code(), Some(&SqlState::QUERY_CANCELED));
+        limit_statements(&base.client, STATEMENT_TIMEOUT)
+            .await
+            .unwrap();
+        let shown = base.client.query_one("SHOW statement_timeout", &[]).await;
+        assert_eq!(shown.unwrap().get::<_, String>(0), "20s");
     }
 }

@@ -38,6 +38,6 @@ mod hypertable_tests;
 #[cfg(test)]
 mod inventory_tests;
 #[cfg(test)]
-mod owner_tests;
+pub(crate) mod owner_tests;
 #[cfg(test)]
 mod plan_tests;

@@ -261,6 +261,41 @@ async fn a_full_disk_closes_intake_and_room_opens_it_again() {
     assert_eq!(centre.base.number(RAW).await, 10);
 }
 
+/// The first transactions, so many, fail for a reason that passes.
+pub(crate) async fn failing(base: &Base, table: &str, times: u32) {
+    let fail = format!(
+        "CREATE SEQUENCE attempts;
+         CREATE FUNCTION fails() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             IF nextval('attempts') <= {times} THEN
+                 RAISE EXCEPTION 'try again' USING ERRCODE = '40001';
+             END IF;
+             RETURN NULL; END $$;
+         CREATE TRIGGER fails AFTER INSERT ON {table}
+             FOR EACH STATEMENT EXECUTE FUNCTION fails()"
+    );
+    base.client.batch_execute(&fail).await.unwrap();
+}
+
+#[tokio::test]
+async fn after_eight_more_attempts_at_a_flush_its_connection_and_tokens_are_suspected() {
+    for (failures, suspected) in [(8, false), (9, true)] {
+        let mut centre = Centre::start().await;
+        failing(&centre.base, "stream_cursor", failures).await;
+        let before = centre.keeper.owns(64).await;
+        let opened = centre.gate.clone();
+        centre.send(vec![batch("KV1", 1, 1, &fresh(10))]);
+        centre.settles(COUNTED, 10).await;
+        assert_eq!(centre.base.number(VEHICLES).await, 10);
+        assert_eq!(centre.base.number(RAW).await, 10);
+        let attempts = "SELECT last_value FROM attempts";
+        assert_eq!(centre.base.number(attempts).await, i64::from(failures) + 1);
+        assert_eq!(opened.has_changed().unwrap(), suspected, "{failures}");
+        let after = centre.base.tokens().await;
+        let raised = after.iter().all(|(shard, token)| *token > before[shard]);
+        assert_eq!(raised, suspected, "{failures}");
+    }
+}
+
 #[tokio::test]
 async fn what_is_at_hand_at_the_stop_is_committed() {
     let mut centre = Centre::start().await;

@@ -71,6 +71,13 @@ mod tests {
     }
 
     #[test]
+    fn ten_devices_blow_the_fuse_of_a_small_fleet_and_nine_do_not() {
+        let mut surge = Surge::default();
+        let blown: Vec<bool> = (0..10).map(|n| surge.never(&device(n), 20, 0)).collect();
+        assert_eq!(blown.iter().position(|blown| *blown), Some(9));
+    }
+
+    #[test]
     fn refusals_spread_over_days_do_not() {
         let mut surge = Surge::default();
         assert!((0..200).all(|n| !surge.never(&device(n), 1_000, n as i64 * SPAN_MS)));

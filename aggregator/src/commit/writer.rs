@@ -19,7 +19,7 @@ use super::columns::{Columns, Part};
 use super::plan::{Plan, RawPart};
 use super::statements::Statements;
 use crate::intake::rows::{COPY_HEADER, COPY_TRAILER};
-use crate::store::connect::Target;
+use crate::store::connect::{ConnectionError, Target, answered};
 use crate::window::rollup::Length;
 
 /// Bytes of raw rows sent at once.
@@ -78,6 +78,8 @@ pub enum Right<'a> {
 pub struct Writer {
     client: Client,
     statements: Statements,
+    /// See [`FLUSH_TIMEOUT`].
+    pub(super) patience: Duration,
 }
 
 impl Writer {
@@ -89,10 +91,15 @@ impl Writer {
         target: &Target,
         name: &str,
         tasks: &TaskSet,
-    ) -> Result<Self, tokio_postgres::Error> {
+    ) -> Result<Self, ConnectionError> {
         let client = target.connect(name, tasks).await?;
-        let statements = Statements::prepare(&client).await?;
-        Ok(Self { client, statements })
+        let statements = answered(FLUSH_TIMEOUT, Statements::prepare(&client)).await?;
+        let patience = FLUSH_TIMEOUT;
+        Ok(Self {
+            client,
+            statements,
+            patience,
+        })
     }
 
     /// The connection, for reading between flushes.
@@ -114,7 +121,7 @@ impl Writer {
     /// # Errors
     /// When it is not committed, or not known to be: see [`super::verdict`].
     pub async fn commit(&self, plan: &Plan<'_>, right: Right<'_>) -> Result<(), WriteError> {
-        let written = tokio::time::timeout(FLUSH_TIMEOUT, self.transaction(plan, right)).await;
+        let written = tokio::time::timeout(self.patience, self.transaction(plan, right)).await;
         written.unwrap_or(Err(WriteError::Timeout))
     }
 

@@ -215,7 +215,7 @@ impl Receiver {
                 _ = dismissed => None,
             };
             let Some(event) = event else {
-                say_goodbye(&client, &mut events).await;
+                say_goodbye(&client, &mut events, GOODBYE_TIMEOUT).await;
                 return Ok(());
             };
             match event.map_err(|error| problem(&error))? {
@@ -255,7 +255,7 @@ impl Receiver {
 }
 
 /// Lets receipts that are on their way leave, then disconnects.
-async fn say_goodbye(client: &AsyncClient, events: &mut EventLoop) {
+async fn say_goodbye(client: &AsyncClient, events: &mut EventLoop, patience: Duration) {
     if client.try_disconnect().is_err() {
         return;
     }
@@ -267,7 +267,7 @@ async fn say_goodbye(client: &AsyncClient, events: &mut EventLoop) {
             }
         }
     };
-    if tokio::time::timeout(GOODBYE_TIMEOUT, gone).await.is_err() {
+    if tokio::time::timeout(patience, gone).await.is_err() {
         tracing::info!("the broker does not take the last receipts; they heal by the next resend");
     }
 }
@@ -285,8 +285,12 @@ fn build(settings: &MqttConfig, address: &str) -> Result<(AsyncClient, EventLoop
         split_address(address).ok_or_else(|| MqttError::Address(address.to_owned()))?;
     let tls = client_config(&identity, &settings.ca, &TimeFloor::new())?;
     let mut options = MqttOptions::new(identity.name.as_str(), host, port);
+    options.set_transport(Transport::Tls(TlsConfiguration::Rustls(Arc::new(tls))));
+    Ok(client_of(options, CONNECTION_TIMEOUT_S))
+}
+
+fn client_of(mut options: MqttOptions, connection_timeout_s: u64) -> (AsyncClient, EventLoop) {
     options
-        .set_transport(Transport::Tls(TlsConfiguration::Rustls(Arc::new(tls))))
         .set_clean_session(true)
         .set_keep_alive(KEEP_ALIVE)
         .set_inflight(IN_FLIGHT_MAX)
@@ -294,9 +298,9 @@ fn build(settings: &MqttConfig, address: &str) -> Result<(AsyncClient, EventLoop
     let (client, mut events) = AsyncClient::new(options, REQUESTS_MAX);
     // Not without delay: a flush sends a receipt to each of its units, and each would be a segment.
     let mut network = events.network_options();
-    network.set_connection_timeout(CONNECTION_TIMEOUT_S);
+    network.set_connection_timeout(connection_timeout_s);
     events.set_network_options(network);
-    Ok((client, events))
+    (client, events)
 }
 
 /// The certificate's name, for people and for the lease.
@@ -328,6 +332,8 @@ fn problem(error: &ConnectionError) -> String {
 #[cfg(test)]
 mod tests {
     use proto::receipt::Receipt;
+    use proto::topic::Shard;
+    use tokio::net::TcpListener;
 
     use super::super::admit::{DoorLimits, QUEUE_FRAMES_MAX};
     use super::super::lane;
@@ -336,6 +342,49 @@ mod tests {
 
     fn metrics() -> Metrics {
         Metrics::register(&mut prometheus_client::registry::Registry::default())
+    }
+
+    /// How long anything may take before a test gives up.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// A broker that takes the connection and says nothing.
+    async fn silent(connection_timeout_s: u64) -> (TcpListener, AsyncClient, EventLoop) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let options = MqttOptions::new("centre", "127.0.0.1", port);
+        let (client, events) = client_of(options, connection_timeout_s);
+        (listener, client, events)
+    }
+
+    #[tokio::test]
+    async fn a_broker_that_does_not_take_the_last_receipts_is_not_waited_for() {
+        let (_silent, client, mut events) = silent(3_600).await;
+        let goodbye = say_goodbye(&client, &mut events, Duration::ZERO);
+        tokio::time::timeout(PATIENCE, goodbye)
+            .await
+            .expect("given up");
+    }
+
+    #[tokio::test]
+    async fn a_broker_that_does_not_answer_a_connect_is_given_up() {
+        let (_silent, _client, mut events) = silent(0).await;
+        let polled = tokio::time::timeout(PATIENCE, events.poll()).await;
+        polled.expect("given up").unwrap_err();
+    }
+
+    #[test]
+    fn the_client_of_a_broker_is_given_the_limits_that_it_keeps() {
+        let (_client, events) = client_of(MqttOptions::new("centre", "b", 1), 7);
+        assert_eq!(events.mqtt_options.keep_alive(), KEEP_ALIVE);
+        assert_eq!(events.mqtt_options.inflight(), IN_FLIGHT_MAX);
+        assert_eq!(events.mqtt_options.max_packet_size(), PACKET_BYTES_MAX);
+        assert_eq!(events.network_options().connection_timeout(), 7);
+    }
+
+    /// Beacons are all that is published at QoS 1, one for each shard.
+    #[test]
+    fn every_beacon_finds_room_among_the_publishes_without_an_acknowledgement() {
+        assert!(usize::from(IN_FLIGHT_MAX) >= Shard::all().count());
     }
 
     /// A client that nobody moves, with room for so many.

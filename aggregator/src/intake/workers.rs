@@ -121,6 +121,42 @@ mod tests {
     use super::*;
     use crate::testing::{header, passage};
 
+    #[test]
+    fn a_chunk_has_so_many_frames_or_so_much_memory_and_the_rest_is_the_next() {
+        let (frames_in, frames) = flume::bounded(1_000);
+        let worker = Worker {
+            frames: frames.clone(),
+            messages: flume::bounded(1).0,
+            stop: flume::bounded(0).1,
+            metrics: Metrics::register(&mut Registry::default()),
+            raw: true,
+        };
+        let mut door = Door::new(DoorLimits {
+            bytes_max: 1 << 30,
+            device_frames_max: 1_000,
+            devices_max: 1,
+        });
+        let topic = proto::topic::up(&DeviceId::new("KV1").unwrap());
+        let mut sizes = |count: usize, passages: u32| {
+            let up = Up::Passages(
+                (0..passages)
+                    .map(|n| passage(i64::from(n), 5_000))
+                    .collect(),
+            );
+            let bytes = up.encode(&header(1, 1, passages, 5_000));
+            for _ in 0..count {
+                let frame = door.admit(&topic, bytes.clone().into()).unwrap();
+                frames_in.send(frame).unwrap();
+            }
+            let chunks = std::iter::from_fn(|| Some(worker.chunk(frames.try_recv().ok()?)));
+            chunks.map(|chunk| chunk.len()).collect::<Vec<_>>()
+        };
+        assert_eq!(sizes(100, 1), [CHUNK_FRAMES, 36]);
+        let large = sizes(60, 4_000);
+        assert!(large.len() > 1 && large[0] < CHUNK_FRAMES, "{large:?}");
+        assert_eq!(large.iter().sum::<usize>(), 60);
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn live_messages_pass_a_backlog_that_nobody_takes() {
         let tasks = TaskSet::new(CancellationToken::new());

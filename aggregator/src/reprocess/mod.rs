@@ -35,7 +35,7 @@ use crate::commit::load::{self, LoadError};
 use crate::commit::verdict::{Next, next};
 use crate::commit::writer::{Right, WriteError, Writer};
 use crate::config::{RawConfig, WindowsConfig};
-use crate::store::connect::Target;
+use crate::store::connect::{ConnectionError, Target};
 use crate::store::schema::{self, SchemaError};
 use crate::window::lateness::{Horizon, Rejection};
 use crate::window::rollup::{Length, WindowId};
@@ -78,7 +78,7 @@ pub enum ReprocessError {
     UnknownUnit(String),
     /// The database failed.
     #[error("the database failed: {0}; what was folded in before stays, run it again for the rest")]
-    Database(#[from] tokio_postgres::Error),
+    Database(#[from] ConnectionError),
     /// State could not be read.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -95,6 +95,12 @@ pub enum ReprocessError {
         /// What is wrong.
         source: side::ForeignRow,
     },
+}
+
+impl From<tokio_postgres::Error> for ReprocessError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Database(error.into())
+    }
 }
 
 struct Run<'a> {

@@ -7,6 +7,7 @@ use service::clock::wall_millis;
 
 use super::{Report, ReprocessError, Request, reprocess};
 use crate::commit::database_tests::Base;
+use crate::commit::owner_tests::failing;
 use crate::commit::side_table::as_json;
 use crate::config::{RawConfig, WindowsConfig};
 use crate::testing::passage;
@@ -213,6 +214,45 @@ async fn what_still_has_no_place_stays() {
     assert_eq!(left, [("too_new", 5), ("window_full", 3)]);
     assert_eq!(base.number(SIDE).await, 8);
     assert_eq!(BUCKET_MS / 61_000, 4, "five passages fall into it");
+}
+
+#[tokio::test]
+async fn a_day_of_more_passages_than_a_transaction_takes_is_folded_in_two() {
+    let base = unit().await;
+    let day = "INSERT INTO rejected_passage
+            (device_key, stream_key, seq, event_time, reason, counted, passage)
+        SELECT device_key, 1, n, to_timestamp($1::text::numeric / 1000 + n), 'too_old', false,
+            $2::text::jsonb
+        FROM device, generate_series(1, 10003) AS n";
+    let json = as_json(&passage(0, 5_000)).to_string();
+    let from = midnight(70).to_string();
+    base.client.execute(day, &[&from, &json]).await.unwrap();
+    let report = run(&base, &request()).await.unwrap();
+    let parts: Vec<u64> = report.days.iter().map(|day| day.counted).collect();
+    assert_eq!(parts, [10_000, 3]);
+    for (left, expected) in [(VEHICLES, 10_003), (SIDE, 0)] {
+        assert_eq!(base.number(left).await, expected, "{left}");
+    }
+    // 34 windows in the first transaction.
+    let words = report.to_string();
+    assert_eq!(words.matches(" → ").count(), 12 + 1, "{words}");
+    assert!(words.contains("and 22 more windows"), "{words}");
+}
+
+#[tokio::test]
+async fn a_transaction_that_is_overtaken_too_often_ends_the_run_and_the_next_goes_on() {
+    for (failures, ends) in [(20, false), (21, true)] {
+        let base = unit().await;
+        let late = passages(midnight(70), 10);
+        reject(&base, 1, &late, Rejection::TooOld, false).await;
+        failing(&base, "speed_stats_5m", failures).await;
+        let first = run(&base, &request()).await;
+        assert_eq!(first.is_err(), ends, "{first:?}");
+        let again = run(&base, &request()).await.unwrap();
+        assert_eq!(again.counted, if ends { 10 } else { 0 });
+        assert_eq!(base.number(VEHICLES).await, 10);
+        assert_eq!(base.number(SIDE).await, 0);
+    }
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use crate::config::{DatabaseConfig, database_login};
 use crate::store::reader::READER_SESSION;
 
-/// Until a connection stands.
+/// Until a connection stands: the socket, and then the server's word that it is ready.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Until unacknowledged data makes a connection count as lost.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(15);
@@ -58,11 +58,24 @@ pub enum TargetError {
     Pool(#[from] deadpool_postgres::BuildError),
 }
 
+/// A connection that is not to be had, or that has ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectionError {
+    /// The server refuses, or the network fails.
+    #[error(transparent)]
+    Database(#[from] tokio_postgres::Error),
+    /// The server takes what is sent and says nothing.
+    #[error("the database has not answered within {} ms", .0.as_millis())]
+    Silent(Duration),
+}
+
 /// Where the database is and how to log in.
 #[derive(Clone)]
 pub struct Target {
     config: Config,
     tls: Option<MakeRustlsConnect>,
+    /// See [`CONNECT_TIMEOUT`].
+    patience: Duration,
 }
 
 impl Target {
@@ -108,7 +121,11 @@ impl Target {
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_user_timeout(TCP_USER_TIMEOUT)
             .keepalives_idle(KEEPALIVE_IDLE);
-        Ok(Self { config, tls: None })
+        Ok(Self {
+            config,
+            tls: None,
+            patience: CONNECT_TIMEOUT,
+        })
     }
 
     /// A connection of its own, driven by a task of `tasks` until the client is dropped. `name` is
@@ -116,11 +133,7 @@ impl Target {
     ///
     /// # Errors
     /// When there is no connection within 5 s, or the server refuses.
-    pub async fn connect(
-        &self,
-        name: &str,
-        tasks: &TaskSet,
-    ) -> Result<Client, tokio_postgres::Error> {
+    pub async fn connect(&self, name: &str, tasks: &TaskSet) -> Result<Client, ConnectionError> {
         self.open(name, tasks, None).await
     }
 
@@ -134,7 +147,7 @@ impl Target {
         name: &str,
         tasks: &TaskSet,
         news: mpsc::Sender<()>,
-    ) -> Result<Client, tokio_postgres::Error> {
+    ) -> Result<Client, ConnectionError> {
         self.open(name, tasks, Some(news)).await
     }
 
@@ -143,18 +156,21 @@ impl Target {
         name: &str,
         tasks: &TaskSet,
         news: Option<mpsc::Sender<()>>,
-    ) -> Result<Client, tokio_postgres::Error> {
+    ) -> Result<Client, ConnectionError> {
         let mut config = self.config.clone();
         config.application_name(name);
-        if let Some(tls) = &self.tls {
-            let (client, connection) = config.connect(tls.clone()).await?;
-            tasks.spawn("database-connection", drive(connection, news));
-            Ok(client)
-        } else {
-            let (client, connection) = config.connect(NoTls).await?;
-            tasks.spawn("database-connection", drive(connection, news));
-            Ok(client)
-        }
+        let opened = async {
+            if let Some(tls) = &self.tls {
+                let (client, connection) = config.connect(tls.clone()).await?;
+                tasks.spawn("database-connection", drive(connection, news));
+                Ok(client)
+            } else {
+                let (client, connection) = config.connect(NoTls).await?;
+                tasks.spawn("database-connection", drive(connection, news));
+                Ok(client)
+            }
+        };
+        answered(self.patience, opened).await
     }
 
     /// A pool for readers, whose sessions have the rights of a reader ([`READER_SESSION`]).
@@ -194,6 +210,20 @@ impl Target {
     }
 }
 
+/// What the server answers, if it does so in time.
+///
+/// # Errors
+/// The server's, or that there was no answer in time: then the connection is to be dropped.
+pub async fn answered<T>(
+    patience: Duration,
+    work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, ConnectionError> {
+    match tokio::time::timeout(patience, work).await {
+        Ok(done) => Ok(done?),
+        Err(_) => Err(ConnectionError::Silent(patience)),
+    }
+}
+
 /// Moves the bytes of a connection until its client is dropped or it fails.
 async fn drive<S, T>(mut connection: Connection<S, T>, news: Option<mpsc::Sender<()>>)
 where
@@ -216,6 +246,39 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The kernel takes the connection, and nobody answers on it.
+    #[tokio::test]
+    async fn a_server_that_takes_a_connection_and_says_nothing_is_given_up() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = silent.local_addr().unwrap().port();
+        let url = SecretString::from(format!("host=127.0.0.1 port={port} user=verst"));
+        let mut target = Target::from_url(&url).unwrap();
+        target.patience = Duration::ZERO;
+        let tasks = TaskSet::new(tokio_util::sync::CancellationToken::new());
+        let patience = Duration::from_secs(60);
+        let connected = tokio::time::timeout(patience, target.connect("test", &tasks)).await;
+        let error = connected.expect("it is given up").unwrap_err();
+        assert!(matches!(error, ConnectionError::Silent(_)), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_answers_nothing_is_left() {
+        let silent = answered(Duration::ZERO, std::future::pending::<Result<(), _>>());
+        let silent = tokio::time::timeout(Duration::from_secs(60), silent).await;
+        let error = silent.expect("left in time").unwrap_err();
+        assert!(matches!(error, ConnectionError::Silent(_)), "{error}");
+    }
+
+    #[test]
+    fn what_the_kernel_keeps_of_a_connection_is_handed_to_it() {
+        let target = Target::from_url(&SecretString::from("host=db user=verst")).unwrap();
+        let config = &target.config;
+        assert_eq!(config.get_connect_timeout(), Some(&CONNECT_TIMEOUT));
+        assert_eq!(config.get_tcp_user_timeout(), Some(&TCP_USER_TIMEOUT));
+        assert_eq!(config.get_keepalives_idle(), KEEPALIVE_IDLE);
+        assert!(config.get_keepalives());
+    }
 
     #[test]
     fn options_of_the_url_are_kept_beside_our_own() {

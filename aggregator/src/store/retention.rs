@@ -16,10 +16,11 @@ use service::tasks::TaskSet;
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
-use super::connect::Target;
+use super::connect::{Target, answered};
 use crate::config::{RawConfig, StoreConfig};
 use crate::metrics::Metrics;
 
+/// From one pass to the next, and until one counts as failed.
 const EVERY: Duration = Duration::from_secs(3_600);
 /// After a failure, such as a reader that holds the table.
 const AGAIN: Duration = Duration::from_secs(60);
@@ -63,16 +64,19 @@ pub async fn run(
     loop {
         let done = async {
             let client = target.connect("verst-retention", &tasks).await?;
-            let dropped = keep(&client, &raw, &store).await?;
-            if raw.enabled && raw.columnstore {
-                let until = before(today(&client).await?, horizon_days);
-                // A day may take minutes. Left in the middle, the server ends or undoes it by itself.
-                tokio::select! {
-                    () = stop.cancelled() => {}
-                    packed = pack(&client, until) => packed?,
+            let pass = async {
+                let dropped = keep(&client, &raw, &store).await?;
+                if raw.enabled && raw.columnstore {
+                    let until = before(today(&client).await?, horizon_days);
+                    // A day may take minutes. Left in the middle, the server ends or undoes it by itself.
+                    tokio::select! {
+                        () = stop.cancelled() => {}
+                        packed = pack(&client, until) => packed?,
+                    }
                 }
-            }
-            Ok::<_, tokio_postgres::Error>(dropped)
+                Ok(dropped)
+            };
+            answered(EVERY, pass).await
         };
         let pause = match done.await {
             Ok(dropped) => {

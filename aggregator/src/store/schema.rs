@@ -10,6 +10,7 @@ use refinery::{Migration, Runner};
 use tokio_postgres::Client;
 
 use crate::config::Timescale;
+use crate::store::connect::ConnectionError;
 
 /// Any number, the same in every Verst: the advisory lock that migrations hold.
 const MIGRATION_LOCK: i64 = 0x5645_5253_5400_0001;
@@ -49,6 +50,9 @@ pub enum SchemaError {
     /// The database failed.
     #[error("cannot read the schema: {0}")]
     Database(#[from] tokio_postgres::Error),
+    /// The database says nothing.
+    #[error("cannot read the schema: {0}")]
+    Silent(ConnectionError),
     /// A migration failed, or an applied one is not the embedded one.
     #[error("cannot migrate: {0}")]
     Migration(#[from] refinery::Error),
@@ -60,6 +64,15 @@ pub enum SchemaError {
     /// `migrate = false` and something is missing.
     #[error("the schema is behind by {0}: run `aggregator migrate`")]
     Behind(String),
+}
+
+impl From<ConnectionError> for SchemaError {
+    fn from(error: ConnectionError) -> Self {
+        match error {
+            ConnectionError::Database(error) => Self::Database(error),
+            silent @ ConnectionError::Silent(_) => Self::Silent(silent),
+        }
+    }
 }
 
 /// The migrations of a variant, in order.

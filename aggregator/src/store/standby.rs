@@ -12,15 +12,15 @@ use std::time::Duration;
 
 use service::ops::{Condition, Health};
 use service::tasks::TaskSet;
-use tokio_postgres::{Client, Error};
+use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
-use super::connect::Target;
+use super::connect::{ConnectionError, Target, answered};
 
 /// Whether commits wait for every standby that could be promoted, as `/readyz` shows it.
 pub const CONDITION: &str = "standby";
 
-/// From one look to the next.
+/// From one look to the next, and until one counts as failed.
 const EVERY: Duration = Duration::from_secs(5);
 
 /// Whoever receives the log to promote it: no backup, no archiver, no logical subscriber. Without the
@@ -55,11 +55,11 @@ pub async fn run(target: Target, tasks: TaskSet, health: Health, stop: Cancellat
 }
 
 /// Ends with the connection.
-async fn watch(client: &Client, health: &Health) -> Result<(), Error> {
+async fn watch(client: &Client, health: &Health) -> Result<(), ConnectionError> {
     let mut ticks = tokio::time::interval(EVERY);
     loop {
         ticks.tick().await;
-        let row = client.query_one(LOOK, &[]).await?;
+        let row = answered(EVERY, client.query_one(LOOK, &[])).await?;
         let (standbys, first): (i64, Option<String>) = (row.get(0), row.get(1));
         health.set(CONDITION, condition(standbys, first.as_deref()));
     }

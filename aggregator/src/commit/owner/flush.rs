@@ -8,7 +8,7 @@ use service::clock::{monotonic, wall_millis};
 use super::super::gather::{halves, new_streams, owned, picked, unknown_devices, unknown_streams};
 use super::super::load::{self, LoadError};
 use super::super::plan::{Context, Plan, plan, refusal};
-use super::super::select::{LeftOver, select};
+use super::super::select::{LeftOver, Selection, select};
 use super::super::surge::Surge;
 use super::super::verdict::{Next, next};
 use super::super::writer::{Right, WriteError};
@@ -139,37 +139,10 @@ impl Owner {
         let now_ms = wall_millis();
         let owned = owned(messages, &session.holdings.tokens);
         (owned.len()..messages.len()).for_each(|_| self.metrics.dropped(Dropped::Shard));
-        let today = now_ms.div_euclid(DAY_MS);
-        let devices = unknown_devices(&session.memory, messages, &owned);
-        load::devices(
-            session.writer.client(),
-            &mut session.memory,
-            &devices,
-            today,
-        )
-        .await?;
-        let streams = unknown_streams(&session.memory, messages, &owned);
-        load::cursors(session.writer.client(), &mut session.memory, &streams).await?;
-        let floor_ms = match session.floor_ms {
-            Some(floor_ms) => floor_ms,
-            None => load::floor_ms(session.writer.client()).await?,
-        };
-        session.floor_ms = Some(floor_ms);
-        if session.fleet.is_none() {
-            let shards = session.holdings.tokens.keys().copied();
-            session.fleet = Some(load::fleet(session.writer.client(), shards).await?);
-        }
-        let horizon = Horizon::at(now_ms, self.windows.horizon_ms(), self.windows.ahead_ms())
-            .not_below(floor_ms);
-        let selection = select(&session.memory, messages, &owned, &horizon);
-        load::windows(&session.writer, &mut session.memory, &selection.windows).await?;
-        let new = new_streams(&session.memory, messages, &owned);
-        if session.stream_keys.len() < new {
-            let more = new - session.stream_keys.len();
-            session
-                .stream_keys
-                .extend(load::stream_keys(session.writer.client(), more).await?);
-        }
+        let patience = session.writer.patience;
+        let loading = self.load(session, messages, &owned, now_ms);
+        let loaded = tokio::time::timeout(patience, loading).await;
+        let (horizon, selection) = loaded.map_err(|_| Failure::from(WriteError::Timeout))??;
         let context = Context {
             now_ms,
             horizon,
@@ -190,6 +163,43 @@ impl Owner {
         self.answer(session, surge, plan);
         session.stream_keys.drain(..used);
         Ok(selection.left_over)
+    }
+
+    /// Reads what the messages need and memory lacks.
+    async fn load(
+        &self,
+        session: &mut Session,
+        messages: &[Message],
+        owned: &[usize],
+        now_ms: i64,
+    ) -> Result<(Horizon, Selection), LoadError> {
+        let client = session.writer.client();
+        let memory = &mut session.memory;
+        let today = now_ms.div_euclid(DAY_MS);
+        let devices = unknown_devices(memory, messages, owned);
+        load::devices(client, memory, &devices, today).await?;
+        let streams = unknown_streams(memory, messages, owned);
+        load::cursors(client, memory, &streams).await?;
+        let floor_ms = match session.floor_ms {
+            Some(floor_ms) => floor_ms,
+            None => load::floor_ms(client).await?,
+        };
+        session.floor_ms = Some(floor_ms);
+        if session.fleet.is_none() {
+            let shards = session.holdings.tokens.keys().copied();
+            session.fleet = Some(load::fleet(client, shards).await?);
+        }
+        let horizon = Horizon::at(now_ms, self.windows.horizon_ms(), self.windows.ahead_ms())
+            .not_below(floor_ms);
+        let selection = select(memory, messages, owned, &horizon);
+        load::windows(&session.writer, memory, &selection.windows).await?;
+        let new = new_streams(memory, messages, owned);
+        if session.stream_keys.len() < new {
+            let more = new - session.stream_keys.len();
+            let keys = load::stream_keys(client, more).await?;
+            session.stream_keys.extend(keys);
+        }
+        Ok((horizon, selection))
     }
 
     /// After the COMMIT: install, count, send receipts and refusals.

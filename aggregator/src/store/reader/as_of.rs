@@ -18,7 +18,7 @@ use deadpool_postgres::{Object, Transaction};
 use tokio_postgres::IsolationLevel;
 
 use super::instant::Instant;
-use super::{ANSWER_TIMEOUT, Attempt, ReadError, Reader, abandoned, column};
+use super::{Attempt, ReadError, Reader, abandoned, column};
 
 /// A flush whose instant is longer ago is over: the writer gives it up after a minute.
 const FLUSH_MS_MAX: i64 = 5 * 60_000;
@@ -87,7 +87,7 @@ impl Reader {
 
     async fn then_once<Q: Question>(&self, question: &Q) -> Result<Then<Q::Answer>, Attempt> {
         let mut client = self.client().await?;
-        match tokio::time::timeout(ANSWER_TIMEOUT, ask(question, &mut client)).await {
+        match tokio::time::timeout(self.patience, ask(question, &mut client)).await {
             Ok(past) => past,
             Err(_) => Err(abandoned(client)),
         }

@@ -82,6 +82,8 @@ pub struct Reader {
     group_statements: Arc<[String; 3]>,
     speed_statements: Arc<[speed::Statements; 3]>,
     past: PastCache,
+    /// See [`ANSWER_TIMEOUT`].
+    pub(crate) patience: Duration,
 }
 
 impl Reader {
@@ -95,6 +97,7 @@ impl Reader {
             speed_statements,
             group_statements: Arc::new(Interval::ALL.map(group::statement)),
             past: PastCache::new(cache_bytes_max),
+            patience: ANSWER_TIMEOUT,
         }
     }
 
@@ -143,7 +146,7 @@ impl Reader {
             }
             Ok(folded)
         };
-        match tokio::time::timeout(ANSWER_TIMEOUT, asked).await {
+        match tokio::time::timeout(self.patience, asked).await {
             Ok(folded) => folded,
             Err(_) => Err(abandoned(client)),
         }

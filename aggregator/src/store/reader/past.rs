@@ -141,9 +141,13 @@ pub(super) struct PastCache(Cache<(DeviceId, Interval), Shelf>);
 impl PastCache {
     /// Of about so many bytes; those asked for least go first.
     pub(super) fn new(bytes_max: u64) -> Self {
+        Self::keeping(bytes_max, KEPT)
+    }
+
+    fn keeping(bytes_max: u64, kept: Duration) -> Self {
         let weight = |_: &_, shelf: &Shelf| u32::try_from(shelf.memory_bytes()).unwrap_or(u32::MAX);
         let cache = Cache::builder().max_capacity(bytes_max).weigher(weight);
-        Self(cache.time_to_live(KEPT).build())
+        Self(cache.time_to_live(kept).build())
     }
 
     /// What is in memory of a unit.
@@ -211,6 +215,37 @@ mod tests {
             shelf = shelf.with(FIVE, past(from..from + 60, 0));
         }
         assert_eq!(shelf.0.len(), COPIES_MAX);
+    }
+
+    /// Puts a copy of each of so many units into the cache; says of how many one is there.
+    fn kept(cache: &PastCache, units: u32) -> usize {
+        let device = |n| DeviceId::new(&format!("KV{n}")).unwrap();
+        for n in 0..units {
+            cache.put(&device(n), FIVE, &Shelf::default(), past(0..500, 0));
+        }
+        cache.0.run_pending_tasks();
+        let shelves = (0..units).map(|n| cache.shelf(&device(n), FIVE));
+        shelves.filter(|shelf| !shelf.0.is_empty()).count()
+    }
+
+    #[test]
+    fn the_past_in_memory_takes_no_more_than_its_bytes() {
+        let bytes = past(0..500, 0).memory_bytes() as u64;
+        assert_eq!(kept(&PastCache::new(10 * bytes), 10), 10);
+        let cache = PastCache::new(10 * bytes);
+        let kept = kept(&cache, 1_000);
+        assert!((1..=10).contains(&kept), "{kept} of 10");
+        assert!(cache.0.weighted_size() <= 10 * bytes);
+    }
+
+    #[test]
+    fn a_copy_that_nobody_moves_on_is_forgotten_after_its_time() {
+        let cache = PastCache::keeping(1 << 20, Duration::ZERO);
+        assert_eq!(kept(&cache, 3), 0);
+        assert_eq!(
+            PastCache::new(1 << 20).0.policy().time_to_live(),
+            Some(KEPT)
+        );
     }
 
     #[test]
