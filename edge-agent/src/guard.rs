@@ -134,6 +134,9 @@ mod tests {
             token("short"),
             Err(TokenError::Length { bytes: 5, .. })
         ));
+        for (bytes, taken) in [(15, false), (16, true), (512, true), (513, false)] {
+            assert_eq!(token(&"x".repeat(bytes)).is_ok(), taken, "{bytes}");
+        }
         assert_eq!(
             format!("{:?}", token("correct-horse-battery")),
             "Ok(Token([redacted]))"

@@ -295,13 +295,18 @@ async fn serve(config: Config, opened: Opened) -> Result<(), RunError> {
     stop.cancelled().await;
     service::systemd::stopping("answering running requests, writing what is left");
     health.set(INTAKE, Condition::NotReady("stopping".to_owned()));
-    let joined = tasks.join(GRACE).await;
+    ended(&tasks, GRACE).await?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Waits for what still runs after the stop, but no longer than `grace`.
+async fn ended(tasks: &TaskSet, grace: Duration) -> Result<(), RunError> {
+    let joined = tasks.join(grace).await;
     if let Some(cause) = tasks.cause() {
         return Err(RunError::Task(cause));
     }
-    joined?;
-    tracing::info!("stopped");
-    Ok(())
+    Ok(joined?)
 }
 
 fn guarded(token: Option<Token>, router: axum::Router) -> axum::Router {
@@ -334,5 +339,28 @@ async fn watch_store(
             () = stop.cancelled() => return Ok(()),
             changed = state.changed() => if changed.is_err() { return Ok(()) },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_does_not_end_within_the_grace_is_left_behind_and_named() {
+        let tasks = TaskSet::new(CancellationToken::new());
+        tasks.spawn("uplink", async {});
+        assert!(ended(&tasks, GRACE).await.is_ok());
+        tasks.spawn("ingest", std::future::pending::<()>());
+        let end = ended(&tasks, Duration::ZERO).await;
+        let Err(RunError::Stuck(stuck)) = end else {
+            panic!("{end:?}")
+        };
+        assert_eq!(stuck.names, ["ingest"]);
+    }
+
+    #[test]
+    fn running_requests_are_cut_before_the_agent_is() {
+        assert!(Limits::default().grace < GRACE);
     }
 }

@@ -368,8 +368,12 @@ mod tests {
             check_extra(r#"{"a":"\ud800"}"#),
             Err(ExtraError::NotJson(_))
         ));
-        let deep = format!("{{\"a\":{}1{}}}", "[".repeat(20), "]".repeat(20));
-        assert_eq!(check_extra(&deep), Err(ExtraError::TooDeep));
+        // The object is a level, and so is what is in the innermost list.
+        let deep = |lists: usize| format!("{{\"a\":{}1{}}}", "[".repeat(lists), "]".repeat(lists));
+        assert_eq!(check_extra(&deep(14)), Ok(()));
+        assert_eq!(check_extra(&deep(15)), Err(ExtraError::TooDeep));
+        let full = format!("{{\"a\":\"{}\"}}", "x".repeat(EXTRA_LONG - 8));
+        assert_eq!((full.len(), check_extra(&full)), (EXTRA_LONG, Ok(())));
         let long = format!("{{\"a\":\"{}\"}}", "x".repeat(EXTRA_LONG));
         assert!(matches!(check_extra(&long), Err(ExtraError::TooLong(_))));
     }

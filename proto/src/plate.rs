@@ -218,6 +218,7 @@ mod tests {
         assert_eq!(PlateText::new("A\0"), Err(PlateError::Control('\0')));
         assert_eq!(PlateText::new(""), Err(PlateError::Length(0)));
         assert_eq!(PlateText::new(&"A".repeat(32)), Err(PlateError::Length(32)));
+        assert!(PlateText::new(&"A".repeat(31)).is_ok());
         assert_eq!(PlateText::new("A123БВ68").unwrap().as_str(), "A123БВ68");
     }
 }

@@ -29,6 +29,8 @@ mod handle;
 mod id_block;
 mod ids;
 mod keys;
+#[cfg(test)]
+mod limit_tests;
 mod loading;
 mod losses;
 mod medium;

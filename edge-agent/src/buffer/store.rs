@@ -53,7 +53,7 @@ pub(super) struct Store {
 impl Store {
     /// Opens or makes the store and makes its existence durable.
     pub(super) fn open(directory: &Path) -> Result<Self, StoreError> {
-        wait_for_lock(&directory.join(MAIN_FILE))?;
+        wait_for_lock(&directory.join(MAIN_FILE), LOCK_WAIT_MAX)?;
         let db = contained(|| {
             sled::Config::new()
                 .path(directory)
@@ -151,12 +151,12 @@ pub(super) fn main_file(directory: &Path) -> PathBuf {
 /// Waits until a store that this process has just closed lets go of its file: sled does that in its
 /// own time. Another process cannot have it, for the directory is locked. To fail here says nothing
 /// about what is stored.
-fn wait_for_lock(main_file: &Path) -> Result<(), StoreError> {
+fn wait_for_lock(main_file: &Path, patience: Duration) -> Result<(), StoreError> {
     let file = match File::open(main_file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other?,
     };
-    let deadline = monotonic() + LOCK_WAIT_MAX;
+    let deadline = monotonic() + patience;
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(file.unlock()?),
@@ -199,6 +199,18 @@ mod tests {
             store.after(b"").unwrap().map(|(_, value)| value.to_vec()),
             Some(vec![2])
         );
+    }
+
+    #[test]
+    fn a_store_that_was_just_closed_is_waited_for_and_one_that_stays_open_is_in_use() {
+        let place = tempfile::NamedTempFile::new().unwrap();
+        let held = File::open(place.path()).unwrap();
+        held.lock().unwrap();
+        let refused = wait_for_lock(place.path(), Duration::ZERO);
+        assert!(matches!(refused, Err(StoreError::Denied(_))), "{refused:?}");
+        let closing = std::thread::spawn(move || drop(held));
+        assert_eq!(wait_for_lock(place.path(), LOCK_WAIT_MAX), Ok(()));
+        closing.join().unwrap();
     }
 
     #[test]

@@ -21,7 +21,7 @@ const LIMIT: ReadLimit = ReadLimit {
 };
 
 /// Passages `step_ms` apart, the last one now.
-fn backlog(count: u64, step_ms: i64) -> Vec<Admitted> {
+pub(super) fn backlog(count: u64, step_ms: i64) -> Vec<Admitted> {
     (0..count)
         .map(|n| Admitted {
             passage: Passage {
@@ -36,7 +36,7 @@ fn backlog(count: u64, step_ms: i64) -> Vec<Admitted> {
         .collect()
 }
 
-const fn all_windows(to: u64) -> FoldScope {
+pub(super) const fn all_windows(to: u64) -> FoldScope {
     FoldScope {
         to,
         if_before: None,
@@ -49,7 +49,7 @@ fn range(first: u64, last: u64) -> SeqRange {
     SeqRange::new(Seq::new(first).unwrap(), Seq::new(last).unwrap()).unwrap()
 }
 
-fn accept(engine: &mut Engine, passages: &[Admitted]) -> StreamId {
+pub(super) fn accept(engine: &mut Engine, passages: &[Admitted]) -> StreamId {
     for part in passages.chunks(1_000) {
         engine.stage(part, NOW_MS).unwrap().unwrap();
         engine.commit(NOW_MS).unwrap();
@@ -57,7 +57,7 @@ fn accept(engine: &mut Engine, passages: &[Admitted]) -> StreamId {
     engine.streams.last().unwrap().id
 }
 
-fn fold_all(engine: &mut Engine, stream: StreamId, scope: &FoldScope) -> u64 {
+pub(super) fn fold_all(engine: &mut Engine, stream: StreamId, scope: &FoldScope) -> u64 {
     let mut passages = 0;
     loop {
         let folded = engine.fold(stream, scope).unwrap();
@@ -109,7 +109,7 @@ fn tell(engine: &mut Engine, stream: StreamId, counted: SeqSet, stored: SeqSet) 
     engine.commit(NOW_MS).unwrap();
 }
 
-fn read(engine: &mut Engine, stream: StreamId, first: u64) -> Option<(u64, usize)> {
+pub(super) fn read(engine: &mut Engine, stream: StreamId, first: u64) -> Option<(u64, usize)> {
     let first = Seq::new(first).unwrap();
     if engine.reserve(stream, first, LIMIT.passages) {
         engine.commit(NOW_MS).unwrap();

@@ -24,7 +24,7 @@ use super::{
     ReadError, ReadLimit,
 };
 
-const NOW_MS: i64 = 1_743_848_130_000;
+pub(super) const NOW_MS: i64 = 1_743_848_130_000;
 const LIMIT: ReadLimit = ReadLimit {
     passages: 500,
     bytes: 1 << 20,
@@ -43,15 +43,15 @@ fn admitted(n: u64, id: Option<u8>) -> Admitted {
     }
 }
 
-fn many(from: u64, count: u64) -> Vec<Admitted> {
+pub(super) fn many(from: u64, count: u64) -> Vec<Admitted> {
     (from..from + count).map(|n| admitted(n, None)).collect()
 }
 
-fn seq(number: u64) -> Seq {
+pub(super) fn seq(number: u64) -> Seq {
     Seq::new(number).unwrap()
 }
 
-fn range(first: u64, last: u64) -> SeqRange {
+pub(super) fn range(first: u64, last: u64) -> SeqRange {
     SeqRange::new(seq(first), seq(last)).unwrap()
 }
 
@@ -82,7 +82,7 @@ impl Running {
     }
 }
 
-fn plain(directory: &Path) -> BufferSettings {
+pub(super) fn plain(directory: &Path) -> BufferSettings {
     settings(directory, PLENTY, QuotaPolicy::DropOldest)
 }
 

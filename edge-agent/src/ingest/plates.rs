@@ -229,5 +229,7 @@ mod tests {
         let key = PlateKey::read(&path, Rotation::Daily).unwrap();
         assert_eq!(format!("{key:?}"), "PlateKey { rotation: Daily, .. }");
         assert!(PlateKey::read(&place.path().join("none"), Rotation::Daily).is_err());
+        std::fs::write(&path, "k".repeat(31)).unwrap();
+        assert!(PlateKey::read(&path, Rotation::Daily).is_err());
     }
 }

@@ -173,6 +173,16 @@ mod tests {
     }
 
     #[test]
+    fn the_end_of_a_backlog_is_foretold_for_a_year() {
+        for (days, foretold) in [(360.0, true), (370.0, false)] {
+            let out_per_s = 10.0 + 60_000.0 / (days * 86_400.0);
+            let report = BufferedReport::new(NOW, &buffer(60_000), &up(), flow(10.0, out_per_s));
+            assert_eq!(report.state, "draining");
+            assert_eq!(report.done_at_ms.is_some(), foretold, "{days} days");
+        }
+    }
+
+    #[test]
     fn one_that_does_not_says_why() {
         type Spoil = fn(&mut UplinkView, &mut Flow);
         let table: [(Spoil, &str); 5] = [

@@ -144,6 +144,14 @@ mod tests {
     }
 
     #[test]
+    fn messages_under_a_cap_are_a_quarter_of_a_second_of_it_and_not_too_small() {
+        for (bytes_per_s, bytes) in [(1, 512), (2_048, 512), (64_000, 16_000)] {
+            let cap = Cap::new(Some(bytes_per_s));
+            assert_eq!(cap.message_bytes(), Some(bytes), "{bytes_per_s} B/s");
+        }
+    }
+
+    #[test]
     fn without_a_cap_nothing_waits() {
         let mut cap = Cap::new(None);
         cap.spend(0, 1 << 40);

@@ -95,20 +95,18 @@ pub struct Link {
 impl Link {
     /// Begins to connect; [`Link::next`] tells how that goes.
     pub fn connect(tasks: &TaskSet, address: &Address, tls: ClientConfig) -> Self {
-        let device = &address.device;
-        let mut options = MqttOptions::new(device.as_str(), &address.host, address.port);
-        options
-            .set_transport(Transport::Tls(TlsConfiguration::Rustls(Arc::new(tls))))
-            .set_clean_session(true)
-            .set_keep_alive(KEEP_ALIVE)
-            .set_inflight(UNACKNOWLEDGED_MAX)
-            .set_max_packet_size(PACKET_BYTES_MAX, PACKET_BYTES_MAX);
-        let (client, mut event_loop) = AsyncClient::new(options, REQUESTS_MAX);
-        let mut network = NetworkOptions::new();
-        network.set_tcp_nodelay(true);
-        network.set_connection_timeout(CONNECTION_TIMEOUT_S);
-        event_loop.set_network_options(network);
+        let tls = Transport::Tls(TlsConfiguration::Rustls(Arc::new(tls)));
+        Self::over(tasks, address, tls, CONNECTION_TIMEOUT_S)
+    }
 
+    fn over(
+        tasks: &TaskSet,
+        address: &Address,
+        transport: Transport,
+        connection_timeout_s: u64,
+    ) -> Self {
+        let device = &address.device;
+        let (client, event_loop) = client_of(address, transport, connection_timeout_s);
         let (to_driver, events) = mpsc::channel(EVENTS_MAX);
         let (end, farewell) = (CancellationToken::new(), CancellationToken::new());
         let poller = Poller {
@@ -156,13 +154,37 @@ impl Link {
     }
 
     /// Says goodbye and waits, within a limit, until the broker has heard it.
-    pub async fn close(mut self) {
+    pub async fn close(self) {
+        self.close_within(FAREWELL).await;
+    }
+
+    async fn close_within(mut self, patience: Duration) {
         self.farewell.cancel();
         let closed = async { while self.events.recv().await.is_some() {} };
-        if tokio::time::timeout(FAREWELL, closed).await.is_err() {
+        if tokio::time::timeout(patience, closed).await.is_err() {
             tracing::debug!("broker did not close after DISCONNECT");
         }
     }
+}
+
+fn client_of(
+    address: &Address,
+    transport: Transport,
+    connection_timeout_s: u64,
+) -> (AsyncClient, EventLoop) {
+    let mut options = MqttOptions::new(address.device.as_str(), &address.host, address.port);
+    options
+        .set_transport(transport)
+        .set_clean_session(true)
+        .set_keep_alive(KEEP_ALIVE)
+        .set_inflight(UNACKNOWLEDGED_MAX)
+        .set_max_packet_size(PACKET_BYTES_MAX, PACKET_BYTES_MAX);
+    let (client, mut event_loop) = AsyncClient::new(options, REQUESTS_MAX);
+    let mut network = NetworkOptions::new();
+    network.set_tcp_nodelay(true);
+    network.set_connection_timeout(connection_timeout_s);
+    event_loop.set_network_options(network);
+    (client, event_loop)
 }
 
 /// The task that polls the event loop.
@@ -254,3 +276,6 @@ fn explain(error: &ConnectionError) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests;

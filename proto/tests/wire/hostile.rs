@@ -6,7 +6,8 @@ use proto::frame::{BodyError, Down, FrameError, Up, UpFrame};
 use proto::header::{Frontier, UpHeader};
 use proto::heartbeat::{Backlog, CameraLink, Disk, Heartbeat, HeldStream};
 use proto::limits::{
-    BODY_BYTES_MAX, FRAME_BYTES_MAX, LOSSES_MAX, STREAMS_MAX, SUMMARY_ENTRIES_MAX, TEXT_BYTES_MAX,
+    BATCH_PASSAGES_MAX, BODY_BYTES_MAX, EVENT_MS_MAX, FRAME_BYTES_MAX, LOSSES_MAX, STREAMS_MAX,
+    SUMMARY_ENTRIES_MAX, TEXT_BYTES_MAX,
 };
 use proto::loss::{Loss, LossReason, LossScope, Losses};
 use proto::passage::{EventTime, Passage};
@@ -119,6 +120,36 @@ fn a_decompression_bomb_is_refused_unread() {
         UpFrame::open(&bytes).unwrap().message(),
         Err(BodyError::Compression)
     );
+}
+
+#[test]
+fn a_batch_of_more_passages_than_allowed_is_refused() {
+    for (passages, taken) in [(BATCH_PASSAGES_MAX, true), (BATCH_PASSAGES_MAX + 1, false)] {
+        let batch: PassageBatch = std::iter::repeat_n(Passage::default(), passages).collect();
+        let count = u32::try_from(passages).unwrap();
+        let bytes = forged(1, 1, 0, count, &batch.encode());
+        let message = UpFrame::open(&bytes).unwrap().message();
+        assert_eq!(message.is_ok(), taken, "{passages}");
+    }
+}
+
+#[test]
+fn event_times_outside_the_years_1970_to_9999_are_refused() {
+    for (ms, taken) in [
+        (-1, false),
+        (0, true),
+        (EVENT_MS_MAX, true),
+        (EVENT_MS_MAX + 1, false),
+    ] {
+        let passage = Passage {
+            event_time: EventTime::from_millis(ms),
+            ..Passage::default()
+        };
+        let batch: PassageBatch = std::iter::once(passage).collect();
+        let bytes = forged(1, 1, 0, 1, &batch.encode());
+        let message = UpFrame::open(&bytes).unwrap().message();
+        assert_eq!(message.is_ok(), taken, "{ms}");
+    }
 }
 
 #[test]

@@ -48,12 +48,12 @@ impl Engine {
         }
         let mut folded = Folded::default();
         while let Some(run) = next_run(&self.streams[place], &open, scope) {
-            if folded.passages >= FOLD_PASSAGES_MAX {
+            let Some(range) = hull(&run) else { break };
+            let wanted = open.intersection(&range.into());
+            if folded.passages + wanted.count() > FOLD_PASSAGES_MAX {
                 folded.more = true;
                 break;
             }
-            let Some(range) = hull(&run) else { break };
-            let wanted = open.intersection(&range.into());
             let stream = &self.streams[place];
             let known = stream.summed().union(&stream.marks.counted);
             if known.union(&wanted).range_count() > FOLD_RANGES_MAX {
@@ -133,4 +133,37 @@ fn hull(run: &[ChunkMeta]) -> Option<SeqRange> {
 fn takes_summaries(event_min: EventTime, event_max: EventTime, scope: &FoldScope) -> bool {
     Bucket::of(event_min).start() >= scope.windows_from
         && Bucket::of(event_max).end() <= scope.windows_to
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buffer::records::Marks;
+
+    #[test]
+    fn so_many_chunks_are_read_at_once_and_the_next_behind_them() {
+        let scope = FoldScope {
+            to: u64::MAX,
+            if_before: None,
+            windows_from: EventTime::from_millis(0),
+            windows_to: EventTime::from_millis(i64::MAX),
+        };
+        let mut stream = Stream::new(StreamId::from_bytes([1; 16]), Marks::default());
+        let chunk = |n: u64| SeqRange::from_count(Seq::new(1 + n * 64).unwrap(), 64).unwrap();
+        for n in 0..40 {
+            stream.push(ChunkMeta {
+                range: chunk(n),
+                event_min: EventTime::from_millis(0),
+                event_max: EventTime::from_millis(0),
+                bytes: 1,
+            });
+        }
+        let mut open: SeqSet = (0..40).map(chunk).collect();
+        let mut runs = Vec::new();
+        while let Some(run) = next_run(&stream, &open, &scope) {
+            open.remove(hull(&run).unwrap());
+            runs.push(run.len());
+        }
+        assert_eq!(runs, [BATCH_CHUNKS_MAX, BATCH_CHUNKS_MAX, 8]);
+    }
 }

@@ -113,6 +113,12 @@ fn a_large_file_without_unsent_passages_is_rebuilt_and_keeps_what_is_held() {
     engine.receipt(centre(1, 1), &[receipt]);
     engine.commit(NOW_MS).unwrap();
     assert!(engine.is_oversized());
+    engine.rebuild_file_bytes_min = engine.disk.used_bytes;
+    assert!(!engine.is_oversized(), "its file is not too large");
+    engine.rebuild_file_bytes_min = 0;
+    let held_bytes = std::mem::replace(&mut engine.held_bytes, (8 << 20) + 1);
+    assert!(!engine.is_oversized(), "the copy would take too long");
+    engine.held_bytes = held_bytes;
     let run = engine.run;
     let mut engine = engine.rebuild(NOW_MS).unwrap();
     assert!(engine.run > run);

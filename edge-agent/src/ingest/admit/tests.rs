@@ -152,12 +152,22 @@ fn faults_name_their_field_and_their_limit() {
             "number plate contains the control character '\\0'",
         ),
         (with(r#""event_id":"""#), "event_id", "has the wrong length"),
+        (
+            with(&format!(r#""event_id":"{}""#, "x".repeat(257))),
+            "event_id",
+            "has the wrong length",
+        ),
         (with(r#""lane":16"#), "lane", "is out of range"),
         (with(r#""lane":1.5"#), "lane", "is out of range"),
         (with(r#""lane":true"#), "lane", "has the wrong type"),
         (with(r#""direction":"up""#), "direction", "is no direction"),
         (
             with(r#""vehicle_class":-1"#),
+            "vehicle_class",
+            "is out of range",
+        ),
+        (
+            with(r#""vehicle_class":16"#),
             "vehicle_class",
             "is out of range",
         ),
@@ -218,6 +228,50 @@ fn other_fields_that_the_database_cannot_hold_are_refused() {
         assert_eq!(error.field.as_deref(), Some("extra"), "{field}");
         assert!(error.value.unwrap().chars().count() <= SHOWN_CHARS_MAX + 1);
     }
+}
+
+#[test]
+fn values_at_their_limits_are_admitted() {
+    let id = format!(r#""event_id":"{}""#, "x".repeat(256));
+    for field in [
+        r#""vehicle_speed":400"#,
+        r#""lane":15"#,
+        r#""vehicle_class":15"#,
+        r#""length_m":100"#,
+        r#""speed_limit":200"#,
+        r#""confidence":1"#,
+        &id,
+    ] {
+        assert!(admit(&with(field)).is_ok(), "{field}");
+    }
+}
+
+#[test]
+fn an_item_of_more_fields_than_allowed_is_refused() {
+    let other = |fields: usize| {
+        let fields: Vec<String> = (0..fields).map(|n| format!(r#""f{n}":1"#)).collect();
+        admit(&with(&fields.join(",")))
+    };
+    // The time is one of them.
+    assert!(other(FIELDS_MAX - 1).is_ok());
+    let error = other(FIELDS_MAX).unwrap_err();
+    assert_eq!(
+        (error.field, error.problem.as_str()),
+        (None, "has more than 128 fields")
+    );
+}
+
+#[test]
+fn a_long_value_is_cut_where_an_error_shows_it() {
+    let value = |text: &str| {
+        let error = admit(&with(&format!(r#""lane":"{text}""#))).unwrap_err();
+        error.value.unwrap()
+    };
+    let whole = "x".repeat(SHOWN_CHARS_MAX - 2);
+    assert_eq!(value(&whole), format!("\"{whole}\""));
+    let cut = value(&"ж".repeat(3_000));
+    assert_eq!(cut.chars().count(), SHOWN_CHARS_MAX + 1);
+    assert!(cut.ends_with("ж…"), "{cut}");
 }
 
 #[test]

@@ -106,6 +106,25 @@ async fn objects_arrays_and_lines_are_taken_and_are_in_the_buffer() {
 }
 
 #[tokio::test]
+async fn errors_beyond_those_that_are_listed_are_counted() {
+    let place = tempfile::tempdir().unwrap();
+    let settings = IngestSettings {
+        body_bytes_max: 1 << 20,
+        items_max: 1_000,
+        in_flight_bytes_max: 1 << 20,
+    };
+    let door = door(place.path(), settings, 1 << 20);
+    for bad in [ERRORS_SHOWN_MAX, ERRORS_SHOWN_MAX + 3] {
+        let body = [GOOD].into_iter().chain(std::iter::repeat_n(BAD, bad));
+        let body = body.collect::<Vec<_>>().join("\n");
+        let (status, answer) = post(&door, "application/x-ndjson", body).await;
+        assert_eq!((status, &answer["rejected"]), (StatusCode::OK, &json!(bad)));
+        let listed = answer["errors"].as_array().unwrap();
+        assert_eq!(listed.len(), ERRORS_SHOWN_MAX);
+    }
+}
+
+#[tokio::test]
 async fn bad_items_do_not_cost_the_good_ones() {
     let place = tempfile::tempdir().unwrap();
     let door = door(place.path(), small(), 1 << 20);

@@ -10,6 +10,7 @@
 mod buffer;
 mod centre;
 mod held;
+mod limits;
 mod schedules;
 mod summaries;
 mod world;

@@ -145,6 +145,24 @@ fn on_a_lan_nothing_but_the_bytes_without_receipt_holds_the_backlog_back() {
 }
 
 #[test]
+fn messages_are_a_quarter_of_a_second_of_the_link_within_their_bounds() {
+    for (bytes_per_s, bytes) in [
+        (1, 512),
+        (2_048, 512),
+        (8_000, 2_000),
+        (40_000, 10_000),
+        (40_960, 10_240),
+        (u64::MAX, 10_240),
+    ] {
+        let rate = Rate {
+            bytes_per_s: Some(bytes_per_s),
+            ..Rate::default()
+        };
+        assert_eq!(rate.message_bytes(), bytes, "{bytes_per_s} B/s");
+    }
+}
+
+#[test]
 fn a_link_that_becomes_slower_or_faster_is_followed() {
     let mut sender = Sender::new(ModelLink::new(125_000, 100, 10));
     sender.run(30_000);
