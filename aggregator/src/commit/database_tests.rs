@@ -425,13 +425,8 @@ async fn what_no_window_takes_and_the_side_table_has_no_room_for_is_lost_by_the_
     let sent: Vec<Passage> = (0..600)
         .map(|n| passage(if n % 2 == 0 { NOW - 61 * DAY } else { NOW - n }, 5_000))
         .collect();
-    for part in 0..3 {
-        let messages = [batch(
-            UNIT,
-            1,
-            1 + part * 200,
-            &sent[part as usize * 200..][..200],
-        )];
+    for (first, part) in (1..).step_by(200).zip(sent.chunks(200)) {
+        let messages = [batch(UNIT, 1, first, part)];
         let plan = planned(&writer, &mut memory, &messages).await;
         writer.commit(&plan, Right::Owner(&tokens)).await.unwrap();
         memory.install(plan.changes);

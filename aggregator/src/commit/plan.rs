@@ -10,7 +10,7 @@ use proto::heartbeat::Heartbeat;
 use proto::loss::{LossReason, LossScope};
 use proto::passage::EventTime;
 use proto::ranges::{Seq, SeqRange, SeqSet};
-use proto::receipt::{Centre, Receipt, Refusal, StreamReceipt};
+use proto::receipt::{Centre, Receipt, Refusal};
 use proto::topic::Shard;
 
 use super::draft::Draft;

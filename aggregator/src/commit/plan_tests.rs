@@ -365,7 +365,7 @@ fn a_stream_with_hundreds_of_lost_holes_drains() {
             "island {island}: {:?}",
             flushed.refusals
         );
-        let receipt = &flushed.receipts[0].1[0];
+        let receipt = &flushed.receipts[0].1.streams[0];
         assert!(
             receipt.stored.contains_range(range(first, first + 1)),
             "island {island} is answered"
@@ -386,7 +386,7 @@ fn receipts_say_of_many_losses_first_those_that_were_stated() {
     while !unheard.is_empty() {
         let stated = &unheard[..unheard.len().min(LOSSES_MAX)];
         let flushed = centre.flush(vec![losses(stated, accepted_to)]);
-        let lost = &flushed.receipts[0].1[0].lost;
+        let lost = &flushed.receipts[0].1.streams[0].lost;
         let before = unheard.len();
         unheard.retain(|hole| !lost.contains_range(*hole));
         assert!(

@@ -147,6 +147,29 @@ mod tests {
     }
 
     #[test]
+    fn of_a_long_log_the_segments_that_were_written_last_are_kept() {
+        use std::os::unix::fs::FileExt as _;
+
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let count = SEGMENTS_KEPT_MAX as u64 + 4;
+        file.as_file().set_len(count * SEGMENT_BYTES).unwrap();
+        // They lie in the file in another order than in the log.
+        for place in 0..count {
+            let lsn = (place * 7 % count * SEGMENT_BYTES) ^ LSN_MASK;
+            let header = lsn.to_le_bytes();
+            let at = place * SEGMENT_BYTES + 4;
+            file.as_file().write_all_at(&header, at).unwrap();
+        }
+        let kept = newest_segments(file.path());
+        let lsn_of = |segment: &Vec<u8>| {
+            let lsn: [u8; 8] = segment[4..12].try_into().unwrap();
+            (u64::from_le_bytes(lsn) ^ LSN_MASK) / SEGMENT_BYTES
+        };
+        let kept: Vec<u64> = kept.iter().map(lsn_of).collect();
+        assert_eq!(kept, (4..count).rev().collect::<Vec<_>>());
+    }
+
+    #[test]
     fn every_sound_value_is_found_wherever_it_lies() {
         let mut bytes = Vec::new();
         let (mut expected, mut blocks) = (Vec::new(), Vec::new());

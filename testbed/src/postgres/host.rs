@@ -40,7 +40,7 @@ fn named_server(bin: PathBuf) -> Result<PathBuf, ClusterError> {
     }
 }
 
-fn complete(bin: &PathBuf) -> bool {
+fn complete(bin: &Path) -> bool {
     bin.join("initdb").exists() && bin.join("postgres").exists()
 }
 
@@ -69,7 +69,7 @@ fn newest_server() -> Option<PathBuf> {
         .map(|(_, bin)| bin);
     newest.or_else(|| {
         let path = std::env::var_os("PATH")?;
-        std::env::split_paths(&path).find(complete)
+        std::env::split_paths(&path).find(|bin| complete(bin))
     })
 }
 

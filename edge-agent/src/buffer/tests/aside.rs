@@ -109,7 +109,12 @@ fn receipts_of_a_stream_with_hundreds_of_holes_are_heard_part_by_part() {
         }
         engine.commit(NOW_MS).unwrap();
         assert!(engine.streams[0].unsent().is_empty());
-        assert!(engine.state(crate::buffer::StoreHealth::Ok).losses.is_empty());
+        assert!(
+            engine
+                .state(crate::buffer::StoreHealth::Ok)
+                .losses
+                .is_empty()
+        );
     };
     engine.commit(NOW_MS).unwrap();
     drop(engine);

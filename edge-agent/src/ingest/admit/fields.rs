@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use super::shown;
 
 /// Fields of one item, at most.
-const FIELDS_MAX: usize = 128;
+pub(super) const FIELDS_MAX: usize = 128;
 
 /// The fields of an item as texts, in their order, each name once.
 pub(super) struct Fields<'a> {

@@ -3,6 +3,7 @@ use proto::Plate;
 use proto::passage::{ConfidencePermille, Direction, LengthCm};
 use proto::plate::PlateText;
 
+use super::fields::FIELDS_MAX;
 use super::*;
 
 /// 2025-04-05T10:20:00Z
