@@ -37,6 +37,9 @@ use crate::window::state::Memory;
 /// Whether the database takes what is committed, as `/readyz` shows it.
 pub const CONDITION: &str = "commit";
 
+/// From one attempt to have the tokens raised to the next.
+const RAISE_AGAIN: Duration = Duration::from_millis(200);
+
 /// What the owner needs.
 pub struct Owner {
     /// Windows and flushes.
@@ -216,6 +219,8 @@ impl Owner {
                 if self.raises.send(raise).await.is_err() || raised.await.is_ok() {
                     return;
                 }
+                // The keeper takes no part at the moment, or has lost its connection.
+                tokio::time::sleep(RAISE_AGAIN).await;
             }
         };
         tokio::select! {
