@@ -332,3 +332,22 @@ fn a_passage_of_another_time_costs_no_other_its_windows() {
     let wild: SeqSet = wild.iter().map(|n| range(n + 1, n + 1)).collect();
     assert_eq!(lost, wild.difference(&held));
 }
+
+#[test]
+fn a_buffer_that_refuses_at_its_quota_holds_few_deltas_beyond_it_and_the_rest_goes_raw() {
+    let quota_bytes = 32 * 1024;
+    let place = tempfile::tempdir().unwrap();
+    let settings = settings(place.path(), quota_bytes, QuotaPolicy::RefuseNew);
+    let mut engine = Engine::open(&settings, NOW_MS).unwrap();
+    // A window for each passage takes more than the passage.
+    let sent = backlog(1_500, BUCKET_MS);
+    let stream = accept(&mut engine, &sent);
+    let raw_bytes = engine.held_bytes;
+    assert!(raw_bytes < quota_bytes);
+    let folded = fold_all(&mut engine, stream, &all_windows(u64::MAX));
+    let key_bytes = 64;
+    assert!(folded > 0 && folded < 1_500, "{folded} are folded");
+    assert!(engine.held_bytes > quota_bytes - quota_bytes / 16);
+    assert!(engine.held_bytes <= quota_bytes + quota_bytes / 16 + key_bytes);
+    assert_eq!(engine.streams[0].summed().count(), folded);
+}

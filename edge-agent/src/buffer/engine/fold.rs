@@ -11,13 +11,15 @@ use proto::limits::RANGES_MAX;
 use proto::loss::LossReason;
 use proto::passage::EventTime;
 use proto::ranges::{Seq, SeqRange, SeqSet};
+use proto::summary::SummaryEntry;
 use proto::window::Bucket;
 use proto::{PassageBatch, StreamId};
 
 use super::{ChunkFault, Engine};
 use crate::buffer::medium::StoreError;
+use crate::buffer::records::{StoredEntry, to_bytes};
 use crate::buffer::stream::{ChunkMeta, Stream};
-use crate::buffer::{FoldScope, Folded, summaries};
+use crate::buffer::{FoldScope, Folded, QuotaPolicy, summaries};
 
 /// Passages that are folded with one commit.
 const FOLD_PASSAGES_MAX: u64 = 65_536;
@@ -28,6 +30,10 @@ const BATCH_CHUNKS_MAX: usize = 16;
 /// Ranges of what is folded or counted from which on the rest stays raw: each would be one of the
 /// [`RANGES_MAX`] that a receipt carries of a stream.
 const FOLD_RANGES_MAX: usize = RANGES_MAX / 2;
+
+/// Under `refuse_new` nothing goes to make room for the deltas of a backlog. They may take this part of
+/// the quota beyond it, which hours of traffic need a tenth of.
+const BEYOND_QUOTA_PART: u64 = 16;
 
 impl Engine {
     /// Folds the oldest passages of a stream for which no deltas stand yet, and that no message may
@@ -46,6 +52,7 @@ impl Engine {
         if !is_late(&self.streams[place], &open, scope) {
             return Ok(Folded::default());
         }
+        let held_max = self.held_max();
         let mut folded = Folded::default();
         while let Some(run) = next_run(&self.streams[place], &open, scope) {
             let Some(range) = hull(&run) else { break };
@@ -65,12 +72,26 @@ impl Engine {
             let Some(batch) = self.batch_of(id, &run)? else {
                 continue;
             };
-            folded.passages += wanted.count();
             for entry in summaries::entries_of(range.first(), &batch, wanted) {
+                if self.held_bytes + stored_bytes(&entry) > held_max {
+                    return Ok(folded);
+                }
+                folded.passages += entry.seqs.count();
                 self.add_entry(place, entry)?;
             }
         }
         Ok(folded)
+    }
+
+    /// Up to which bytes deltas may be added. Copies of what was sent make room with the commit.
+    fn held_max(&self) -> u64 {
+        match self.settings.policy {
+            QuotaPolicy::DropOldest => u64::MAX,
+            QuotaPolicy::RefuseNew => {
+                let quota = self.quota_bytes();
+                quota + quota / BEYOND_QUOTA_PART + self.evictable().0
+            }
+        }
     }
 
     /// The passages of neighbouring chunks; none when one is damaged, which is moved aside.
@@ -93,6 +114,15 @@ impl Engine {
         }
         Ok(Some(all))
     }
+}
+
+/// What an entry takes by itself: joined to another it takes less.
+fn stored_bytes(entry: &SummaryEntry) -> u64 {
+    let entry = StoredEntry {
+        sealed: false,
+        entry: entry.clone(),
+    };
+    to_bytes(&entry).len() as u64
 }
 
 /// Whether the oldest of these numbers happened long enough ago.
