@@ -1,0 +1,81 @@
+//! ● What one transaction writes, of a plan of the aggregator's.
+
+use std::collections::BTreeSet;
+
+use aggregator::commit::plan::{LossRow, Plan, RejectedRow};
+use aggregator::intake::rows::Rows;
+use aggregator::window::state::DeviceChange;
+use bytes::BytesMut;
+use proto::DeviceId;
+use proto::topic::Shard;
+
+use super::super::rows::{RawRow, read_rows};
+
+/// What one transaction writes.
+#[derive(Debug, Clone, Default)]
+pub(in crate::sim) struct Writes {
+    pub(in crate::sim) devices: Vec<DeviceWrites>,
+    pub(in crate::sim) raw: Vec<RawRow>,
+    pub(in crate::sim) rejected: Vec<RejectedRow>,
+    pub(in crate::sim) losses: Vec<LossRow>,
+    pub(in crate::sim) shards: BTreeSet<Shard>,
+}
+
+/// What it writes of one device.
+#[derive(Debug, Clone)]
+pub(in crate::sim) struct DeviceWrites {
+    pub(in crate::sim) device: DeviceId,
+    pub(in crate::sim) change: DeviceChange,
+}
+
+impl Writes {
+    pub(in crate::sim) fn of(plan: &Plan<'_>) -> Self {
+        let mut devices: Vec<DeviceWrites> = plan
+            .changes
+            .iter()
+            .map(|(device, change)| DeviceWrites {
+                device: device.clone(),
+                change: change.clone(),
+            })
+            .collect();
+        devices.sort_by(|one, other| one.device.as_str().cmp(other.device.as_str()));
+        let mut bytes = BytesMut::new();
+        for part in &plan.rows.raw {
+            let rows: &Rows = part.rows.rows();
+            rows.copy_to(&mut bytes, part.device_key, part.stream_key);
+        }
+        Self {
+            devices,
+            raw: read_rows(&bytes),
+            rejected: plan.rows.rejected.clone(),
+            losses: plan.rows.losses.clone(),
+            shards: plan.shards.clone(),
+        }
+    }
+
+    /// Whether it writes anything; if not it only proves its tokens.
+    pub(in crate::sim) fn is_empty(&self) -> bool {
+        let nothing = |change: &DeviceChange| {
+            change.cursors.is_empty() && change.windows.is_empty() && !change.status_changed
+        };
+        self.raw.is_empty() && self.devices.iter().all(|device| nothing(&device.change))
+    }
+
+    /// The planted bug: cursors on their own.
+    pub(in crate::sim) fn split_cursors(&mut self) -> Self {
+        let mut cursors = Self {
+            shards: self.shards.clone(),
+            ..Self::default()
+        };
+        for written in &mut self.devices {
+            let change = DeviceChange {
+                key: written.change.key,
+                cursors: std::mem::take(&mut written.change.cursors),
+                ..DeviceChange::default()
+            };
+            let device = written.device.clone();
+            cursors.devices.push(DeviceWrites { device, change });
+        }
+        cursors
+    }
+}

@@ -1,0 +1,32 @@
+//! What a run saw, in numbers.
+
+/// What a run saw.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Tally {
+    /// Passages that units made durable.
+    pub accepted: u64,
+    /// Transactions that the oracle looked at.
+    pub commits: u64,
+    /// Passages counted by summaries before, or instead of, their raw rows.
+    pub summarised: u64,
+    /// Passages lost altogether, and declared.
+    pub lost: u64,
+    /// Faults.
+    pub faults: u64,
+    /// Receipts that were compared with what is committed.
+    pub receipts: u64,
+    /// Virtual seconds from the end of the faults until everything had drained.
+    pub drained_s: u64,
+}
+
+impl Tally {
+    pub(in crate::sim) fn add(&mut self, other: &Self) {
+        self.accepted += other.accepted;
+        self.commits += other.commits;
+        self.summarised += other.summarised;
+        self.lost += other.lost;
+        self.faults += other.faults;
+        self.receipts += other.receipts;
+        self.drained_s = self.drained_s.max(other.drained_s);
+    }
+}

@@ -1,0 +1,58 @@
+//! ● The door: what the camera posts is judged by the agent's admission and handed to its buffer.
+
+use edge_agent::buffer::Admitted;
+use edge_agent::ingest::admit::{Judge, Rules};
+use edge_agent::ingest::plates::PlatePolicy;
+
+use super::super::stage::{Stage, UnitEvent};
+use super::{Done, Unit};
+
+/// Ahead of the agent's clock, as by default.
+const FUTURE_MS_MAX: i64 = 600_000;
+
+impl Unit {
+    pub(super) fn post(&mut self, stage: &mut Stage) {
+        let wall = self.wall_ms(stage.now());
+        let sees = !stage.weather.calm;
+        let poison_one_in = stage.scenario.poison_one_in;
+        let post = self.camera.next(
+            &mut stage.dice,
+            wall,
+            self.setup.post_passages_max,
+            sees,
+            poison_one_in,
+        );
+        let wait = stage
+            .dice
+            .between(self.setup.post_every_ms / 4, self.setup.post_every_ms);
+        self.later(stage, wait, UnitEvent::Post);
+        let Some(post) = post else { return };
+        let rules = Rules {
+            device: self.name.clone(),
+            plates: PlatePolicy::Kept,
+            future_ms_max: FUTURE_MS_MAX,
+        };
+        let present_ms = self.reading(stage.now()).present_ms(FUTURE_MS_MAX);
+        let mut judge = Judge::new(&rules, present_ms);
+        let admitted: Result<Vec<Admitted>, _> = post
+            .items
+            .iter()
+            .enumerate()
+            .map(|(index, item)| judge.admit(index, item))
+            .collect();
+        let passages = match admitted {
+            Ok(passages) => passages,
+            Err(error) => {
+                return stage
+                    .oracle
+                    .fail(format!("the door refused a good passage: {error}"));
+            }
+        };
+        stage.say(format_args!("{}: {} posted", self.name, passages.len()));
+        self.ask(stage, |buffer| async move {
+            let times = post.times;
+            let appended = buffer.append(passages).await;
+            Done::Posted { times, appended }
+        });
+    }
+}

@@ -1,0 +1,106 @@
+//! ● The buffer's thread: its turns come when the disk lets them, and answers with them.
+
+use std::future::Future;
+use std::task::{Context, Poll, Waker};
+
+use edge_agent::buffer::{Buffer, BufferState};
+use edge_agent::uplink::exchange::Input;
+
+use super::super::queue::Millis;
+use super::super::stage::{Event, Stage, UnitEvent};
+use super::{Done, Reply, Unit};
+
+impl Unit {
+    /// Asks the buffer; the answer comes with one of its next turns.
+    pub(super) fn ask<F>(&mut self, stage: &mut Stage, question: impl FnOnce(Buffer) -> F)
+    where
+        F: Future<Output = Done> + 'static,
+    {
+        if let Some(running) = &mut self.running {
+            let mut reply: Reply = Box::pin(question(running.buffer.clone()));
+            // The first poll puts the question into the queue.
+            match reply.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Pending => running.replies.push(reply),
+                Poll::Ready(done) => running.replies.push(Box::pin(async move { done })),
+            }
+        }
+        self.ask_turn(stage);
+    }
+
+    pub(super) fn ask_turn(&mut self, stage: &mut Stage) {
+        let most = stage.weather.disk_ms_max;
+        let at = stage.now() + stage.dice.between(0, most);
+        self.turn_at(stage, at);
+    }
+
+    pub(super) fn turn_at(&mut self, stage: &mut Stage, at: Millis) {
+        if let Some(running) = &mut self.running
+            && at < running.buffer_at
+        {
+            running.buffer_at = at;
+            let event = Event::Unit(self.place, self.life, UnitEvent::Buffer);
+            stage.queue.at(at, event);
+        }
+    }
+
+    /// The turn of the buffer's thread.
+    pub(super) fn step(&mut self, stage: &mut Stage) {
+        let now = stage.now();
+        let moment = self.moment(now);
+        let Some(running) = self.running.as_mut().filter(|r| r.buffer_at <= now) else {
+            return;
+        };
+        running.buffer_at = Millis::MAX;
+        let again = running.owner.step(moment);
+        for (stream, first, batch) in self.disk.take_news() {
+            let oracle = &mut stage.oracle;
+            oracle.accepted(self.place, moment.wall_ms, stream, first, &batch);
+        }
+        if self.disk.is_cut() {
+            return self.crash(stage);
+        }
+        let mut waiting = Vec::new();
+        let mut done = Vec::new();
+        for mut reply in std::mem::take(&mut running.replies) {
+            match reply.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(answer) => done.push(answer),
+                Poll::Pending => waiting.push(reply),
+            }
+        }
+        running.replies = waiting;
+        let changed = running.state.has_changed().unwrap_or(false);
+        let state = running.state.borrow_and_update().clone();
+        // The driver may hear of the new state before or after the answers.
+        let state_first = stage.dice.percent(50);
+        if changed {
+            self.look(stage, &state);
+        }
+        if changed && state_first {
+            self.feed(stage, Input::Buffer(state.clone()));
+        }
+        done.into_iter().for_each(|done| self.done(stage, done));
+        if changed && !state_first {
+            self.feed(stage, Input::Buffer(state));
+        }
+        let until = again.saturating_duration_since(self.epoch);
+        let at = u64::try_from(until.as_micros().div_ceil(1_000)).unwrap_or(u64::MAX);
+        self.turn_at(stage, at.max(now + 1));
+    }
+
+    /// Shows the judge what lies here.
+    pub(super) fn look(&mut self, stage: &mut Stage, state: &BufferState) {
+        stage.oracle.declared(&state.losses);
+        if self.last_losses != state.losses {
+            self.last_losses.clone_from(&state.losses);
+            for (stream, loss) in &state.losses {
+                stage.say(format_args!(
+                    "{}: lost of {stream}: {} {:?} {:?}",
+                    self.name, loss.range, loss.scope, loss.reason
+                ));
+            }
+        }
+        stage
+            .oracle
+            .identity(self.place, &self.disk.held(), &self.last_losses);
+    }
+}
