@@ -35,7 +35,7 @@ mod loading;
 mod losses;
 mod medium;
 #[cfg(test)]
-mod model;
+pub(crate) mod model;
 mod opening;
 mod owner;
 mod records;

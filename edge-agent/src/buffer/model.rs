@@ -31,7 +31,7 @@ const LIMIT: ReadLimit = ReadLimit {
     bytes: 8_192,
 };
 
-pub(super) fn settings(directory: &Path, quota_bytes: u64, policy: QuotaPolicy) -> BufferSettings {
+pub(crate) fn settings(directory: &Path, quota_bytes: u64, policy: QuotaPolicy) -> BufferSettings {
     BufferSettings {
         directory: directory.to_owned(),
         quota_bytes,

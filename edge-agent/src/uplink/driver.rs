@@ -2,16 +2,15 @@
 //!
 //! One task owns everything here. Its `select!` only receives; what follows from it happens after,
 //! without waiting: reads of the buffer run as futures of their own, publishes never wait, and
-//! whatever the link refuses stays with the machine. `obeying` carries commands out, `asking`
-//! holds the questions to the buffer and the disk, `showing` what is shown of it all, `settings` what
-//! the configuration makes of the machine.
+//! whatever the link refuses stays with the machine. [`super::courier`] says what is to be done,
+//! `obeying` does it, `asking` asks the buffer and the disk, `showing` shows what is to be seen of it
+//! all, `settings` says what the configuration makes of the machine.
 
 mod asking;
 mod obeying;
 mod settings;
 mod showing;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -19,28 +18,27 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use prometheus_client::metrics::histogram::Histogram;
+use proto::EventTime;
 use proto::heartbeat::CameraLink;
 use proto::limits::IN_FLIGHT_BATCHES_MAX;
-use proto::{EventTime, StreamId};
 use service::tasks::TaskSet;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::allowance::{Held, Judgement};
 use super::backoff::{Jitter, Millis};
+use super::courier::{Courier, READ_BYTES_MAX};
 use super::exchange::Input;
-use super::flight::MessageId;
 use super::frames::Framer;
 use super::frontier::Statements;
 use super::gate::Shut;
-use super::inbox::Inbox;
 use super::machine::Machine;
 use super::meter::{Meter, Page};
 use super::mqtt::{Address, Link, LinkEvent};
 use super::route::Route;
 use super::tls::{Credentials, Stamp};
 use super::view::UplinkView;
-use crate::buffer::{Buffer, BufferState};
+use crate::buffer::Buffer;
 use crate::clock::{Clock, Monotonic};
 use crate::config::UplinkConfig;
 use crate::ingest::http::DoorCounters;
@@ -48,10 +46,6 @@ use crate::status::rates::Flow;
 use asking::{Done, Reply};
 
 pub use settings::{pace, rules};
-
-/// Stored bytes read for one message: a full window of such frames stays near the bytes that may
-/// be on their way.
-pub const READ_BYTES_MAX: usize = 20 * 1024;
 
 /// How often the certificate files are looked at for changes.
 const FILES_EVERY: Duration = Duration::from_secs(30);
@@ -101,10 +95,7 @@ enum Wake {
 }
 
 struct Driver {
-    machine: Machine,
-    framer: Framer,
-    buffer: Buffer,
-    state: watch::Receiver<Arc<BufferState>>,
+    courier: Courier,
     addresses: Vec<Address>,
     route: Route,
     credentials: Credentials,
@@ -112,15 +103,9 @@ struct Driver {
     stamp: Option<Stamp>,
     tasks: TaskSet,
     link: Option<Link>,
-    /// Frames of messages that wait for room on the link: at most one per message.
-    frames: BTreeMap<MessageId, Vec<u8>>,
     /// What the buffer and the disk were asked: at most one question per message and beacon, and
     /// five more.
     replies: FuturesUnordered<Reply>,
-    inbox: Inbox,
-    telling: bool,
-    /// Summaries that are to be read as soon as the buffer knows every receipt.
-    summary_wanted: Option<(StreamId, usize)>,
     door: Arc<DoorCounters>,
     flow: watch::Receiver<Flow>,
     meter: Meter,
@@ -136,25 +121,19 @@ struct Driver {
 
 impl Driver {
     fn new(parts: Parts, config: &UplinkConfig, seed: u64, tasks: TaskSet) -> Self {
-        let mut state = parts.buffer.state();
-        let now = state.borrow_and_update().clone();
+        let now = parts.buffer.state().borrow().clone();
         let delay_ms = i64::from(config.camera_delay_h) * 3_600_000;
+        let machine = Machine::new(pace(config), now.centre, Jitter::new(seed));
+        let framer = Framer::new(Statements::new(now.run, delay_ms));
         let mut driver = Self {
-            machine: Machine::new(pace(config), now.centre, Jitter::new(seed)),
-            framer: Framer::new(Statements::new(now.run, delay_ms)),
-            buffer: parts.buffer,
-            state,
+            courier: Courier::new(machine, framer, parts.buffer),
             route: Route::new(parts.addresses.len()),
             addresses: parts.addresses,
             credentials: parts.credentials,
             stamp: None,
             tasks,
             link: None,
-            frames: BTreeMap::new(),
             replies: FuturesUnordered::new(),
-            inbox: Inbox::default(),
-            telling: false,
-            summary_wanted: None,
             door: parts.door,
             flow: parts.flow,
             judged: parts.meter.judge(parts.time.read().now),
@@ -166,7 +145,7 @@ impl Driver {
             view: parts.view,
             receipt_seconds: parts.receipt_seconds,
         };
-        driver.feed(Input::Buffer(now));
+        driver.observe();
         driver.feed(Input::Allowed(driver.judged.allowed));
         driver
     }
@@ -177,11 +156,11 @@ impl Driver {
         loop {
             self.obey();
             self.judge();
-            self.buffer.offer_ahead(self.machine.flows());
             self.show();
             let now = self.clock.now();
             let wait = self
-                .machine
+                .courier
+                .machine()
                 .timeout(now)
                 .map_or(SLEEP_MS_MAX, |at| at.saturating_sub(now));
             let wait = wait.min(self.rules_change_in_ms());
@@ -192,7 +171,7 @@ impl Driver {
                 () = stop.cancelled() => Wake::Stop,
                 event = next_event(&mut self.link) => Wake::Link(event),
                 Some(done) = self.replies.next() => Wake::Done(done),
-                Ok(()) = self.state.changed() => Wake::Buffer,
+                () = self.courier.news() => Wake::Buffer,
                 _ = files.tick() => Wake::Files,
                 () = sleep => Wake::Timer,
             };
@@ -221,12 +200,11 @@ impl Driver {
     }
 
     fn feed(&mut self, input: Input) {
-        self.machine.handle(self.clock.now(), input);
+        self.courier.feed(self.clock.now(), input);
     }
 
     fn observe(&mut self) {
-        let state = self.state.borrow_and_update().clone();
-        self.feed(Input::Buffer(state));
+        self.courier.observe(self.clock.now());
     }
 
     fn hear(&mut self, event: LinkEvent) {
@@ -289,8 +267,9 @@ impl Driver {
     /// owes no answer.
     fn look_at_route(&mut self) {
         let now = self.clock.now();
-        let told_to_wait = self.machine.why_shut() == Some(Shut::Closed);
-        let waits = self.machine.flight().bytes_sent(None) > 0 && !told_to_wait;
+        let machine = self.courier.machine();
+        let told_to_wait = machine.why_shut() == Some(Shut::Closed);
+        let waits = machine.flight().bytes_sent(None) > 0 && !told_to_wait;
         self.route.waits(now, waits);
         if self.route.silent_at().is_some_and(|at| at <= now) {
             self.lose("the centre says nothing over this broker".to_owned());

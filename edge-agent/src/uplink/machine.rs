@@ -402,4 +402,4 @@ impl Machine {
 #[cfg(test)]
 mod pace_tests;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -4,8 +4,8 @@
 //! (whether the centre wants it), [`folding`] (what goes ahead as summaries), [`notes`] (summaries and
 //! losses), [`centre`] (whose word counts), [`route`] (over which broker), [`frontier`] and
 //! [`backoff`]: all pure, told the time and the dice.
-//! [`driver`] carries that out between the buffer and [`mqtt`], by way of [`frames`], [`tls`] and
-//! [`inbox`], and shows itself in [`view`].
+//! [`courier`] says what that means between buffer and link, by way of [`frames`] and [`inbox`], and
+//! [`driver`] does it, with [`mqtt`] and [`tls`], and shows itself in [`view`].
 //!
 //! Invariant of the whole: nothing here is a queue of passages. Whatever is on its way still lies
 //! in the buffer, and only a receipt frees it.
@@ -14,6 +14,7 @@ pub mod allowance;
 pub mod backoff;
 pub mod cap;
 pub mod centre;
+pub mod courier;
 pub mod driver;
 pub mod exchange;
 pub mod flight;

@@ -1,8 +1,7 @@
 //! ● A unit: its camera, its disk, and the agent's own admission, buffer and uplink, run step by step.
 //!
 //! What stands here in the place of the agent's shells (`ingest/http`, `uplink/driver`, the buffer's
-//! thread) is told the virtual time and decides nothing: it carries out what the machine wants, in
-//! order, as the driver does.
+//! thread) is told the virtual time and decides nothing.
 
 mod door;
 mod link;
@@ -17,16 +16,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use edge_agent::buffer::{
-    AppendError, Appended, Buffer, BufferSettings, BufferState, Folded, HandedOver, Moment, Owner,
-    PendingSummary, ReadError, StoreStopped, StoredRun,
+    AppendError, Appended, Buffer, BufferSettings, BufferState, HandedOver, Moment, Owner,
 };
 use edge_agent::clock::{Known, Reading};
 use edge_agent::uplink::backoff::{Backoff, Jitter};
+use edge_agent::uplink::courier::{Answer, Courier};
 use edge_agent::uplink::exchange::{Input, Pace};
-use edge_agent::uplink::flight::MessageId;
 use edge_agent::uplink::frames::Framer;
 use edge_agent::uplink::frontier::Statements;
-use edge_agent::uplink::inbox::Inbox;
 use edge_agent::uplink::machine::Machine;
 use proto::{DeviceId, EventTime, SeqRange, StreamId};
 use service::clock::monotonic;
@@ -46,18 +43,7 @@ enum Done {
         times: Vec<i64>,
         appended: Result<Appended, AppendError>,
     },
-    Read {
-        id: MessageId,
-        stream: StreamId,
-        range: SeqRange,
-        run: Box<Result<Option<StoredRun>, ReadError>>,
-    },
-    Summary(StreamId, Result<Vec<PendingSummary>, StoreStopped>),
-    Folded(Result<Folded, StoreStopped>),
-    Receipt,
-    Refused,
-    SummaryRefused,
-    OfferedAgain(Arc<str>, Result<u64, StoreStopped>),
+    Answered(Answer),
 }
 
 type Reply = Pin<Box<dyn Future<Output = Done>>>;
@@ -74,17 +60,11 @@ struct Link {
 /// One run of the agent.
 struct Running {
     began: Millis,
-    buffer: Buffer,
-    owner: Owner,
-    state: watch::Receiver<Arc<BufferState>>,
-    machine: Machine,
-    framer: Framer,
+    courier: Courier,
     known: Known,
-    inbox: Inbox,
-    telling: bool,
-    /// A summary that is read when the buffer has heard all receipts.
-    summary_wanted: Option<(StreamId, usize)>,
-    frames: BTreeMap<MessageId, Vec<u8>>,
+    owner: Owner,
+    /// The buffer's state as it was shown last.
+    state: watch::Receiver<Arc<BufferState>>,
     replies: Vec<Reply>,
     link: Option<Link>,
     /// When the buffer's thread and the machine have their next turn.
@@ -145,7 +125,7 @@ impl Unit {
         self.running
             .as_ref()
             .map_or(Reading::right(wall), |running| {
-                running.known.reading(wall, now - running.began)
+                running.known.reading(wall, running.clock(now))
             })
     }
 
@@ -217,25 +197,23 @@ impl Unit {
             "{}: life {}, run {}, {} unsent",
             self.name, self.life, state.run, state.unsent.passages
         ));
+        let jitter = Jitter::new(stage.dice.number());
+        let machine = Machine::new(self.pace(), state.centre, jitter);
+        let framer = Framer::new(Statements::new(state.run, CAMERA_DELAY_MS));
+        let floor = state.centre_time.unwrap_or(EventTime::from_millis(0));
         self.running = Some(Running {
             began: now,
-            buffer,
+            courier: Courier::new(machine, framer, buffer),
+            known: Known::new(floor),
             owner,
             state: receiver,
-            machine: Machine::new(self.pace(), state.centre, Jitter::new(stage.dice.number())),
-            framer: Framer::new(Statements::new(state.run, CAMERA_DELAY_MS)),
-            known: Known::new(EventTime::from_millis(0)),
-            inbox: Inbox::default(),
-            telling: false,
-            summary_wanted: None,
-            frames: BTreeMap::new(),
             replies: Vec::new(),
             link: None,
             buffer_at: Millis::MAX,
             uplink_at: Millis::MAX,
         });
         self.look(stage, &state);
-        self.feed(stage, Input::Buffer(state));
+        self.observe(stage);
         self.feed(stage, Input::Tick);
         self.ask_turn(stage);
         self.later(stage, 100, UnitEvent::Post);
@@ -289,9 +267,9 @@ impl Unit {
                 state.losses.len(),
                 state.summarised,
                 self.camera.is_waiting(),
-                running.machine.link(),
-                running.machine.why_shut(),
-                running.machine.tally(),
+                running.courier.machine().link(),
+                running.courier.machine().why_shut(),
+                running.courier.machine().tally(),
             )
         })
     }

@@ -9,21 +9,22 @@ use crate::uplink::view::LinkPhase;
 
 impl Driver {
     pub(super) fn show(&mut self) {
-        for answer_ms in self.machine.take_answer_times() {
+        for answer_ms in self.courier.take_answer_times() {
             self.receipt_seconds
                 .observe(Duration::from_millis(answer_ms).as_secs_f64());
         }
-        let heard = self.machine.last_receipt();
+        let machine = self.courier.machine();
+        let heard = machine.last_receipt();
         if self.last_receipt.map(|(at, _)| at) != heard {
             self.last_receipt = heard.map(|at| (at, wall()));
         }
-        let (phase, reason) = match (self.machine.link(), self.machine.why_shut()) {
+        let (phase, reason) = match (machine.link(), machine.why_shut()) {
             (LinkState::Down { .. }, _) => (LinkPhase::Down, self.trouble.clone()),
             (LinkState::Connecting, _) => (LinkPhase::Connecting, self.trouble.clone()),
             (LinkState::Up, Some(why)) => (LinkPhase::Waiting, Some(why.words().to_owned())),
             (LinkState::Up, None) => (LinkPhase::Up, None),
         };
-        let flight = self.machine.flight();
+        let flight = machine.flight();
         let mut view = self.view.borrow().clone();
         if phase.is_connected() != view.phase.is_connected() || phase.is_up() != view.phase.is_up()
         {
@@ -40,13 +41,13 @@ impl Driver {
             .sum();
         view.in_flight_bytes = flight.bytes_sent(None);
         view.receipt_time_ms = flight.receipt_time_ms();
-        let rate = self.machine.rate();
+        let rate = machine.rate();
         view.bytes_per_s = rate.bytes_per_s();
         view.round_trip_ms = rate.round_trip_ms();
         view.held = self.judged.why;
         view.held_until = self.judged.why.and(self.judged.until);
         (view.day_bytes, view.day_bytes_max) = self.meter.day(self.time.read().now);
-        view.tally = self.machine.tally();
+        view.tally = machine.tally();
         self.view.send_if_modified(|shown| {
             let changed = *shown != view;
             *shown = view;

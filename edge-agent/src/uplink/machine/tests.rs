@@ -36,7 +36,7 @@ use crate::buffer::{Folded, StreamState};
 use crate::uplink::folding::Backlog;
 use crate::uplink::frames::fixtures::buffer_state;
 
-pub(super) const PACE: Pace = Pace {
+pub(in crate::uplink) const PACE: Pace = Pace {
     batch_passages: 50,
     event_wait_ms: 250,
     heartbeat_ms: 30_000,

@@ -49,7 +49,11 @@ impl Unit {
             }
         };
         stage.say(format_args!("{}: {} posted", self.name, passages.len()));
-        self.ask(stage, |buffer| async move {
+        let Some(running) = &self.running else {
+            return;
+        };
+        let buffer = running.courier.buffer().clone();
+        self.ask(stage, async move {
             let times = post.times;
             let appended = buffer.append(passages).await;
             Done::Posted { times, appended }

@@ -3,8 +3,8 @@
 use std::future::Future;
 use std::task::{Context, Poll, Waker};
 
-use edge_agent::buffer::{Buffer, BufferState};
-use edge_agent::uplink::exchange::Input;
+use edge_agent::buffer::BufferState;
+use edge_agent::uplink::courier::Answer;
 
 use super::super::queue::Millis;
 use super::super::stage::{Event, Stage, UnitEvent};
@@ -12,12 +12,13 @@ use super::{Done, Reply, Unit};
 
 impl Unit {
     /// Asks the buffer; the answer comes with one of its next turns.
-    pub(super) fn ask<F>(&mut self, stage: &mut Stage, question: impl FnOnce(Buffer) -> F)
-    where
-        F: Future<Output = Done> + 'static,
-    {
+    pub(super) fn ask(
+        &mut self,
+        stage: &mut Stage,
+        question: impl Future<Output = Done> + 'static,
+    ) {
         if let Some(running) = &mut self.running {
-            let mut reply: Reply = Box::pin(question(running.buffer.clone()));
+            let mut reply: Reply = Box::pin(question);
             // The first poll puts the question into the queue.
             match reply.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
                 Poll::Pending => running.replies.push(reply),
@@ -76,11 +77,11 @@ impl Unit {
             self.look(stage, &state);
         }
         if changed && state_first {
-            self.feed(stage, Input::Buffer(state.clone()));
+            self.observe(stage);
         }
         done.into_iter().for_each(|done| self.done(stage, done));
         if changed && !state_first {
-            self.feed(stage, Input::Buffer(state));
+            self.observe(stage);
         }
         let until = again.saturating_duration_since(self.epoch);
         let at = u64::try_from(until.as_micros().div_ceil(1_000)).unwrap_or(u64::MAX);
@@ -102,5 +103,37 @@ impl Unit {
         stage
             .oracle
             .identity(self.place, &self.disk.held(), &self.last_losses);
+    }
+
+    pub(super) fn observe(&mut self, stage: &mut Stage) {
+        if let Some(running) = &mut self.running {
+            running.courier.observe(running.clock(stage.now()));
+            self.obey(stage);
+        }
+    }
+
+    fn done(&mut self, stage: &mut Stage, done: Done) {
+        match done {
+            Done::Posted { times, appended } => match appended {
+                Ok(_) => {
+                    stage.oracle.answered(self.place, &times);
+                    self.camera.answered();
+                }
+                Err(error) => {
+                    stage.say(format_args!("{}: post refused: {error}", self.name));
+                    self.camera.unanswered();
+                }
+            },
+            Done::Answered(answer) => self.answered(stage, answer),
+        }
+    }
+
+    fn answered(&mut self, stage: &mut Stage, answer: Answer) {
+        let at = self.reading(stage.now());
+        if let Some(running) = &mut self.running {
+            let clock = running.clock(stage.now());
+            running.courier.answered(clock, at, answer);
+            self.obey(stage);
+        }
     }
 }
