@@ -78,6 +78,10 @@ impl Broker {
                 filters = wanted.map(|filter| (filter, Qos::AtMostOnce)).collect();
                 Packet::Subscribe { pkid: 1, filters }
             }
+            ToBroker::Unsubscribe(left) => Packet::Unsubscribe {
+                pkid: 1,
+                filters: left.iter().map(String::as_str).collect(),
+            },
             ToBroker::Publish {
                 topic,
                 payload,
@@ -124,6 +128,16 @@ impl Broker {
                     self.subscriptions.entry(filter).or_default().insert(id);
                 }
             }
+            Ok(Step::Unsubscribe(filters)) => {
+                let mut answer = BytesMut::new();
+                for filter in filters {
+                    connection.session.unsubscribed(&mut answer);
+                    if let Some(subscribers) = self.subscriptions.get_mut(&filter) {
+                        subscribers.remove(&id);
+                    }
+                }
+            }
+            Ok(Step::NotSubscribed(_)) => {}
             Ok(Step::Taken) => self.drain(stage, id),
             Ok(other) => unreachable!("no client here asks for {other:?}"),
             Err(violation) => {

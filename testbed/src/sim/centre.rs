@@ -9,7 +9,7 @@ mod flush;
 mod lease;
 mod link;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 
 use aggregator::commit::lease::Holdings;
@@ -19,24 +19,26 @@ use aggregator::intake::admit::{Door, DoorLimits};
 use aggregator::intake::decode::Message;
 use aggregator::intake::mqtt::Gate;
 use aggregator::window::state::Memory;
-use proto::receipt::Centre;
+use proto::receipt::{Centre, Intake};
 use proto::topic::Shard;
 
-use super::database::{Database, Owner, Role, SessionId};
+use super::database::{Database, LEASE_TTL_MS, Owner, Role, SessionId};
 use super::net::{Client, ConnectionId, ToClient};
 use super::queue::Millis;
 use super::scenario::Bug;
 use super::stage::{AggregatorEvent, Event, Stage};
 use flush::Flush;
+use lease::{Keeper, LEASE_RENEW_MS};
 pub(super) use link::name as centre_name;
 
 /// As by default.
 const FLUSH_MS: Millis = 1_000 / TURNS as Millis;
-const LEASE_TTL_MS: Millis = 10_000;
-const LEASE_RENEW_MS: Millis = 3_000;
 
 /// Windows kept in memory: few, so that they are often loaded again.
 const WINDOWS_MAX: usize = 40;
+
+/// By then a process that was told to stop has stopped, or is killed.
+const STOP_MS_MAX: Millis = 20_000;
 
 /// The longest wait of an owner after a failure.
 const BACKOFF_MS_MAX: Millis = 5_000;
@@ -46,8 +48,6 @@ pub(super) struct Aggregator {
     place: usize,
     pub(super) life: u32,
     bug: Option<Bug>,
-    /// The shards in which there is anything.
-    shards: BTreeSet<Shard>,
     running: Option<Running>,
     /// While it is stopped, what would have happened to it.
     stopped: Option<Vec<Missed>>,
@@ -62,13 +62,18 @@ enum Missed {
 /// One life.
 struct Running {
     holdings: Holdings,
-    lease: Option<SessionId>,
+    keeper: Keeper,
+    /// When the leases were renewed last.
     renewed: Millis,
-    raise_wanted: bool,
     link: Link,
+    /// Whether the broker was reached before, and what it still had to bring is lost.
+    was_linked: bool,
+    relinked: bool,
     subscribed: BTreeSet<Shard>,
     gate: Gate,
-    told: Option<(Holdings, Gate)>,
+    told: BTreeMap<Shard, (i64, Intake)>,
+    /// It was told to stop, ends in order, and is back after so long.
+    stopping: Option<Millis>,
     door: Door,
     /// Decoded; their turn has not come.
     waiting: Turns,
@@ -126,12 +131,11 @@ impl Debug for Aggregator {
 }
 
 impl Aggregator {
-    pub(super) const fn new(place: usize, bug: Option<Bug>, shards: BTreeSet<Shard>) -> Self {
+    pub(super) const fn new(place: usize, bug: Option<Bug>) -> Self {
         Self {
             place,
             life: 0,
             bug,
-            shards,
             running: None,
             stopped: None,
         }
@@ -152,17 +156,26 @@ impl Aggregator {
 
     pub(super) fn hear(&mut self, stage: &mut Stage, db: &mut Database, event: AggregatorEvent) {
         match (&mut self.stopped, &event) {
-            // The last has left the process already.
-            (_, AggregatorEvent::Continue | AggregatorEvent::Commit(_)) | (None, _) => {}
+            (_, AggregatorEvent::Continue | AggregatorEvent::Kill(_)) | (None, _) => {}
+            // COMMIT may have left the process already.
+            (_, AggregatorEvent::Commit(_)) if stage.dice.percent(50) => {}
             (Some(missed), _) => return missed.push(Missed::Event(event)),
         }
         match event {
-            AggregatorEvent::Start => return self.start(stage, db),
+            AggregatorEvent::Start => return self.start(stage),
             AggregatorEvent::Continue => return self.go_on(stage, db),
+            AggregatorEvent::Kill(back_after) => return self.kill(stage, db, back_after),
             AggregatorEvent::Commit(id) => return self.commit(stage, db, id),
             AggregatorEvent::Cursors(writes) => db.commit_cursors(stage, &writes),
             _ if self.running.is_none() => return,
-            AggregatorEvent::Lease => self.keep_leases(stage, db),
+            AggregatorEvent::Lease => {
+                self.later(stage, LEASE_RENEW_MS, AggregatorEvent::Lease);
+                self.keep_leases(stage, db);
+            }
+            AggregatorEvent::News => self.keep_leases(stage, db),
+            AggregatorEvent::Claimed(session, claimed) => {
+                self.claimed(stage, db, session, &claimed);
+            }
             AggregatorEvent::Owner => {
                 self.later(stage, FLUSH_MS, AggregatorEvent::Owner);
                 self.own(stage, db);
@@ -174,7 +187,7 @@ impl Aggregator {
         self.present(stage);
     }
 
-    fn start(&mut self, stage: &mut Stage, db: &mut Database) {
+    fn start(&mut self, stage: &mut Stage) {
         if self.running.is_some() {
             return;
         }
@@ -185,13 +198,15 @@ impl Aggregator {
         };
         self.running = Some(Running {
             holdings: Holdings::default(),
-            lease: None,
+            keeper: Keeper::default(),
             renewed: stage.now(),
-            raise_wanted: false,
             link: Link::Down,
+            was_linked: false,
+            relinked: false,
             subscribed: BTreeSet::new(),
             gate: Gate::Closed("starting".to_owned()),
-            told: None,
+            told: BTreeMap::new(),
+            stopping: None,
             door: Door::new(limits),
             waiting: Turns::default(),
             pending: Vec::new(),
@@ -200,25 +215,45 @@ impl Aggregator {
             phase: Phase::Idle,
         });
         stage.say(format_args!("centre {}: life {}", self.place, self.life));
-        self.keep_leases(stage, db);
+        self.later(stage, 0, AggregatorEvent::Lease);
         self.later(stage, FLUSH_MS, AggregatorEvent::Owner);
-        self.present(stage);
     }
 
     /// SIGKILL.
     pub(super) fn kill(&mut self, stage: &mut Stage, db: &mut Database, back_after: Millis) {
-        if self.running.take().is_none() {
-            return;
+        if self.running.is_some() {
+            stage.say(format_args!("centre {}: killed", self.place));
+            self.gone(stage, db);
+            self.later(stage, back_after, AggregatorEvent::Start);
         }
-        stage.say(format_args!("centre {}: killed", self.place));
+    }
+
+    /// This life is over.
+    fn gone(&mut self, stage: &mut Stage, db: &mut Database) {
         let client = self.client();
         for id in stage.net.of(|other| other == client) {
             stage.cut(id, 1);
         }
         db.forget(self.owner());
-        self.stopped = None;
+        (self.running, self.stopped) = (None, None);
         self.life += 1;
-        self.later(stage, back_after, AggregatorEvent::Start);
+    }
+
+    /// SIGTERM: what is at hand is committed, then all leases are given back.
+    pub(super) fn stop(&mut self, stage: &mut Stage, db: &mut Database, back_after: Millis) {
+        let Some(running) = self
+            .running
+            .as_mut()
+            .filter(|running| running.stopping.is_none())
+        else {
+            return;
+        };
+        stage.say(format_args!("centre {}: told to stop", self.place));
+        running.stopping = Some(back_after);
+        running.gate = Gate::Closed("stopping".to_owned());
+        self.later(stage, STOP_MS_MAX, AggregatorEvent::Kill(back_after));
+        self.own(stage, db);
+        self.present(stage);
     }
 
     /// SIGSTOP, and SIGCONT after a while.
@@ -250,8 +285,23 @@ impl Aggregator {
         if let Phase::Session(session) = &running.phase
             && session.flush.is_none()
         {
-            running.pending.append(&mut running.waiting.take_next());
+            if std::mem::take(&mut running.relinked) {
+                // New tokens make the units send again.
+                running.keeper.raise = Some(false);
+                return self.later(stage, 1, AggregatorEvent::News);
+            }
+            if running.keeper.raise.is_some() {
+                return;
+            }
+            let mut next = if running.stopping.is_some() {
+                running.waiting.take_all()
+            } else {
+                running.waiting.take_next()
+            };
+            running.pending.append(&mut next);
             self.go_on_with_session(stage, db);
+        } else if running.stopping.is_some() && !matches!(running.phase, Phase::Session(_)) {
+            self.leave(stage, db);
         } else if matches!(running.phase, Phase::Idle) {
             self.open_session(stage, db);
         }
@@ -274,14 +324,17 @@ impl Aggregator {
         let Some(database) = db.connect(stage, owner, Role::Writer) else {
             return self.end(stage, Ended::Closed("cannot connect".to_owned()));
         };
+        let holdings = running.holdings.clone();
+        let in_use = holdings.tokens.keys().copied().collect();
         running.phase = Phase::Session(Box::new(Session {
             database,
-            holdings: running.holdings.clone(),
+            holdings,
             centre,
             memory: Memory::new(),
             stream_keys: Vec::new(),
             flush: None,
         }));
+        self.uses(stage, in_use);
         self.go_on_with_session(stage, db);
     }
 
@@ -290,15 +343,21 @@ impl Aggregator {
         let Some(running) = &mut self.running else {
             return;
         };
-        let Phase::Session(session) = &running.phase else {
+        if let Err(ended) = adopt(running, stage.now()) {
+            return self.end(stage, ended);
+        }
+        let in_use: BTreeSet<Shard> = running.holdings.tokens.keys().copied().collect();
+        if in_use != running.keeper.in_use {
+            self.uses(stage, in_use);
+        }
+        let Some(running) = &mut self.running else {
             return;
         };
-        let now = &running.holdings;
-        if now.tokens != session.holdings.tokens || now.centre != Some(session.centre) {
-            return self.end(stage, Ended::Raise("the tokens have changed".to_owned()));
-        }
         if running.pending.is_empty() {
             running.backoff_ms = 0;
+            if running.stopping.is_some() {
+                return self.leave(stage, db);
+            }
             running.gate = if running.surge.is_blown() {
                 Gate::Closed("too many devices had something refused for ever".to_owned())
             } else {
@@ -323,14 +382,42 @@ impl Aggregator {
             self.place
         ));
         running.phase = phase;
+        running.keeper.in_use.clear();
         running.gate = Gate::Closed(reason);
         running.backoff_ms = (running.backoff_ms * 2).clamp(100, BACKOFF_MS_MAX);
         if matches!(running.phase, Phase::Raising) {
-            running.raise_wanted = true;
-            self.later(stage, 1, AggregatorEvent::Lease);
+            running.keeper.raise = Some(true);
+            self.later(stage, 1, AggregatorEvent::News);
         } else {
             let wait = stage.dice.between(0, running.backoff_ms);
             self.later(stage, wait, AggregatorEvent::Retry);
         }
     }
+}
+
+/// Takes over what is owned now, between two flushes: what is known of a shard goes with its token.
+fn adopt(running: &mut Running, now: Millis) -> Result<(), Ended> {
+    let Phase::Session(session) = &mut running.phase else {
+        return Ok(());
+    };
+    if now - running.renewed >= LEASE_TTL_MS {
+        let reason = format!(
+            "the leases were not renewed for {} ms",
+            now - running.renewed
+        );
+        return Err(Ended::Closed(reason));
+    }
+    let owned = &running.holdings;
+    if owned.centre != Some(session.centre) {
+        return Err(Ended::Raise("the database is another".to_owned()));
+    }
+    if owned.tokens.is_empty() {
+        return Err(Ended::Closed("no shard is owned any more".to_owned()));
+    }
+    let before = std::mem::replace(&mut session.holdings, owned.clone());
+    session.memory.keep_shards(|shard| {
+        let token = owned.tokens.get(&shard);
+        token.is_some() && token == before.tokens.get(&shard)
+    });
+    Ok(())
 }

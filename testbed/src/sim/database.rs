@@ -27,6 +27,8 @@ use super::oracle::Expected;
 use super::queue::Millis;
 use super::scenario::Bug;
 use super::stage::Stage;
+use lease::Keeper;
+pub(super) use lease::{LEASE_TTL_MS, View, owner_name};
 pub(super) use writes::{DeviceWrites, Writes};
 
 /// A connection.
@@ -54,12 +56,6 @@ pub(super) enum Answer {
     Lost,
 }
 
-#[derive(Debug, Clone, Default)]
-struct Lease {
-    owner: Option<Owner>,
-    expires_at: Millis,
-}
-
 /// What `device_status` says of completeness.
 #[derive(Debug, Clone, Default)]
 struct Status {
@@ -78,7 +74,8 @@ struct Tables {
     status: BTreeMap<i32, Status>,
     rejected_days: BTreeMap<i32, Day>,
     tokens: BTreeMap<Shard, i64>,
-    leases: BTreeMap<Shard, Lease>,
+    keepers: BTreeMap<Owner, Keeper>,
+    leases: BTreeMap<Shard, Option<Owner>>,
     stream_key: i32,
 }
 
@@ -93,25 +90,38 @@ struct InDoubt {
 #[derive(Debug)]
 pub(super) struct Database {
     tables: Tables,
-    copy: Option<(Tables, Expected)>,
+    /// What a standby has.
+    copy: (Tables, Expected),
     sessions: BTreeMap<SessionId, (Owner, Role)>,
     opened: u64,
     in_doubt: Vec<InDoubt>,
     timeline: u32,
+    /// When the server started.
+    started_at: Millis,
+    /// It is down, or nobody has connected since.
+    is_starting: bool,
     no_fencing: bool,
     /// Event times of passages that no table takes.
     poison: BTreeSet<i64>,
 }
 
 impl Database {
-    pub(super) fn new(bug: Option<Bug>) -> Self {
+    /// One in which these shards can be leased.
+    pub(super) fn new(bug: Option<Bug>, shards: &BTreeSet<Shard>) -> Self {
+        let free = shards.iter().map(|shard| (*shard, None));
+        let tables = Tables {
+            leases: free.collect(),
+            ..Tables::default()
+        };
         Self {
-            tables: Tables::default(),
-            copy: None,
+            copy: (tables.clone(), Expected::default()),
+            tables,
             sessions: BTreeMap::new(),
             opened: 0,
             in_doubt: Vec::new(),
             timeline: 1,
+            started_at: 0,
+            is_starting: false,
             no_fencing: bug == Some(Bug::NoFencing),
             poison: BTreeSet::new(),
         }
@@ -133,6 +143,9 @@ impl Database {
         if !stage.weather.database_up {
             return None;
         }
+        if self.sessions.is_empty() && self.is_starting {
+            (self.started_at, self.is_starting) = (stage.now(), false);
+        }
         self.opened += 1;
         let id = SessionId(self.opened);
         self.sessions.insert(id, (owner, role));
@@ -152,20 +165,22 @@ impl Database {
     pub(super) fn stop(&mut self, stage: &mut Stage) {
         self.sessions.clear();
         self.settle(stage, |_| true);
+        self.is_starting = true;
     }
 
     /// The standby takes a copy, as it does all the time.
     pub(super) fn copy(&mut self, stage: &Stage) {
-        self.copy = Some((self.tables.clone(), stage.oracle.expected()));
+        self.copy = (self.tables.clone(), stage.oracle.expected());
     }
 
     /// The standby takes over, without what was committed since its copy.
     pub(super) fn promote(&mut self, stage: &mut Stage) {
         self.sessions.clear();
         self.in_doubt.clear();
-        let (tables, expected) = self.copy.clone().unwrap_or_default();
+        let (tables, expected) = self.copy.clone();
         self.tables = tables;
         self.timeline += 1;
+        self.is_starting = true;
         stage.oracle.promoted(self.timeline, expected);
     }
 }

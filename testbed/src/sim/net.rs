@@ -26,6 +26,7 @@ pub(super) enum ToBroker {
         client_id: String,
     },
     Subscribe(Vec<String>),
+    Unsubscribe(Vec<String>),
     Publish {
         topic: String,
         payload: Bytes,

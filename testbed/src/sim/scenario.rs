@@ -42,8 +42,8 @@ pub(super) struct Scenario {
     pub(super) intruder: bool,
     /// One in so many passages has a value that the database does not take; 0: none.
     pub(super) poison_one_in: u64,
-    /// Whether aggregators share the shards instead of one having all.
-    pub(super) shared: bool,
+    /// Aggregators that share the shards.
+    pub(super) aggregators: usize,
 }
 
 /// How one unit is set up.
@@ -82,7 +82,7 @@ impl Scenario {
             promotions,
             intruder: dice.percent(30),
             poison_one_in: if dice.percent(10) { 40 } else { 0 },
-            shared: dice.percent(30),
+            aggregators: dice.pick(&[2, 2, 3]),
         }
     }
 }

@@ -3,7 +3,9 @@
 use std::fmt::Arguments;
 
 use bytes::Bytes;
+use proto::topic::Shard;
 
+use super::database::{Owner, SessionId};
 use super::dice::Dice;
 use super::net::{Client, ConnectionId, Net, ToBroker, ToClient};
 use super::oracle::Oracle;
@@ -52,8 +54,14 @@ pub(super) enum AggregatorEvent {
     Start,
     /// It was stopped and goes on.
     Continue,
+    /// It was told to stop and has not, and is killed; it comes back after so long.
+    Kill(Millis),
     /// The lease keeper's turn.
     Lease,
+    /// The same, out of turn: something has changed.
+    News,
+    /// The keeper has claimed shards, over this connection, of these owners.
+    Claimed(Option<SessionId>, Vec<(Shard, Option<Owner>)>),
     /// The owner's turn: it flushes, or opens a session.
     Owner,
     /// The same, out of turn, after a failure.

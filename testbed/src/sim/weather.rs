@@ -4,9 +4,6 @@ use super::dice::Dice;
 use super::queue::Millis;
 use super::scenario::Scenario;
 
-/// Aggregators.
-pub(super) const AGGREGATORS: usize = 2;
-
 /// What is bad at the moment.
 #[derive(Debug)]
 pub(super) struct Weather {
@@ -41,6 +38,8 @@ pub(super) enum Fault {
     SlowNetwork,
     KillAggregator(usize),
     PauseAggregator(usize),
+    /// It is told to stop, and comes back.
+    StopAggregator(usize),
     CutAggregator(usize),
     DatabaseRestart,
     DatabaseTrouble,
@@ -106,7 +105,7 @@ impl Fault {
     /// The next one, and how long it lasts.
     pub(super) fn draw(dice: &mut Dice, scenario: &Scenario) -> (Self, Millis) {
         let unit = dice.index(scenario.units.len());
-        let aggregator = dice.index(AGGREGATORS);
+        let aggregator = dice.index(scenario.aggregators);
         let lasts = dice.pick(&[500, 5_000, 20_000, 90_000]);
         let fault = match dice.between(1, 100) {
             1..=8 => Self::UnitCrash(unit),
@@ -117,8 +116,9 @@ impl Fault {
             38..=45 => Self::BrokerRestart,
             46..=55 => Self::RouterStorm,
             56..=60 => Self::SlowNetwork,
-            61..=67 => Self::KillAggregator(aggregator),
-            68..=76 => Self::PauseAggregator(aggregator),
+            61..=65 => Self::KillAggregator(aggregator),
+            66..=68 => Self::StopAggregator(aggregator),
+            69..=76 => Self::PauseAggregator(aggregator),
             77..=80 => Self::CutAggregator(aggregator),
             81..=84 => Self::DatabaseRestart,
             85..=93 => Self::DatabaseTrouble,

@@ -19,13 +19,16 @@ use super::scenario::{Bug, DRAIN_MS_MAX, Scenario, TROUBLE_MS};
 use super::stage::{AggregatorEvent, Event, Stage, UnitEvent};
 use super::trace::Trace;
 use super::unit::{Unit, name};
-use super::weather::{AGGREGATORS, Fault, Weather};
+use super::weather::{Fault, Weather};
 
 /// How often it is looked whether everything has drained.
 const LOOK_EVERY_MS: Millis = 5_000;
 
 /// How often the standby takes its copy.
 const COPY_EVERY_MS: Millis = 20_000;
+
+/// Shards without a device.
+const EMPTY_SHARDS: usize = 3;
 
 /// Events of one run; more mean that something turns in circles.
 const EVENTS_MAX: u64 = 2_000_000;
@@ -50,7 +53,10 @@ impl World {
         let names: Vec<_> = (0..count).map(name).collect();
         let with_ids = scenario.units.iter().map(|unit| unit.ids).collect();
         let devices = names.iter().cloned().chain([intruder::own_name()]);
-        let shards: BTreeSet<Shard> = devices.map(|device| Shard::of(&device)).collect();
+        // And a few in which there is nothing, so that there is something to share.
+        let empty = Shard::all().take(EMPTY_SHARDS);
+        let of_devices = devices.map(|device| Shard::of(&device));
+        let shards: BTreeSet<Shard> = of_devices.chain(empty).collect();
         let mut stage = Stage {
             queue: Queue::new(),
             dice,
@@ -67,8 +73,8 @@ impl World {
             stage.queue.at(at, Event::Unit(place, 0, UnitEvent::Start));
         }
         let mut aggregators = Vec::new();
-        for place in 0..AGGREGATORS {
-            aggregators.push(Aggregator::new(place, bug, shards.clone()));
+        for place in 0..stage.scenario.aggregators {
+            aggregators.push(Aggregator::new(place, bug));
             let at = stage.dice.between(0, 3_000);
             let start = Event::Aggregator(place, 0, AggregatorEvent::Start);
             stage.queue.at(at, start);
@@ -87,7 +93,7 @@ impl World {
             units,
             broker: Broker::default(),
             aggregators,
-            database: Database::new(bug),
+            database: Database::new(bug, &shards),
             healed_at: None,
             drained: false,
         }
@@ -220,6 +226,7 @@ impl World {
             }
             Fault::BrokerRestart => broker.restart(stage),
             Fault::KillAggregator(place) => aggregators[place].kill(stage, database, lasts),
+            Fault::StopAggregator(place) => aggregators[place].stop(stage, database, lasts),
             Fault::PauseAggregator(place) => aggregators[place].pause(stage, lasts),
             Fault::CutAggregator(place) => {
                 let is_it = |client| matches!(client, Client::Aggregator(p, _) if p == place);
@@ -242,7 +249,10 @@ impl World {
             now
         });
         let timeline = self.database.centre().timeline;
-        let waiting = self.units.iter().find_map(|unit| unit.waits(timeline));
+        let mut units = self.units.iter();
+        let waiting = units
+            .find_map(|unit| unit.waits(timeline))
+            .or_else(|| self.database.is_unbalanced(now));
         match waiting {
             None => {
                 let scenario = &self.stage.scenario;

@@ -14,70 +14,99 @@ use proto::{DeviceId, EventTime};
 
 use super::super::net::{ConnectionId, ToBroker, ToClient};
 use super::super::oracle::HORIZON_MS;
-use super::super::queue::wall_ms;
+use super::super::queue::{Millis, wall_ms};
 use super::super::stage::{AggregatorEvent, Stage};
 use super::super::unit::device;
-use super::{Aggregator, Link, Missed};
+use super::{Aggregator, Link, Missed, Running};
 
 /// The name in the certificate of an aggregator.
 pub(in crate::sim) fn name(place: usize) -> DeviceId {
     device(&format!("centre-{place}"))
 }
 
+impl Running {
+    /// The connection is gone, and with it whatever the broker knew.
+    fn unlink(&mut self, now: Millis) {
+        if matches!(self.link, Link::Connected(..)) {
+            self.keeper.broker_seen = Some(now);
+        }
+        self.link = Link::Down;
+        self.subscribed.clear();
+        self.told.clear();
+    }
+
+    /// Says what is new of what is owned; nothing of leases that may be another's by now, and nothing
+    /// any more when another takes over.
+    fn publish_beacons(&mut self, stage: &mut Stage, id: ConnectionId) {
+        let now = stage.now();
+        let hands_over = self.stopping.is_some() && self.holdings.other.is_some();
+        let Some(centre) = self.holdings.centre.filter(|_| !hands_over) else {
+            return;
+        };
+        let intake = self.gate.intake();
+        let owned = &self.holdings.tokens;
+        self.told.retain(|shard, _| owned.contains_key(shard));
+        for (shard, token) in owned {
+            let news = (*token, intake);
+            if self.told.get(shard) == Some(&news) || self.is_overdue(now) {
+                continue;
+            }
+            let message = Beacon {
+                centre,
+                token: token.unsigned_abs(),
+                build: "simulated".to_owned(),
+                wire_min: WIRE_VERSION_MIN,
+                wire_max: WIRE_VERSION,
+                intake,
+                sent_at: EventTime::from_millis(wall_ms(now)),
+                summaries_age_max_ms: summaries_age_max_ms(HORIZON_MS),
+            };
+            let packet = ToBroker::Publish {
+                topic: beacon(*shard),
+                payload: Down::Beacon(message).encode().into(),
+                retain: true,
+                pkid: Some(1),
+            };
+            stage.send_up(id, packet);
+            self.told.insert(*shard, news);
+        }
+    }
+}
+
 impl Aggregator {
     /// Keeps connection, subscriptions and beacons as holdings and gate want them.
     pub(super) fn present(&mut self, stage: &mut Stage) {
-        let now_ms = wall_ms(stage.now());
+        let now = stage.now();
         let Some(running) = &mut self.running else {
             return;
         };
         let owned: BTreeSet<Shard> = running.holdings.tokens.keys().copied().collect();
+        let takes_part = running.holdings.takes_part;
         match running.link {
-            Link::Down if !owned.is_empty() => {
+            Link::Down if takes_part => {
                 running.link = Link::Dialling;
                 let takes = stage.dice.between(5, 2_000);
                 self.later(stage, takes, AggregatorEvent::Dial);
             }
-            Link::Connected(id, _) | Link::Greeting(id) if owned.is_empty() => {
-                running.link = Link::Down;
-                running.subscribed.clear();
-                running.told = None;
+            Link::Connected(id, _) | Link::Greeting(id) if !takes_part => {
+                running.unlink(now);
                 stage.cut(id, 1);
             }
             Link::Connected(id, is_subscribed) => {
                 let news = owned.difference(&running.subscribed);
                 let filters: Vec<String> = news.map(|shard| up_filter(*shard)).collect();
+                let gone = running.subscribed.difference(&owned);
+                let gone: Vec<String> = gone.map(|shard| up_filter(*shard)).collect();
                 running.subscribed = owned;
+                if !gone.is_empty() {
+                    stage.send_up(id, ToBroker::Unsubscribe(gone));
+                }
                 if !filters.is_empty() {
                     stage.send_up(id, ToBroker::Subscribe(filters));
                 }
-                let Some(centre) = running.holdings.centre.filter(|_| is_subscribed) else {
-                    return;
-                };
-                let state = (running.holdings.clone(), running.gate.clone());
-                if running.told.as_ref() == Some(&state) {
-                    return;
+                if is_subscribed {
+                    running.publish_beacons(stage, id);
                 }
-                for (shard, token) in &running.holdings.tokens {
-                    let message = Beacon {
-                        centre,
-                        token: token.unsigned_abs(),
-                        build: "simulated".to_owned(),
-                        wire_min: WIRE_VERSION_MIN,
-                        wire_max: WIRE_VERSION,
-                        intake: running.gate.intake(),
-                        sent_at: EventTime::from_millis(now_ms),
-                        summaries_age_max_ms: summaries_age_max_ms(HORIZON_MS),
-                    };
-                    let packet = ToBroker::Publish {
-                        topic: beacon(*shard),
-                        payload: Down::Beacon(message).encode().into(),
-                        retain: true,
-                        pkid: Some(1),
-                    };
-                    stage.send_up(id, packet);
-                }
-                running.told = Some(state);
             }
             Link::Down | Link::Dialling | Link::Greeting(_) => {}
         }
@@ -89,14 +118,12 @@ impl Aggregator {
             return;
         };
         running.link = Link::Down;
-        if !stage.weather.broker_up || running.holdings.tokens.is_empty() {
+        if !stage.weather.broker_up || !running.holdings.takes_part {
             return;
         }
         let id = stage.connect(client);
         let client_id = name(self.place).as_str().to_owned();
         stage.send_up(id, ToBroker::Connect { client_id });
-        running.subscribed.clear();
-        running.told = None;
         running.link = Link::Greeting(id);
     }
 
@@ -121,15 +148,16 @@ impl Aggregator {
             return;
         }
         match packet {
-            ToClient::Connected => running.link = Link::Connected(id, false),
+            ToClient::Connected => {
+                running.link = Link::Connected(id, false);
+                running.relinked |= std::mem::replace(&mut running.was_linked, true);
+                // The others learn of it at once.
+                self.later(stage, 1, AggregatorEvent::News);
+            }
             ToClient::Subscribed if running.link == Link::Connected(id, false) => {
                 running.link = Link::Connected(id, true);
             }
-            ToClient::Gone => {
-                running.link = Link::Down;
-                running.subscribed.clear();
-                running.told = None;
-            }
+            ToClient::Gone => running.unlink(stage.now()),
             ToClient::Publish {
                 topic,
                 payload,
