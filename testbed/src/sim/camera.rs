@@ -1,5 +1,7 @@
 //! ● A camera: posts in the customer's format, and again until it is answered.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use proto::DeviceId;
 
@@ -24,6 +26,7 @@ pub(super) struct Camera {
     device: DeviceId,
     ids: bool,
     made: u64,
+    used: BTreeSet<i64>,
     /// Posted and not answered yet.
     open: Option<Post>,
     /// Whether the answer is still to come.
@@ -38,6 +41,7 @@ impl Camera {
             device,
             ids,
             made: 0,
+            used: BTreeSet::new(),
             open: None,
             asked: false,
             poison: Vec::new(),
@@ -90,7 +94,12 @@ impl Camera {
         let event_ms = wall_ms - i64::try_from(late_ms).unwrap_or(0);
         // The thousandths tell the passages of a unit apart.
         let thousandths = i64::try_from(self.made % 1_000).unwrap_or(0);
-        let event_ms = event_ms - event_ms.rem_euclid(1_000) + thousandths;
+        let event_ms = event_ms.max(0);
+        let mut event_ms = event_ms - event_ms.rem_euclid(1_000) + thousandths;
+        // A clock that was set back shows the same times again.
+        while !self.used.insert(event_ms) {
+            event_ms += 1_000;
+        }
         if poison_one_in > 0 && dice.between(1, poison_one_in) == 1 {
             self.poison.push(event_ms);
         }
@@ -123,8 +132,19 @@ impl Camera {
         (item, event_ms)
     }
 
-    pub(super) fn answered(&mut self) {
-        (self.open, self.asked) = (None, false);
+    /// These are durable; the others were refused, and are posted again.
+    pub(super) fn answered(&mut self, times: &[i64]) {
+        self.asked = false;
+        if let Some(post) = &mut self.open {
+            let (items, all) = (
+                std::mem::take(&mut post.items),
+                std::mem::take(&mut post.times),
+            );
+            let left = items.into_iter().zip(all);
+            let left = left.filter(|(_, time)| !times.contains(time));
+            (post.items, post.times) = left.unzip();
+        }
+        self.open = self.open.take().filter(|post| !post.items.is_empty());
     }
 
     /// Refused, or the agent went away: posted again.

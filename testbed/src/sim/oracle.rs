@@ -36,7 +36,9 @@ struct Accepted {
     unit: usize,
     all: SeqSet,
     facts: BTreeMap<u64, Fact>,
-    /// Handed over within the delay that the unit states windows complete by.
+    /// Handed over within the delay that the unit states windows complete by: of a time that it had
+    /// not called complete. That goes by the latest that it ever took the time for, since it says so
+    /// by a wrong clock as by a right one, and is believed up to the centre's.
     on_time: SeqSet,
 }
 
@@ -60,6 +62,8 @@ pub(super) struct Oracle {
     with_ids: Vec<bool>,
     streams: BTreeMap<StreamId, Accepted>,
     times: BTreeSet<(usize, i64)>,
+    /// The latest that each unit ever took the time for.
+    latest: BTreeMap<usize, i64>,
     /// Losses that units have declared and that are lost altogether.
     declared: BTreeMap<StreamId, SeqSet>,
     expected: Expected,
@@ -91,11 +95,13 @@ impl Oracle {
     pub(super) fn accepted(
         &mut self,
         unit: usize,
-        unit_wall_ms: i64,
+        believed_ms: i64,
         stream: StreamId,
         first: Seq,
         batch: &PassageBatch,
     ) {
+        self.takes_time_for(unit, believed_ms);
+        let latest_ms = self.latest[&unit];
         let known = self.streams.entry(stream).or_insert_with(|| Accepted {
             unit,
             all: SeqSet::new(),
@@ -121,7 +127,7 @@ impl Oracle {
             self.tally.accepted += 1;
             let one = one(number);
             known.all.insert(one);
-            if event_ms >= unit_wall_ms - CAMERA_DELAY_MS {
+            if event_ms >= latest_ms - CAMERA_DELAY_MS {
                 known.on_time.insert(one);
             }
             if !self.times.insert((unit, event_ms)) && self.with_ids[unit] {
@@ -131,6 +137,12 @@ impl Oracle {
             }
         }
         problem.into_iter().for_each(|problem| self.fail(problem));
+    }
+
+    /// As far as a unit knows it is now this.
+    pub(super) fn takes_time_for(&mut self, unit: usize, believed_ms: i64) {
+        let latest_ms = self.latest.entry(unit).or_insert(believed_ms);
+        *latest_ms = believed_ms.max(*latest_ms);
     }
 
     /// A camera was told that its passages are durable.

@@ -54,8 +54,12 @@ pub(super) struct UnitSetup {
     pub(super) quota_bytes: u64,
     pub(super) policy: QuotaPolicy,
     pub(super) offered_ahead_max: u64,
-    /// The unit's clock minus the centre's.
+    /// The unit's clock minus the centre's, while nothing is wrong with it.
     pub(super) skew_ms: i64,
+    /// Whether its clock runs on without power. If not it starts in 1970, until somebody sets it.
+    pub(super) rtc: bool,
+    /// Whether the camera has a clock of its own, which is right.
+    pub(super) camera_clock: bool,
     /// From one post to the next, at most.
     pub(super) post_every_ms: Millis,
     /// Passages of one post, at most.
@@ -104,6 +108,8 @@ impl UnitSetup {
             ]),
             offered_ahead_max: dice.pick(&[4, 20, 200]),
             skew_ms: dice.pick(&[0, 0, -40_000, 30_000, 8 * 60_000]),
+            rtc: dice.percent(85),
+            camera_clock: dice.percent(30),
             post_every_ms: dice.pick(&[3_000, 10_000, 20_000]),
             post_passages_max: dice.pick(&[1, 4, 12]),
             summary_after_ms: dice.pick(&[0, 5_000, 60_000]),

@@ -46,6 +46,8 @@ pub(super) enum UnitEvent {
     Buffer,
     /// The attempt to connect comes to its end.
     Dial,
+    /// Somebody sets its clock right.
+    ClockSet,
 }
 
 /// What happens to an aggregator.

@@ -77,6 +77,8 @@ pub(super) struct Unit {
     pub(super) place: usize,
     pub(super) name: DeviceId,
     setup: UnitSetup,
+    /// Its clock minus the centre's.
+    clock_ms: i64,
     batch_passages: u64,
     bug: Option<Bug>,
     disk: Disk,
@@ -103,6 +105,7 @@ impl Unit {
             place,
             name: name(place),
             setup,
+            clock_ms: setup.skew_ms,
             batch_passages: stage.scenario.batch_passages,
             bug: stage.scenario.bug,
             disk: Disk::new(stage.scenario.bug == Some(Bug::SkipFlush)),
@@ -116,7 +119,32 @@ impl Unit {
 
     /// By the unit's own clock.
     fn wall_ms(&self, now: Millis) -> i64 {
-        wall_ms(now) + self.setup.skew_ms
+        wall_ms(now) + self.clock_ms
+    }
+
+    /// The clock is wrong by so much.
+    pub(super) fn step_clock(&mut self, stage: &mut Stage, by_ms: i64) {
+        self.show_clock(stage, self.setup.skew_ms + by_ms);
+    }
+
+    /// Somebody sets the clock right.
+    pub(super) fn set_clock(&mut self, stage: &mut Stage) {
+        self.show_clock(stage, self.setup.skew_ms);
+    }
+
+    fn show_clock(&mut self, stage: &mut Stage, clock_ms: i64) {
+        self.note_time(stage);
+        self.clock_ms = clock_ms;
+        stage.say(format_args!("{}: clock is off by {clock_ms} ms", self.name));
+    }
+
+    /// What time it is may be seen otherwise from now on: what the unit could say before is what it is
+    /// held to after.
+    fn note_time(&self, stage: &mut Stage) {
+        let believed = self.reading(stage.now()).now;
+        stage
+            .oracle
+            .takes_time_for(self.place, believed.as_millis());
     }
 
     /// What time it is, as far as a running unit knows.
@@ -159,6 +187,7 @@ impl Unit {
             UnitEvent::Buffer => self.step(stage),
             UnitEvent::Uplink => self.feed(stage, Input::Tick),
             UnitEvent::Dial => self.dial(stage),
+            UnitEvent::ClockSet => self.set_clock(stage),
         }
     }
 
@@ -170,6 +199,11 @@ impl Unit {
     fn start(&mut self, stage: &mut Stage) {
         self.disk.cut();
         let now = stage.now();
+        if !self.setup.rtc {
+            self.show_clock(stage, -wall_ms(now));
+            let takes = stage.dice.pick(&[2_000, 20_000, 60_000]);
+            self.later(stage, takes, UnitEvent::ClockSet);
+        }
         let settings = BufferSettings {
             directory: "simulated".into(),
             quota_bytes: self.setup.quota_bytes,
@@ -221,6 +255,7 @@ impl Unit {
 
     /// The power goes.
     pub(super) fn crash(&mut self, stage: &mut Stage) {
+        self.note_time(stage);
         if self.running.take().is_none() {
             return;
         }

@@ -4,6 +4,12 @@ use super::dice::Dice;
 use super::queue::Millis;
 use super::scenario::Scenario;
 
+const HOUR_MS: i64 = 3_600_000;
+const YEAR_MS: i64 = 365 * 24 * HOUR_MS;
+
+/// By how much a unit's clock is wrong.
+const CLOCK_STEPS_MS: [i64; 5] = [-HOUR_MS, HOUR_MS, -20 * YEAR_MS, -YEAR_MS, 5 * YEAR_MS];
+
 /// What is bad at the moment.
 #[derive(Debug)]
 pub(super) struct Weather {
@@ -31,6 +37,8 @@ pub(super) enum Fault {
     UnitCrash(usize),
     UnitCrashInCommit(usize, bool),
     CutUnit(usize),
+    /// The clock of a unit is wrong by so many ms.
+    ClockStep(usize, i64),
     CutOffUnit(usize),
     SlowDisks,
     BrokerRestart,
@@ -110,8 +118,9 @@ impl Fault {
         let fault = match dice.between(1, 100) {
             1..=8 => Self::UnitCrash(unit),
             9..=17 => Self::UnitCrashInCommit(unit, dice.percent(50)),
-            18..=24 => Self::CutUnit(unit),
-            25..=33 => Self::CutOffUnit(unit),
+            18..=22 => Self::CutUnit(unit),
+            23..=25 => Self::ClockStep(unit, dice.pick(&CLOCK_STEPS_MS)),
+            26..=33 => Self::CutOffUnit(unit),
             34..=37 => Self::SlowDisks,
             38..=45 => Self::BrokerRestart,
             46..=55 => Self::RouterStorm,

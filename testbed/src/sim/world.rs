@@ -188,6 +188,9 @@ impl World {
             Event::Ends(fault) => {
                 stage.say(format_args!("weather: over: {fault:?}"));
                 stage.weather.end(fault);
+                if let Fault::ClockStep(unit, _) = fault {
+                    units[unit].set_clock(stage);
+                }
             }
             Event::Heal => self.heal(),
         }
@@ -216,6 +219,7 @@ impl World {
         let is_of = |client, wanted: usize| matches!(client, Client::Unit(p, _) if p == wanted);
         match fault {
             Fault::UnitCrash(unit) => units[unit].crash(stage),
+            Fault::ClockStep(unit, by_ms) => units[unit].step_clock(stage, by_ms),
             Fault::UnitCrashInCommit(unit, durable) => units[unit].crash_in_commit(durable),
             Fault::CutUnit(unit) | Fault::CutOffUnit(unit) => {
                 // At once, or a half-open link that only the keep-alive finds.
@@ -246,6 +250,9 @@ impl World {
         let healed_at = *self.healed_at.get_or_insert_with(|| {
             self.stage.say(format_args!("weather: all is well"));
             self.stage.weather = Weather::fine(self.units.len());
+            for unit in &mut self.units {
+                unit.set_clock(&mut self.stage);
+            }
             now
         });
         let timeline = self.database.centre().timeline;

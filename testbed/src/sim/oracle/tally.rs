@@ -11,6 +11,8 @@ pub struct Tally {
     pub summarised: u64,
     /// Passages lost altogether, and declared.
     pub lost: u64,
+    /// Items that the door refused as of the future.
+    pub early: u64,
     /// Faults.
     pub faults: u64,
     /// Receipts that were compared with what is committed.
@@ -25,6 +27,7 @@ impl Tally {
         self.commits += other.commits;
         self.summarised += other.summarised;
         self.lost += other.lost;
+        self.early += other.early;
         self.faults += other.faults;
         self.receipts += other.receipts;
         self.drained_s = self.drained_s.max(other.drained_s);

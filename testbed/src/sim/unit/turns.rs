@@ -48,6 +48,7 @@ impl Unit {
     pub(super) fn step(&mut self, stage: &mut Stage) {
         let now = stage.now();
         let moment = self.moment(now);
+        let believed_ms = self.reading(now).now.as_millis();
         let Some(running) = self.running.as_mut().filter(|r| r.buffer_at <= now) else {
             return;
         };
@@ -55,7 +56,7 @@ impl Unit {
         let again = running.owner.step(moment);
         for (stream, first, batch) in self.disk.take_news() {
             let oracle = &mut stage.oracle;
-            oracle.accepted(self.place, moment.wall_ms, stream, first, &batch);
+            oracle.accepted(self.place, believed_ms, stream, first, &batch);
         }
         if self.disk.is_cut() {
             return self.crash(stage);
@@ -117,7 +118,7 @@ impl Unit {
             Done::Posted { times, appended } => match appended {
                 Ok(_) => {
                     stage.oracle.answered(self.place, &times);
-                    self.camera.answered();
+                    self.camera.answered(&times);
                 }
                 Err(error) => {
                     stage.say(format_args!("{}: post refused: {error}", self.name));

@@ -53,11 +53,7 @@ impl Unit {
                 }
                 Errand::Heartbeat => running.courier.heartbeat(at, CameraLink::Unknown, None),
                 Errand::CentreTime(at) => self.take_time(stage, at),
-                Errand::Corrected(told) => {
-                    let clock = running.clock(stage.now());
-                    running.known.corrected(told, clock);
-                    told.into_iter().for_each(|at| self.take_time(stage, at));
-                }
+                Errand::Corrected(told) => self.correct(stage, told),
             }
         }
         let Some(running) = &mut self.running else {
@@ -73,6 +69,16 @@ impl Unit {
                 stage.queue.at(at.max(now + 1), event);
             }
         }
+    }
+
+    /// Takes over what time it is by the centre, if it sees this unit's clock differ.
+    fn correct(&mut self, stage: &mut Stage, told: Option<EventTime>) {
+        self.note_time(stage);
+        if let Some(running) = &mut self.running {
+            let clock = running.clock(stage.now());
+            running.known.corrected(told, clock);
+        }
+        told.into_iter().for_each(|at| self.take_time(stage, at));
     }
 
     fn take_time(&mut self, stage: &mut Stage, at: EventTime) {
