@@ -38,6 +38,8 @@ struct Inner {
     never_syncs: bool,
     fate: Fate,
     cut: bool,
+    /// Nothing can be written: no space.
+    full: bool,
     /// Chunks written since somebody asked.
     news: Vec<(StreamId, Seq, PassageBatch)>,
 }
@@ -56,6 +58,15 @@ impl Disk {
     /// What the next commit meets.
     pub(super) fn foretell(&self, fate: Fate) {
         self.with(|inner| inner.fate = fate);
+    }
+
+    /// There is no space left on it, or some again.
+    pub(super) fn fill(&self, full: bool) {
+        self.with(|inner| inner.full = full);
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.with(|inner| inner.full)
     }
 
     /// Whether the power went during a commit.
@@ -129,6 +140,9 @@ impl Medium for Disk {
                 inner.cut = true;
                 return power_cut();
             }
+            if inner.full {
+                return Err(StoreError::NoSpace);
+            }
             // Changes come in no order; what depends on it must not depend on chance.
             let ordered: BTreeMap<_, _> = changes.into_iter().collect();
             for (key, value) in ordered {
@@ -163,6 +177,6 @@ impl Medium for Disk {
     }
 
     fn free_bytes(&self) -> u64 {
-        u64::MAX
+        if self.is_full() { 0 } else { u64::MAX }
     }
 }

@@ -37,6 +37,10 @@ use super::queue::{Millis, wall_ms};
 use super::scenario::{Bug, UnitSetup};
 use super::stage::{Event, Stage, UnitEvent};
 
+/// Within this time a unit sees that its disk has space again: it looks once a second, when its
+/// thread has a turn.
+const SPACE_SEEN_MS: Millis = 6_000;
+
 /// What the buffer was asked, and what came of it.
 enum Done {
     Posted {
@@ -79,6 +83,8 @@ pub(super) struct Unit {
     setup: UnitSetup,
     /// Its clock minus the centre's.
     clock_ms: i64,
+    /// When its disk had no space left last.
+    was_full_at: Option<Millis>,
     batch_passages: u64,
     bug: Option<Bug>,
     disk: Disk,
@@ -106,6 +112,7 @@ impl Unit {
             name: name(place),
             setup,
             clock_ms: setup.skew_ms,
+            was_full_at: None,
             batch_passages: stage.scenario.batch_passages,
             bug: stage.scenario.bug,
             disk: Disk::new(stage.scenario.bug == Some(Bug::SkipFlush)),
@@ -199,6 +206,10 @@ impl Unit {
     fn start(&mut self, stage: &mut Stage) {
         self.disk.cut();
         let now = stage.now();
+        if self.disk.is_full() {
+            // It cannot even begin its run, and is started again and again.
+            return self.later(stage, 2_000, UnitEvent::Start);
+        }
         if !self.setup.rtc {
             self.show_clock(stage, -wall_ms(now));
             let takes = stage.dice.pick(&[2_000, 20_000, 60_000]);
@@ -251,6 +262,21 @@ impl Unit {
         self.feed(stage, Input::Tick);
         self.ask_turn(stage);
         self.later(stage, 100, UnitEvent::Post);
+    }
+
+    /// Its disk has no space left, or some again.
+    pub(super) fn fill_disk(&mut self, stage: &mut Stage, full: bool) {
+        self.disk.fill(full);
+        if self.was_full_at.is_some() || full {
+            self.was_full_at = Some(stage.now());
+        }
+        stage.say(format_args!("{}: disk full: {full}", self.name));
+    }
+
+    /// Whether posts may be refused for want of space.
+    fn wants_space(&self, now: Millis) -> bool {
+        let lately = self.was_full_at.is_some_and(|at| now - at < SPACE_SEEN_MS);
+        lately || self.disk.is_full()
     }
 
     /// The power goes.

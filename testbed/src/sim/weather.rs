@@ -41,6 +41,8 @@ pub(super) enum Fault {
     ClockStep(usize, i64),
     CutOffUnit(usize),
     SlowDisks,
+    /// Nothing can be written at a unit.
+    FullDisk(usize),
     BrokerRestart,
     RouterStorm,
     SlowNetwork,
@@ -121,7 +123,8 @@ impl Fault {
             18..=22 => Self::CutUnit(unit),
             23..=25 => Self::ClockStep(unit, dice.pick(&CLOCK_STEPS_MS)),
             26..=33 => Self::CutOffUnit(unit),
-            34..=37 => Self::SlowDisks,
+            34..=35 => Self::SlowDisks,
+            36..=37 => Self::FullDisk(unit),
             38..=45 => Self::BrokerRestart,
             46..=55 => Self::RouterStorm,
             56..=60 => Self::SlowNetwork,

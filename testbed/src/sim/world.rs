@@ -188,8 +188,10 @@ impl World {
             Event::Ends(fault) => {
                 stage.say(format_args!("weather: over: {fault:?}"));
                 stage.weather.end(fault);
-                if let Fault::ClockStep(unit, _) = fault {
-                    units[unit].set_clock(stage);
+                match fault {
+                    Fault::ClockStep(unit, _) => units[unit].set_clock(stage),
+                    Fault::FullDisk(unit) => units[unit].fill_disk(stage, false),
+                    _ => {}
                 }
             }
             Event::Heal => self.heal(),
@@ -219,6 +221,7 @@ impl World {
         let is_of = |client, wanted: usize| matches!(client, Client::Unit(p, _) if p == wanted);
         match fault {
             Fault::UnitCrash(unit) => units[unit].crash(stage),
+            Fault::FullDisk(unit) => units[unit].fill_disk(stage, true),
             Fault::ClockStep(unit, by_ms) => units[unit].step_clock(stage, by_ms),
             Fault::UnitCrashInCommit(unit, durable) => units[unit].crash_in_commit(durable),
             Fault::CutUnit(unit) | Fault::CutOffUnit(unit) => {
@@ -252,6 +255,7 @@ impl World {
             self.stage.weather = Weather::fine(self.units.len());
             for unit in &mut self.units {
                 unit.set_clock(&mut self.stage);
+                unit.fill_disk(&mut self.stage, false);
             }
             now
         });

@@ -13,6 +13,8 @@ pub struct Tally {
     pub lost: u64,
     /// Items that the door refused as of the future.
     pub early: u64,
+    /// Posts refused for want of space.
+    pub no_space: u64,
     /// Faults.
     pub faults: u64,
     /// Receipts that were compared with what is committed.
@@ -28,6 +30,7 @@ impl Tally {
         self.summarised += other.summarised;
         self.lost += other.lost;
         self.early += other.early;
+        self.no_space += other.no_space;
         self.faults += other.faults;
         self.receipts += other.receipts;
         self.drained_s = self.drained_s.max(other.drained_s);

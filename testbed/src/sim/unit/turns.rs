@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::task::{Context, Poll, Waker};
 
-use edge_agent::buffer::BufferState;
+use edge_agent::buffer::{AppendError, BufferState};
 use edge_agent::uplink::courier::Answer;
 
 use super::super::queue::Millis;
@@ -121,6 +121,14 @@ impl Unit {
                     self.camera.answered(&times);
                 }
                 Err(error) => {
+                    if matches!(error, AppendError::NoSpace { .. }) {
+                        stage.oracle.tally.no_space += 1;
+                        if !self.wants_space(stage.now()) {
+                            let name = &self.name;
+                            let problem = format!("{name} has space and refuses for want of it");
+                            stage.oracle.fail(problem);
+                        }
+                    }
                     stage.say(format_args!("{}: post refused: {error}", self.name));
                     self.camera.unanswered();
                 }
