@@ -8,7 +8,7 @@ use std::thread::available_parallelism;
 use anyhow::{Context as _, ensure};
 use clap::Args;
 use service::exit;
-use testbed::sim::{Bug, replay_command, run, run_all};
+use testbed::sim::{Bug, Course, replay_command, run, run_all};
 
 /// Simulate units, broker, database and two aggregators under faults, in virtual time: the product's
 /// own decisions, every fault drawn from the seed, every step judged. Needs no other program.
@@ -23,6 +23,9 @@ pub(super) struct Sim {
     /// Write down what happens; for one seed.
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
+    /// What is tried.
+    #[arg(long, value_enum, value_name = "COURSE", default_value_t)]
+    course: Course,
     /// Break the simulated shells on purpose, to see that it is found.
     #[arg(long, value_enum, value_name = "BUG")]
     plant: Option<Bug>,
@@ -48,12 +51,12 @@ impl Sim {
                 first == last,
                 "--trace writes down one seed: --seeds {first}..{first}"
             );
-            let report = run(first, self.plant, true);
+            let report = run(first, self.course, self.plant, true);
             std::fs::write(file, &report.trace)
                 .with_context(|| format!("cannot write {}", file.display()))?;
         }
         let threads = available_parallelism().map_or(1, NonZeroUsize::get);
-        let summary = run_all(self.seeds.clone(), self.plant, threads, false);
+        let summary = run_all(self.seeds.clone(), self.course, self.plant, threads, false);
         if self.json {
             super::say(&serde_json::to_string(&summary)?);
         } else {
@@ -74,7 +77,7 @@ impl Sim {
                     "seed {} at {} ms: {problem}\n    {}",
                     report.seed,
                     report.at_ms,
-                    replay_command(report.seed, self.plant),
+                    replay_command(report.seed, self.course, self.plant),
                 ));
             }
         }

@@ -152,6 +152,11 @@ impl Camera {
         self.asked = false;
     }
 
+    /// Items that were ever made.
+    pub(super) const fn items_made(&self) -> u64 {
+        self.made
+    }
+
     /// Whether something was posted that is not answered.
     pub(super) const fn is_waiting(&self) -> bool {
         self.open.is_some()

@@ -14,7 +14,7 @@ use std::fmt::Debug;
 
 use aggregator::commit::lease::Holdings;
 use aggregator::commit::surge::Surge;
-use aggregator::commit::turns::{TURNS, Turns};
+use aggregator::commit::turns::Turns;
 use aggregator::intake::admit::{Door, DoorLimits};
 use aggregator::intake::decode::Message;
 use aggregator::intake::mqtt::Gate;
@@ -28,11 +28,8 @@ use super::queue::Millis;
 use super::scenario::Bug;
 use super::stage::{AggregatorEvent, Event, Stage};
 use flush::Flush;
-use lease::{Keeper, LEASE_RENEW_MS};
+use lease::Keeper;
 pub(super) use link::name as centre_name;
-
-/// As by default.
-const FLUSH_MS: Millis = 1_000 / TURNS as Millis;
 
 /// Windows kept in memory: few, so that they are often loaded again.
 const WINDOWS_MAX: usize = 40;
@@ -169,7 +166,8 @@ impl Aggregator {
             AggregatorEvent::Cursors(writes) => db.commit_cursors(stage, &writes),
             _ if self.running.is_none() => return,
             AggregatorEvent::Lease => {
-                self.later(stage, LEASE_RENEW_MS, AggregatorEvent::Lease);
+                let renew_ms = stage.scenario.times.renew_ms;
+                self.later(stage, renew_ms, AggregatorEvent::Lease);
                 self.keep_leases(stage, db);
             }
             AggregatorEvent::News => self.keep_leases(stage, db),
@@ -177,7 +175,8 @@ impl Aggregator {
                 self.claimed(stage, db, session, &claimed);
             }
             AggregatorEvent::Owner => {
-                self.later(stage, FLUSH_MS, AggregatorEvent::Owner);
+                let flush_ms = stage.scenario.times.flush_ms;
+                self.later(stage, flush_ms, AggregatorEvent::Owner);
                 self.own(stage, db);
             }
             AggregatorEvent::Retry => self.own(stage, db),
@@ -216,7 +215,8 @@ impl Aggregator {
         });
         stage.say(format_args!("centre {}: life {}", self.place, self.life));
         self.later(stage, 0, AggregatorEvent::Lease);
-        self.later(stage, FLUSH_MS, AggregatorEvent::Owner);
+        let flush_ms = stage.scenario.times.flush_ms;
+        self.later(stage, flush_ms, AggregatorEvent::Owner);
     }
 
     /// SIGKILL.

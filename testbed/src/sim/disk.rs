@@ -87,6 +87,16 @@ impl Disk {
         });
     }
 
+    /// Bytes of all keys and values.
+    pub(super) fn bytes(&self) -> u64 {
+        self.with(|inner| {
+            let entries = inner.image.iter();
+            entries
+                .map(|(key, value)| (key.len() + value.len()) as u64)
+                .sum()
+        })
+    }
+
     /// The chunks written since the last call, with what they hold.
     pub(super) fn take_news(&self) -> Vec<(StreamId, Seq, PassageBatch)> {
         self.with(|inner| std::mem::take(&mut inner.news))

@@ -5,12 +5,13 @@
 //!             ●        ●         ●        ●    (simulated)   ●           ●         (simulated)
 //! ```
 //! ● is the product's code: admission ([`edge_agent::ingest`]), the buffer with its owner's steps over
-//! a simulated disk, the uplink's machine and frames, the gate's verdicts (`broker::session`), the
-//! aggregator's door, decoder, selection, plan, memory and verdicts. Simulated is what does I/O around
+//! a simulated disk, the uplink's machine, courier and frames, the gate's verdicts (`broker::session`), the
+//! aggregator's door, decoder, selection, plan, memory, verdicts and balance of leases. Simulated is what does I/O around
 //! it, and that can do everything bad: links that are cut or half open, a router that drops, delays,
-//! reorders, duplicates and forgets, disks whose power goes before or after a sync, a database that
-//! fails before or after COMMIT or is put back in time, aggregators that are killed or stopped in the
-//! middle, and somebody with a certificate who tries what he must not.
+//! reorders, duplicates and forgets, disks that are full or whose power goes before or after a sync,
+//! clocks that are wrong, a database that fails before or after COMMIT or is put back in time,
+//! aggregators that are killed, frozen or told to stop, and somebody with a certificate who tries what
+//! he must not.
 //!
 //! Invariants: the same seed gives the same trace, byte for byte; nothing here reads a clock, draws
 //! from the system's randomness, or opens anything. The judge (`oracle`) looks at every step.
@@ -47,7 +48,7 @@ use serde::Serialize;
 use service::panics::contain;
 
 pub use oracle::Tally;
-pub use scenario::Bug;
+pub use scenario::{Bug, Course};
 
 /// What became of one seed.
 #[derive(Debug, Clone, Serialize)]
@@ -69,8 +70,8 @@ pub struct Report {
 
 /// Runs one seed. A panic of the product's code is a problem like any other.
 #[must_use]
-pub fn run(seed: u64, bug: Option<Bug>, traced: bool) -> Report {
-    let world = move || world::World::new(seed, bug, traced).run();
+pub fn run(seed: u64, course: Course, bug: Option<Bug>, traced: bool) -> Report {
+    let world = move || world::World::new(seed, course, bug, traced).run();
     contain(world).unwrap_or_else(|panic| Report {
         seed,
         problem: Some(format!("panic: {}", panic.message)),
@@ -100,6 +101,7 @@ pub struct Summary {
 #[must_use]
 pub fn run_all(
     seeds: RangeInclusive<u64>,
+    course: Course,
     bug: Option<Bug>,
     threads: usize,
     first_only: bool,
@@ -116,7 +118,7 @@ pub fn run_all(
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed > last || add(run(seed, bug, false)) {
+                    if seed > last || add(run(seed, course, bug, false)) {
                         // The others see that there is nothing left.
                         return next.store(last + 1, Ordering::Relaxed);
                     }
@@ -143,8 +145,14 @@ impl Summary {
 
 /// The command that runs one seed again and writes down what happens.
 #[must_use]
-pub fn replay_command(seed: u64, bug: Option<Bug>) -> String {
-    let plant = bug.and_then(|bug| clap::ValueEnum::to_possible_value(&bug));
-    let plant = plant.map_or_else(String::new, |bug| format!(" --plant {}", bug.get_name()));
-    format!("testbed sim --seeds {seed}..{seed}{plant} --trace sim-{seed}.txt")
+pub fn replay_command(seed: u64, course: Course, bug: Option<Bug>) -> String {
+    let course = (course != Course::default()).then(|| option("--course", course));
+    let options = [course, bug.map(|bug| option("--plant", bug))];
+    let options: String = options.into_iter().flatten().collect();
+    format!("testbed sim --seeds {seed}..{seed}{options} --trace sim-{seed}.txt")
+}
+
+fn option(name: &str, value: impl clap::ValueEnum) -> String {
+    let value = value.to_possible_value();
+    value.map_or_else(String::new, |value| format!(" {name} {}", value.get_name()))
 }

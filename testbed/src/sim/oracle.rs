@@ -232,6 +232,8 @@ impl Oracle {
                 problem = Some(format!("{} of {stream} have no raw row", show(&waiting)));
             }
             self.tally.lost += cursor.lost.count();
+            let raw_lost = self.expected.raw_lost.get(stream);
+            self.tally.raw_lost += raw_lost.map_or(0, SeqSet::count);
             if !may_lose && !cursor.lost.is_empty() {
                 problem = Some(format!(
                     "{} of {stream} are lost without cause",

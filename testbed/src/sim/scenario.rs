@@ -1,9 +1,16 @@
 //! ● What a seed stands for: how many units, how they are set up, what may befall them.
 
+use aggregator::commit::turns::TURNS;
 use edge_agent::buffer::QuotaPolicy;
 
 use super::dice::Dice;
 use super::queue::Millis;
+
+/// As by default.
+const FLUSH_MS: Millis = 1_000 / TURNS as Millis;
+const LEASE_RENEW_MS: Millis = 1_000;
+
+const DAY_MS: Millis = 86_400_000;
 
 /// What is broken on purpose, in the simulated shells around the product's code, to show that it
 /// would be found.
@@ -21,8 +28,31 @@ pub enum Bug {
     NoFencing,
 }
 
-/// From the first fault to the end of all faults.
-pub(super) const TROUBLE_MS: Millis = 4 * 60_000;
+/// What is tried.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Course {
+    /// Some minutes of several units in which fault follows fault.
+    #[default]
+    Faults,
+    /// Three days of a unit that is offline for hours and drops the oldest at its quota.
+    DropOldest,
+}
+
+/// How time passes in a course.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Times {
+    /// From the first fault to the end of all faults.
+    pub(super) trouble_ms: Millis,
+    /// Faults come this often,
+    pub(super) fault_every_ms: Millis,
+    /// and last so many times as long as they would.
+    pub(super) lasting: u64,
+    /// From one turn of an aggregator's owner to the next.
+    pub(super) flush_ms: Millis,
+    /// From one renewal of a lease to the next.
+    pub(super) renew_ms: Millis,
+    pub(super) heartbeat_ms: Millis,
+}
 
 /// Within this time after the last fault everything has drained.
 pub(super) const DRAIN_MS_MAX: Millis = 90 * 60_000;
@@ -34,8 +64,7 @@ pub(super) struct Scenario {
     pub(super) units: Vec<UnitSetup>,
     /// Passages of one message.
     pub(super) batch_passages: u64,
-    /// Faults come this often.
-    pub(super) fault_every_ms: Millis,
+    pub(super) times: Times,
     /// Whether a standby without the last commits may be promoted.
     pub(super) promotions: bool,
     /// Whether somebody with a certificate of his own tries what he must not.
@@ -73,7 +102,45 @@ pub(super) struct UnitSetup {
 }
 
 impl Scenario {
-    pub(super) fn draw(dice: &mut Dice, bug: Option<Bug>) -> Self {
+    pub(super) fn draw(dice: &mut Dice, course: Course, bug: Option<Bug>) -> Self {
+        match course {
+            Course::Faults => Self::faults(dice, bug),
+            Course::DropOldest => Self::drop_oldest(dice, bug),
+        }
+    }
+
+    fn drop_oldest(dice: &mut Dice, bug: Option<Bug>) -> Self {
+        let unit = UnitSetup {
+            ids: true,
+            quota_bytes: 30_000,
+            policy: QuotaPolicy::DropOldest,
+            post_every_ms: 90_000,
+            post_passages_max: 12,
+            rate_bytes_per_s_max: None,
+            link_frames_max: 48,
+            ..UnitSetup::draw(dice, false)
+        };
+        Self {
+            bug,
+            units: vec![unit],
+            batch_passages: 60,
+            // With the steps of the other course three days would take too long.
+            times: Times {
+                trouble_ms: 3 * DAY_MS,
+                fault_every_ms: DAY_MS / 12,
+                lasting: 250,
+                flush_ms: 5_000,
+                renew_ms: 5_000,
+                heartbeat_ms: 300_000,
+            },
+            promotions: false,
+            intruder: false,
+            poison_one_in: 0,
+            aggregators: 2,
+        }
+    }
+
+    fn faults(dice: &mut Dice, bug: Option<Bug>) -> Self {
         // Copies that were dropped for the quota cannot be offered to a database put back in time.
         let promotions = dice.percent(20);
         let count = dice.between(1, 3);
@@ -82,7 +149,14 @@ impl Scenario {
             bug,
             units: units.collect(),
             batch_passages: dice.pick(&[5, 20, 60]),
-            fault_every_ms: dice.pick(&[4_000, 8_000, 20_000]),
+            times: Times {
+                trouble_ms: 4 * 60_000,
+                fault_every_ms: dice.pick(&[4_000, 8_000, 20_000]),
+                lasting: 1,
+                flush_ms: FLUSH_MS,
+                renew_ms: LEASE_RENEW_MS,
+                heartbeat_ms: 30_000,
+            },
             promotions,
             intruder: dice.percent(30),
             poison_one_in: if dice.percent(10) { 40 } else { 0 },

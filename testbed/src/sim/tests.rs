@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::thread::available_parallelism;
 
-use super::{Bug, replay_command, run, run_all};
+use super::{Bug, Course, Summary, replay_command, run, run_all};
 
 /// Seeds of one run of the tests.
 const SEEDS: u64 = 500;
@@ -15,7 +15,10 @@ fn threads() -> usize {
 #[test]
 fn the_same_seed_gives_the_same_trace_byte_for_byte() {
     for seed in 1..=5 {
-        let (first, second) = (run(seed, None, true), run(seed, None, true));
+        let (first, second) = (
+            run(seed, Course::Faults, None, true),
+            run(seed, Course::Faults, None, true),
+        );
         assert!(
             first.trace.lines().count() > 100,
             "{} bytes",
@@ -25,16 +28,25 @@ fn the_same_seed_gives_the_same_trace_byte_for_byte() {
             first.trace == second.trace,
             "seed {seed} differs from itself"
         );
-        assert_ne!(first.trace, run(seed + 1, None, true).trace);
+        assert_ne!(first.trace, run(seed + 1, Course::Faults, None, true).trace);
     }
 }
 
 #[test]
-fn five_hundred_seeds_keep_every_promise() {
-    let summary = run_all(1..=SEEDS, None, threads(), false);
+fn what_is_replayed_inside_of_a_runtime_is_what_was_judged_outside() {
+    let outside = run(1, Course::Faults, None, true);
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let inside = async { run(1, Course::Faults, None, true) };
+    let inside = runtime.expect("a runtime").block_on(inside);
+    assert!(inside.trace == outside.trace, "{:?}", inside.problem);
+    assert_eq!(inside.problem, outside.problem);
+}
+
+fn all_pass(seeds: u64, course: Course) -> Summary {
+    let summary = run_all(1..=seeds, course, None, threads(), false);
     for report in &summary.failed {
         let problem = report.problem.as_deref().unwrap_or_default();
-        let replay = replay_command(report.seed, None);
+        let replay = replay_command(report.seed, course, None);
         eprintln!("seed {}: {problem}\n    replay: {replay}", report.seed);
     }
     assert!(
@@ -42,15 +54,24 @@ fn five_hundred_seeds_keep_every_promise() {
         "{} seeds failed",
         summary.failed.len()
     );
-    let tally = &summary.tally;
-    assert!(
-        tally.summarised > 0 && tally.lost > 0,
-        "too tame: {tally:?}"
-    );
+    summary
+}
+
+#[test]
+fn five_hundred_seeds_keep_every_promise() {
+    let tally = all_pass(SEEDS, Course::Faults).tally;
+    let seen = [tally.summarised, tally.lost, tally.early, tally.no_space];
+    assert!(seen.iter().all(|seen| *seen > 0), "too tame: {tally:?}");
+}
+
+#[test]
+fn days_at_the_quota_that_drops_the_oldest_stay_within_it_and_every_window_is_exact() {
+    let tally = all_pass(1, Course::DropOldest).tally;
+    assert!(tally.raw_lost > 0, "too tame: {tally:?}");
 }
 
 fn finds(bug: Bug) {
-    let summary = run_all(1..=SEEDS, Some(bug), threads(), true);
+    let summary = run_all(1..=SEEDS, Course::Faults, Some(bug), threads(), true);
     assert!(
         !summary.failed.is_empty(),
         "{bug:?} was not found in {SEEDS} seeds"

@@ -171,12 +171,12 @@ impl Unit {
         }
     }
 
-    fn pace(&self) -> Pace {
+    fn pace(&self, stage: &Stage) -> Pace {
         let wait = |base_ms, cap_ms| Backoff { base_ms, cap_ms };
         Pace {
             batch_passages: self.batch_passages,
             event_wait_ms: 250,
-            heartbeat_ms: 30_000,
+            heartbeat_ms: stage.scenario.times.heartbeat_ms,
             reconnect: wait(1_000, 60_000),
             probe: wait(1_000, 300_000),
             resend: wait(30_000, 300_000),
@@ -243,7 +243,7 @@ impl Unit {
             self.name, self.life, state.run, state.unsent.passages
         ));
         let jitter = Jitter::new(stage.dice.number());
-        let machine = Machine::new(self.pace(), state.centre, jitter);
+        let machine = Machine::new(self.pace(stage), state.centre, jitter);
         let framer = Framer::new(Statements::new(state.run, CAMERA_DELAY_MS));
         let floor = state.centre_time.unwrap_or(EventTime::from_millis(0));
         self.running = Some(Running {

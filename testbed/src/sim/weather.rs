@@ -116,7 +116,7 @@ impl Fault {
     pub(super) fn draw(dice: &mut Dice, scenario: &Scenario) -> (Self, Millis) {
         let unit = dice.index(scenario.units.len());
         let aggregator = dice.index(scenario.aggregators);
-        let lasts = dice.pick(&[500, 5_000, 20_000, 90_000]);
+        let lasts = dice.pick(&[500, 5_000, 20_000, 90_000]) * scenario.times.lasting;
         let fault = match dice.between(1, 100) {
             1..=8 => Self::UnitCrash(unit),
             9..=17 => Self::UnitCrashInCommit(unit, dice.percent(50)),

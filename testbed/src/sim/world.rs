@@ -15,7 +15,7 @@ use super::intruder;
 use super::net::{Client, Net};
 use super::oracle::Oracle;
 use super::queue::{Millis, Queue};
-use super::scenario::{Bug, DRAIN_MS_MAX, Scenario, TROUBLE_MS};
+use super::scenario::{Bug, Course, DRAIN_MS_MAX, Scenario};
 use super::stage::{AggregatorEvent, Event, Stage, UnitEvent};
 use super::trace::Trace;
 use super::unit::{Unit, name};
@@ -46,9 +46,9 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(seed: u64, bug: Option<Bug>, traced: bool) -> Self {
+    pub(super) fn new(seed: u64, course: Course, bug: Option<Bug>, traced: bool) -> Self {
         let mut dice = Dice::new(seed);
-        let scenario = Scenario::draw(&mut dice, bug);
+        let scenario = Scenario::draw(&mut dice, course, bug);
         let count = scenario.units.len();
         let names: Vec<_> = (0..count).map(name).collect();
         let with_ids = scenario.units.iter().map(|unit| unit.ids).collect();
@@ -86,7 +86,7 @@ impl World {
             stage.queue.at(COPY_EVERY_MS, Event::Copy);
         }
         stage.queue.at(8_000, Event::Fault);
-        stage.queue.at(TROUBLE_MS, Event::Heal);
+        stage.queue.at(stage.scenario.times.trouble_ms, Event::Heal);
         Self {
             seed,
             stage,
@@ -210,7 +210,7 @@ impl World {
         if stage.weather.calm {
             return;
         }
-        let every = stage.scenario.fault_every_ms;
+        let every = stage.scenario.times.fault_every_ms;
         let next = stage.dice.between(every / 4, every);
         stage.queue.after(next, Event::Fault);
         let (fault, lasts) = Fault::draw(&mut stage.dice, &stage.scenario);

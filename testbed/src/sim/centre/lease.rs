@@ -11,9 +11,6 @@ use super::super::queue::Millis;
 use super::super::stage::{AggregatorEvent, Stage};
 use super::{Aggregator, Link, Phase, Running};
 
-/// As by default.
-pub(super) const LEASE_RENEW_MS: Millis = 1_000;
-
 /// What the keeper of one life knows.
 #[derive(Debug, Default)]
 pub(super) struct Keeper {

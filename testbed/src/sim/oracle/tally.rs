@@ -13,6 +13,10 @@ pub struct Tally {
     pub lost: u64,
     /// Items that the door refused as of the future.
     pub early: u64,
+    /// Passages whose raw rows are lost, and declared.
+    pub raw_lost: u64,
+    /// Posts refused at the quota.
+    pub full: u64,
     /// Posts refused for want of space.
     pub no_space: u64,
     /// Faults.
@@ -30,6 +34,8 @@ impl Tally {
         self.summarised += other.summarised;
         self.lost += other.lost;
         self.early += other.early;
+        self.raw_lost += other.raw_lost;
+        self.full += other.full;
         self.no_space += other.no_space;
         self.faults += other.faults;
         self.receipts += other.receipts;

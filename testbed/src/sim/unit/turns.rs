@@ -3,12 +3,23 @@
 use std::future::Future;
 use std::task::{Context, Poll, Waker};
 
-use edge_agent::buffer::{AppendError, BufferState};
+use edge_agent::buffer::{AppendError, BufferState, QuotaPolicy};
 use edge_agent::uplink::courier::Answer;
+use proto::limits::{LOSSES_MAX, STREAMS_MAX};
 
 use super::super::queue::Millis;
 use super::super::stage::{Event, Stage, UnitEvent};
 use super::{Done, Reply, Unit};
+
+/// What one group commit may add before the next makes room for it.
+const COMMIT_BYTES_MAX: u64 = 4_096;
+
+/// What beside passages and summaries lies on the disk: marks, losses, facts.
+const FACTS_BYTES_MAX: u64 = 64 * 1_024;
+
+/// Ids of a day and a bit, of the busiest unit here, and what one takes.
+const IDS_SEEN_MAX: u64 = 20_000;
+const ID_BYTES: u64 = 24;
 
 impl Unit {
     /// Asks the buffer; the answer comes with one of its next turns.
@@ -18,7 +29,8 @@ impl Unit {
         question: impl Future<Output = Done> + 'static,
     ) {
         if let Some(running) = &mut self.running {
-            let mut reply: Reply = Box::pin(question);
+            // Inside of a runtime its budget would be used up at some point, and no answer come.
+            let mut reply: Reply = Box::pin(tokio::task::unconstrained(question));
             // The first poll puts the question into the queue.
             match reply.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
                 Poll::Pending => running.replies.push(reply),
@@ -91,6 +103,7 @@ impl Unit {
 
     /// Shows the judge what lies here.
     pub(super) fn look(&mut self, stage: &mut Stage, state: &BufferState) {
+        self.look_at_bounds(stage, state);
         stage.oracle.declared(&state.losses);
         if self.last_losses != state.losses {
             self.last_losses.clone_from(&state.losses);
@@ -104,6 +117,33 @@ impl Unit {
         stage
             .oracle
             .identity(self.place, &self.disk.held(), &self.last_losses);
+    }
+
+    /// However long the centre is away, what lies here has its bounds.
+    fn look_at_bounds(&self, stage: &mut Stage, state: &BufferState) {
+        let quota_bytes = self.setup.quota_bytes;
+        // Where nothing goes to make room for them, the deltas of a backlog have room beyond.
+        let deltas_bytes = match self.setup.policy {
+            QuotaPolicy::DropOldest => 0,
+            QuotaPolicy::RefuseNew => quota_bytes / 16,
+        };
+        let held_max = quota_bytes.saturating_add(deltas_bytes + COMMIT_BYTES_MAX);
+        let ids_bytes = self.camera.items_made().min(IDS_SEEN_MAX) * ID_BYTES;
+        let files_max = held_max.saturating_add(ids_bytes + FACTS_BYTES_MAX);
+        let within = state.held_bytes <= held_max
+            && self.disk.bytes() <= files_max
+            && state.streams.len() <= STREAMS_MAX
+            && state.losses.len() <= LOSSES_MAX;
+        if !within {
+            stage.oracle.fail(format!(
+                "{} holds {} bytes at a quota of {quota_bytes}, {} in all, {} streams, {} losses",
+                self.name,
+                state.held_bytes,
+                self.disk.bytes(),
+                state.streams.len(),
+                state.losses.len(),
+            ));
+        }
     }
 
     pub(super) fn observe(&mut self, stage: &mut Stage) {
@@ -129,6 +169,7 @@ impl Unit {
                             stage.oracle.fail(problem);
                         }
                     }
+                    stage.oracle.tally.full += u64::from(matches!(error, AppendError::Full { .. }));
                     stage.say(format_args!("{}: post refused: {error}", self.name));
                     self.camera.unanswered();
                 }
