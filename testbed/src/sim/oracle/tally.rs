@@ -13,6 +13,8 @@ pub struct Tally {
     pub lost: u64,
     /// Items that the door refused as of the future.
     pub early: u64,
+    /// Times that a unit was told that its clock is wrong.
+    pub corrected: u64,
     /// Passages whose raw rows are lost, and declared.
     pub raw_lost: u64,
     /// Posts refused at the quota.
@@ -34,6 +36,7 @@ impl Tally {
         self.summarised += other.summarised;
         self.lost += other.lost;
         self.early += other.early;
+        self.corrected += other.corrected;
         self.raw_lost += other.raw_lost;
         self.full += other.full;
         self.no_space += other.no_space;

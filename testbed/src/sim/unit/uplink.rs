@@ -74,6 +74,7 @@ impl Unit {
     /// Takes over what time it is by the centre, if it sees this unit's clock differ.
     fn correct(&mut self, stage: &mut Stage, told: Option<EventTime>) {
         self.note_time(stage);
+        stage.oracle.tally.corrected += u64::from(told.is_some());
         if let Some(running) = &mut self.running {
             let clock = running.clock(stage.now());
             running.known.corrected(told, clock);
