@@ -1,6 +1,6 @@
 //! Messages of devices with a backlog, between two flushes. Pure.
 //!
-//! As many as a flush takes in [`FLUSH`]: more would keep live messages waiting, fewer would leave the
+//! As many as a flush takes in `FLUSH`: more would keep live messages waiting, fewer would leave the
 //! database with what each transaction costs by itself. How many that are is learned from the flushes
 //! before. The threads that decode have the next ones ready.
 //!
