@@ -1,7 +1,7 @@
 //! Settings: one TOML file, overridden by `VERST_AGENT__…` variables.
 //!
 //! `deploy/config/edge-agent.toml` shows every key with its default. A function takes the section
-//! that it needs, never the whole. [`faults`] judges the values.
+//! that it needs, never the whole. `faults` judges the values.
 
 mod faults;
 

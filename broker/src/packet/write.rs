@@ -54,7 +54,7 @@ pub fn put_pingresp(out: &mut BytesMut) {
 
 /// Appends a PUBLISH; with a packet identifier it is QoS 1, without one QoS 0.
 ///
-/// `topic` must be a topic that came through [`Frame::read`], hence at most 65,535 bytes.
+/// `topic` must be a topic that came through [`super::Frame::read`], hence at most 65,535 bytes.
 pub fn put_publish(
     out: &mut BytesMut,
     topic: &[u8],
