@@ -73,7 +73,7 @@ impl Engine {
                 continue;
             };
             for entry in summaries::entries_of(range.first(), &batch, wanted) {
-                if self.held_bytes + stored_bytes(&entry) > held_max {
+                if held_max.is_some_and(|max| self.held_bytes + stored_bytes(&entry) > max) {
                     return Ok(folded);
                 }
                 folded.passages += entry.seqs.count();
@@ -83,13 +83,14 @@ impl Engine {
         Ok(folded)
     }
 
-    /// Up to which bytes deltas may be added. Copies of what was sent make room with the commit.
-    fn held_max(&self) -> u64 {
+    /// Up to which bytes deltas may be added, where nothing is dropped for them. Copies of what was sent
+    /// make room with the commit.
+    fn held_max(&self) -> Option<u64> {
         match self.settings.policy {
-            QuotaPolicy::DropOldest => u64::MAX,
+            QuotaPolicy::DropOldest => None,
             QuotaPolicy::RefuseNew => {
                 let quota = self.quota_bytes();
-                quota + quota / BEYOND_QUOTA_PART + self.evictable().0
+                Some(quota + quota / BEYOND_QUOTA_PART + self.evictable().0)
             }
         }
     }
