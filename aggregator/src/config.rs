@@ -324,7 +324,8 @@ pub struct LimitsConfig {
     /// Windows kept in memory (about 1 KiB each), 5 minutes, 1 hour and 24 hours together. Those
     /// that go are read again when a late passage needs them.
     pub windows_cached_max: usize,
-    /// Threads that decode what comes from a backlog, 0 = one for each core; what is live has its own.
+    /// Threads that decode what comes from a backlog, 0 = one for each core but one, which the database
+    /// needs while it takes rows; what is live has its own.
     pub decode_threads: usize,
     /// Rejected passages kept whole per device and day; further ones are lost, and the ledger says so.
     pub rejected_per_day_max: u32,

@@ -257,7 +257,10 @@ async fn centre(program: Program<'_>, instance: Instance) {
     tasks.spawn("lease", keeper.run(lease_stop.clone()));
 
     let threads = match config.limits.decode_threads {
-        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        0 => {
+            let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+            (cores - 1).max(1)
+        }
         threads => threads,
     };
     workers::start(

@@ -14,14 +14,14 @@ use std::time::Duration;
 use crate::intake::decode::Message;
 
 /// How long a flush should take that a backlog makes longer.
-const FLUSH: Duration = Duration::from_millis(125);
+const FLUSH: Duration = Duration::from_millis(200);
 
 /// However slow the database is, no more are taken when rows and deltas of so much memory wait: some
 /// 45,000 raw rows.
 pub const BACKLOG_FLUSH_BYTES_MIN: usize = 4 << 20;
 
 /// However fast it is.
-pub const BACKLOG_FLUSH_BYTES_MAX: usize = 16 << 20;
+pub const BACKLOG_FLUSH_BYTES_MAX: usize = 32 << 20;
 
 /// See the module.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use proto::device::{DeviceId, StreamId};
 use proto::topic::Shard;
 
 use super::select::LeftOver;
-use crate::intake::decode::Message;
+use crate::intake::decode::{Body, Message};
 use crate::window::state::Memory;
 
 /// The places of the messages whose shards are owned.
@@ -71,19 +71,24 @@ pub fn new_streams(memory: &Memory, messages: &[Message], owned: &[usize]) -> us
     new.len()
 }
 
-/// The messages that wait, with what is decided of them.
-pub fn picked(messages: Vec<Message>, waiting: &[LeftOver]) -> impl Iterator<Item = Message> {
+/// Parts the messages that wait, with what is decided of them, from the bodies of those that are
+/// committed, whose places are given back.
+#[must_use]
+pub fn parted(messages: Vec<Message>, waiting: &[LeftOver]) -> (Vec<Message>, Vec<Body>) {
     let decided: HashMap<usize, usize> = waiting
         .iter()
         .map(|one| (one.message, one.decided))
         .collect();
-    messages
-        .into_iter()
-        .enumerate()
-        .filter_map(move |(place, mut message)| {
-            message.decided = *decided.get(&place)?;
-            Some(message)
-        })
+    let (mut waiting, mut committed) = (Vec::new(), Vec::with_capacity(messages.len()));
+    for (place, mut message) in messages.into_iter().enumerate() {
+        if let Some(decided) = decided.get(&place) {
+            message.decided = *decided;
+            waiting.push(message);
+        } else {
+            committed.push(message.into_body());
+        }
+    }
+    (waiting, committed)
 }
 
 /// Cuts several messages in two, by device as long as there are several, then by message. The order

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use futures_util::future::try_join_all;
 use proto::device::{DeviceId, StreamId};
 use proto::header::Frontier;
 use proto::passage::{EventTime, Speed};
@@ -191,19 +192,26 @@ pub async fn windows(
     memory: &mut Memory,
     wanted: &[(DeviceId, WindowId)],
 ) -> Result<(), LoadError> {
-    let client = writer.client();
     let mut by_length: BTreeMap<Length, Vec<&(DeviceId, WindowId)>> = BTreeMap::new();
     for one in wanted {
         by_length.entry(one.1.length).or_default().push(one);
     }
-    for (length, wanted) in by_length {
-        let key = |device| memory.device(device).map_or(0, |state| state.key);
+    let key = |device| memory.device(device).map_or(0, |state| state.key);
+    let reads = by_length.iter().map(|(length, wanted)| {
         let keys: Vec<i32> = wanted.iter().map(|(device, _)| key(device)).collect();
         let starts: Vec<SystemTime> = wanted.iter().map(|(_, id)| time(id.start_ms)).collect();
+        async move {
+            let statement = writer.reading(*length);
+            let rows = writer.client().query(statement, &[&keys, &starts]).await?;
+            Ok::<_, LoadError>((keys, rows))
+        }
+    });
+    // All are sent before the first is answered.
+    let read = try_join_all(reads).await?;
+    for ((length, wanted), (keys, rows)) in by_length.into_iter().zip(read) {
         let table = length.table();
         let mut found = HashMap::new();
-        let statement = writer.reading(length);
-        for row in client.query(statement, &[&keys, &starts]).await? {
+        for row in rows {
             let id = (row.get::<_, i32>(0), row.get::<_, i64>(1));
             let window = window(&row)
                 .ok_or_else(|| foreign(table, &format!("device {} at {} ms", id.0, id.1)))?;

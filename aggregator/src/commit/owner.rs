@@ -345,6 +345,8 @@ impl Owner {
                 }
                 _ = ticks.tick() => {
                     let turn = hand.waiting.take_next();
+                    // A flush that takes longer than a tick would be followed by one of the turn alone.
+                    self.fill(&mut hand.backlog);
                     hand.pend(turn);
                     return Gathered::Flush;
                 }
@@ -367,6 +369,15 @@ impl Owner {
                 hand.pend(turns);
                 return Gathered::Flush;
             }
+        }
+    }
+
+    /// Takes in what has been decoded of the backlog, as much as a flush takes.
+    fn fill(&self, backlog: &mut Backlog) {
+        while backlog.has_room(self.windows.flush_passages_max)
+            && let Ok(chunk) = self.messages.backlog.try_recv()
+        {
+            backlog.wait(chunk);
         }
     }
 

@@ -240,6 +240,35 @@ async fn a_device_with_more_windows_than_many_flushes_take_does_not_keep_others_
 }
 
 #[tokio::test]
+async fn a_turn_takes_along_what_has_been_decoded_of_the_backlog() {
+    let mut centre = Centre::start().await;
+    let (target, tasks) = (&centre.base.target, &centre.base.tasks);
+    let mut blocker = target.connect("blocker", tasks).await.unwrap();
+    let lock = blocker.transaction().await.unwrap();
+    lock.batch_execute("LOCK TABLE stream_cursor IN SHARE MODE")
+        .await
+        .unwrap();
+    centre.send(vec![batch("FIRST", 1, 1, &fresh(10))]);
+    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    while centre.base.number(waits).await == 0 {
+        tokio::task::yield_now().await;
+    }
+    // All turns have something to take, and the next is due when the flush is over.
+    let live = (0..64).map(|n| batch(&format!("KV{n}"), 1, 1, &fresh(1)));
+    centre.send(live.collect());
+    let late = vec![batch("LATE", 1, 1, &fresh(10))];
+    centre.messages.backlog.send(late).unwrap();
+    lock.rollback().await.unwrap();
+    centre.settles(COUNTED, 84).await;
+    let in_the_first = "SELECT count(*) FROM stream_cursor JOIN device USING (device_key)
+        WHERE device = 'LATE' AND stream_cursor.xmin::text = (
+            SELECT min(c.xmin::text::int8)::text FROM stream_cursor c JOIN device d USING (device_key)
+            WHERE d.device LIKE 'KV%')";
+    assert_eq!(centre.base.number(in_the_first).await, 1);
+}
+
+#[tokio::test]
 async fn a_full_disk_closes_intake_and_room_opens_it_again() {
     let mut centre = Centre::start().await;
     let full = "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$

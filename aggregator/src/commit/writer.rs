@@ -23,7 +23,7 @@ use crate::store::connect::{ConnectionError, Target, answered};
 use crate::window::rollup::Length;
 
 /// Bytes of raw rows sent at once.
-const COPY_CHUNK_BYTES: usize = 1 << 20;
+const COPY_CHUNK_BYTES: usize = 256 << 10;
 
 /// Until a flush counts as lost.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(60);

@@ -108,6 +108,12 @@ impl Message {
         deltas * DELTA_BYTES
     }
 
+    /// Gives its place back.
+    #[must_use]
+    pub fn into_body(self) -> Body {
+        self.body
+    }
+
     /// Of how many parts it consists that can be taken one by one: passages, entries of a summary.
     #[must_use]
     pub fn parts(&self) -> usize {

@@ -5,7 +5,7 @@ use proto::frame::Down;
 use proto::receipt::{Refusal, RefusalClass, RefusalReason};
 use service::clock::{monotonic, wall_millis};
 
-use super::super::gather::{halves, new_streams, owned, picked, unknown_devices, unknown_streams};
+use super::super::gather::{halves, new_streams, owned, parted, unknown_devices, unknown_streams};
 use super::super::load::{self, LoadError};
 use super::super::plan::{Context, Plan, plan, refusal};
 use super::super::select::{LeftOver, Selection, select};
@@ -49,7 +49,10 @@ impl Owner {
         while let Some(messages) = parts.pop() {
             let failure = match self.part(session, &mut hand.surge, &messages).await {
                 Ok(waiting) => {
-                    left_over.extend(picked(messages, &waiting));
+                    let (waiting, committed) = parted(messages, &waiting);
+                    left_over.extend(waiting);
+                    // Giving tens of megabytes back takes milliseconds in which the database would wait.
+                    tokio::task::spawn_blocking(move || drop(committed));
                     continue;
                 }
                 Err(failure) => failure,

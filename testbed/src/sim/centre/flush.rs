@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use aggregator::commit::gather::{
-    halves, new_streams, owned, picked, unknown_devices, unknown_streams,
+    halves, new_streams, owned, parted, unknown_devices, unknown_streams,
 };
 use aggregator::commit::plan::{Context, plan, refusal};
 use aggregator::commit::select::{LeftOver, select};
@@ -204,7 +204,9 @@ impl Aggregator {
         let answer = if is_swallowed { Answer::Lost } else { answer };
         match answer {
             Answer::Committed => {
-                flush.left_over.extend(picked(done.messages, &done.waiting));
+                flush
+                    .left_over
+                    .extend(parted(done.messages, &done.waiting).0);
                 session.memory.install(done.changes);
                 session.stream_keys.drain(..done.stream_keys_used);
                 let receipts = if self.bug == Some(Bug::ReceiptBeforeCommit) {
