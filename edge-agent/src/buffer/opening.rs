@@ -243,7 +243,11 @@ impl Home {
         let before = self.quarantined()?;
         let last = before.last().and_then(|path| number_of(path)).unwrap_or(0);
         let place = self.directory.join(format!("{QUARANTINE}{}", last + 1));
-        fs::rename(self.store(), &place)?;
+        match fs::rename(self.store(), &place) {
+            // By a start that came no further.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other?,
+        }
         sync_directory(&self.directory)?;
         let mut bytes = directory_bytes(&place);
         for store in before.iter().rev() {

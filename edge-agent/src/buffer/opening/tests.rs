@@ -106,6 +106,17 @@ fn a_store_that_killed_two_processes_is_not_tried_a_third_time() {
 }
 
 #[test]
+fn a_start_that_ended_when_it_had_moved_the_store_aside_is_taken_up_by_the_next() {
+    let place = directory_with(&[(ATTEMPTS, "3")]);
+    let aside = place.path().join("quarantine-1");
+    fs::rename(place.path().join(STORE), &aside).unwrap();
+    let opened = open(place.path()).unwrap();
+    assert_eq!(opened.loaded, "new");
+    assert!(opened.moved_aside, "it is looked through");
+    assert_eq!(opened.quarantined, [aside]);
+}
+
+#[test]
 fn a_store_of_a_newer_or_an_older_agent_is_left_alone() {
     for (text, format) in [("newer", 99), ("older", 1)] {
         let place = directory_with(&[("store/db", text)]);
