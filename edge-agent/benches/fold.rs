@@ -13,7 +13,7 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use edge_agent::buffer::{Admitted, Buffer, BufferSettings, FoldScope, Folded, QuotaPolicy};
-use proto::{EventTime, Passage, Speed, StreamId};
+use proto::{DeviceId, EventTime, Passage, Speed, StreamId};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use service::clock::monotonic;
@@ -79,6 +79,7 @@ fn ms(time: Duration) -> f64 {
 
 async fn measure(directory: &std::path::Path) {
     let settings = BufferSettings {
+        device: DeviceId::new("KV1").unwrap(),
         directory: directory.to_owned(),
         quota_bytes: 4 << 30,
         free_floor_bytes: 0,

@@ -222,6 +222,13 @@ impl Page<'_, '_> {
         )?;
         let quarantined: u64 = state.alarms.iter().map(quarantined).sum();
         self.gauge("quarantined_passages", "Passages moved aside", quarantined)?;
+        let is_foreign = |alarm: &&Alarm| matches!(alarm, Alarm::StoreForeign { .. });
+        let foreign = state.alarms.iter().filter(is_foreign).count();
+        self.gauge(
+            "foreign_stores",
+            "Stores of other units that were moved aside, unsent",
+            length(foreign),
+        )?;
         self.gauge(
             "alarms",
             "Things that an operator should see to",
@@ -402,6 +409,7 @@ const fn quarantined(alarm: &Alarm) -> u64 {
     match alarm {
         Alarm::PassagesQuarantined { passages } => *passages,
         Alarm::StoreQuarantined { .. }
+        | Alarm::StoreForeign { .. }
         | Alarm::StoreDamaged { .. }
         | Alarm::ForeignCentre { .. } => 0,
     }

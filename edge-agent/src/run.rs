@@ -134,7 +134,7 @@ pub fn run(config: Config, file: &Path) -> Result<(), RunError> {
         read(&config.ingest.token_file)?,
         read(&config.ops.token_file)?,
     );
-    let (buffer, owner) = Buffer::open(&settings(&config.buffer)?)?;
+    let (buffer, owner) = Buffer::open(&settings(&identity.name, &config.buffer)?)?;
     if let Some(at) = buffer.state().borrow().centre_time
         && credentials.raise_floor(at, not_after)
     {

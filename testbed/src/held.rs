@@ -8,11 +8,13 @@ use edge_agent::buffer::{
     Alarm, AppendError, Buffer, BufferSettings, OpenError, PendingSummary, QuotaPolicy, ReadError,
     ReadLimit, StoreStopped,
 };
-use proto::StreamId;
 use proto::device::CentreId;
 use proto::passage::Passage;
 use proto::ranges::{Seq, SeqSet};
 use proto::receipt::{Centre, StreamReceipt};
+use proto::{DeviceId, StreamId};
+
+use crate::system::DEVICE;
 
 const LIMIT: ReadLimit = ReadLimit {
     passages: 4_096,
@@ -73,10 +75,11 @@ pub struct Held {
     pub alarms: Vec<Alarm>,
 }
 
-/// Settings for a buffer in `directory`, which is made.
+/// Settings for the buffer of [`DEVICE`] in `directory`, which is made.
 #[must_use]
 pub fn settings(directory: &Path, quota_bytes: u64, policy: QuotaPolicy) -> BufferSettings {
     BufferSettings {
+        device: DeviceId::new(DEVICE).expect("a name"),
         directory: directory.to_owned(),
         quota_bytes,
         free_floor_bytes: 0,

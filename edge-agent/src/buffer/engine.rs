@@ -40,7 +40,7 @@ use super::id_block::IdBlock;
 use super::ids::EventIds;
 use super::keys::{self, ChunkKey};
 use super::medium::{Changes, Medium, StoreError};
-use super::opening::Home;
+use super::opening::{Foreign, Home};
 use super::records::{Refusals, to_bytes};
 use super::stream::Stream;
 use super::witness::Witness;
@@ -91,10 +91,11 @@ pub(super) struct Engine {
     pub(super) aside: VecDeque<(ChunkKey, u32)>,
     refusals: BTreeMap<StreamId, Refusals>,
     centre_time: Option<EventTime>,
-    /// Bytes that quarantined stores take from the quota.
-    quarantine_bytes: u64,
-    /// The newest last.
+    /// Stores that were moved aside, the newest last.
     quarantined: Vec<PathBuf>,
+    foreign_stores: Vec<Foreign>,
+    /// Bytes that both take from the quota.
+    stores_aside_bytes: u64,
     /// Passages that were taken back, and lost, when this run began.
     damage: Option<(u64, u64)>,
     pub(super) counters: Counters,
@@ -118,10 +119,10 @@ pub(super) enum ChunkFault {
 }
 
 impl Engine {
-    /// The quota without what quarantined stores take, but at least half of it.
+    /// The quota without what stores take that were moved aside, but at least half of it.
     pub(super) fn quota_bytes(&self) -> u64 {
         let quota = self.settings.quota_bytes;
-        quota - (self.quarantine_bytes / FILE_BYTES_PER_HELD).min(quota / 2)
+        quota - (self.stores_aside_bytes / FILE_BYTES_PER_HELD).min(quota / 2)
     }
 
     pub(super) fn is_below_floor(&self) -> bool {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use proto::DeviceId;
 use proto::ranges::SeqRange;
 
 use super::{APPEND_PASSAGES_MAX, QUEUE_COMMANDS_MAX};
@@ -102,6 +103,20 @@ pub enum OpenError {
         found: u32,
         /// What this agent knows.
         known: u32,
+    },
+    /// It was begun for another device, and cannot be moved aside.
+    #[error(
+        "store {} was begun for {found}, this unit is {device}, and it cannot be moved aside: {source}; move it away", path.display()
+    )]
+    Foreign {
+        /// Where it is.
+        path: PathBuf,
+        /// Whose passages it holds.
+        found: DeviceId,
+        /// Who this unit is.
+        device: DeviceId,
+        /// Why it stays.
+        source: std::io::Error,
     },
     /// A new store cannot be made either.
     #[error("cannot make a store in {}: {problem}", path.display())]

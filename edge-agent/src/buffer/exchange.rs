@@ -7,7 +7,7 @@ use proto::passage::{EventTime, Passage};
 use proto::ranges::{Seq, SeqRange};
 use proto::receipt::Centre;
 use proto::summary::SummaryEntry;
-use proto::{PassageBatch, StreamId};
+use proto::{DeviceId, PassageBatch, StreamId};
 use serde::Deserialize;
 
 use super::Medium;
@@ -29,7 +29,9 @@ pub enum QuotaPolicy {
 /// What the buffer needs to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BufferSettings {
-    /// Where it lives: `store/` inside, attempt marker and quarantined stores beside it.
+    /// Whose passages it holds: the name in the unit's certificate.
+    pub device: DeviceId,
+    /// Where it lives: `store/` inside, attempt marker and stores that were moved aside beside it.
     pub directory: PathBuf,
     /// Logical bytes that it may hold; its files take up to 2.3 times as much.
     pub quota_bytes: u64,

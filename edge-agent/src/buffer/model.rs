@@ -15,7 +15,7 @@ use proto::passage::{EventTime, Passage, Speed};
 use proto::ranges::{Seq, SeqRange, SeqSet};
 use proto::receipt::{Centre, StreamReceipt};
 use proto::window::fold;
-use proto::{PassageBatch, StreamId};
+use proto::{DeviceId, PassageBatch, StreamId};
 
 use super::engine::Engine;
 use super::records::{Marks, from_bytes};
@@ -33,6 +33,7 @@ const LIMIT: ReadLimit = ReadLimit {
 
 pub(crate) fn settings(directory: &Path, quota_bytes: u64, policy: QuotaPolicy) -> BufferSettings {
     BufferSettings {
+        device: DeviceId::new("KV1").unwrap(),
         directory: directory.to_owned(),
         quota_bytes,
         free_floor_bytes: 0,

@@ -12,9 +12,12 @@
 //!
 //! 6. A store that was being rebuilt when the power went (`store.new`, `store.old`) is as it was
 //!    before.
+//! 7. A store that was begun for another device is not opened; see `foreign`.
 //!
 //! A full disk or missing rights are not damage: then opening fails, and the store stays.
 //! So the agent never loops over a broken store, and never deletes one that it could not read.
+
+mod foreign;
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -23,8 +26,10 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use proto::DeviceId;
 use service::panics::contain;
 
+pub(super) use self::foreign::Foreign;
 use super::OpenError;
 use super::medium::StoreError;
 use super::store::sync_directory;
@@ -68,6 +73,8 @@ pub(super) enum LoadError {
 #[derive(Debug)]
 pub(super) struct Home {
     directory: PathBuf,
+    /// Whose passages it holds.
+    device: DeviceId,
     /// Holds the lock until it is dropped.
     _lock: File,
 }
@@ -81,11 +88,23 @@ pub(super) struct Opened<T> {
     pub(super) quarantined: Vec<PathBuf>,
     /// Whether the newest of them was moved there just now.
     pub(super) moved_aside: bool,
+    /// Stores of other devices, the newest last.
+    pub(super) foreign: Vec<Foreign>,
 }
 
 impl Home {
-    /// Makes the directory if need be and locks it.
-    pub(super) fn lock(directory: &Path) -> Result<Self, OpenError> {
+    /// Makes the directory if need be, locks it, and moves aside what in it is of another device.
+    pub(super) fn enter(directory: &Path, device: &DeviceId) -> Result<Self, OpenError> {
+        let home = Self::lock(directory, device)?;
+        home.undo_rebuild().map_err(|source| OpenError::Directory {
+            path: directory.to_owned(),
+            source,
+        })?;
+        home.set_foreign_aside()?;
+        Ok(home)
+    }
+
+    fn lock(directory: &Path, device: &DeviceId) -> Result<Self, OpenError> {
         let fault = |source| OpenError::Directory {
             path: directory.to_owned(),
             source,
@@ -100,6 +119,7 @@ impl Home {
         match lock.try_lock() {
             Ok(()) => Ok(Self {
                 directory: directory.to_owned(),
+                device: device.clone(),
                 _lock: lock,
             }),
             Err(fs::TryLockError::WouldBlock) => Err(OpenError::InUse {
@@ -125,7 +145,6 @@ impl Home {
             path: self.directory.clone(),
             source,
         };
-        self.undo_rebuild().map_err(fault)?;
         let deaths = self.deaths();
         self.note_attempt(deaths + 1).map_err(fault)?;
         let first = if deaths >= DEATHS_MAX {
@@ -168,12 +187,16 @@ impl Home {
         };
         sync_directory(&self.directory).map_err(fault)?;
         self.forget_attempts().map_err(fault)?;
+        // Before it takes the first passage.
+        self.name(&self.store()).map_err(fault)?;
         let quarantined = self.quarantined().map_err(fault)?;
+        let foreign = self.foreign().map_err(fault)?;
         Ok(Opened {
             home: self,
             loaded,
             quarantined,
             moved_aside,
+            foreign,
         })
     }
 
@@ -184,6 +207,7 @@ impl Home {
 
     /// Puts the new store, closed and synced, in the place of the old one.
     pub(super) fn replace_store(&self) -> io::Result<()> {
+        self.name(&self.store_new())?;
         fs::rename(self.store(), self.directory.join(STORE_OLD))?;
         fs::rename(self.store_new(), self.store())?;
         sync_directory(&self.directory)?;
@@ -240,8 +264,8 @@ impl Home {
     /// Moves the store aside, and deletes the oldest of those moved aside before where they take too
     /// much.
     fn quarantine(&self, bytes_max: u64) -> io::Result<()> {
-        let before = self.quarantined()?;
-        let last = before.last().and_then(|path| number_of(path)).unwrap_or(0);
+        let before = numbered(&self.directory, QUARANTINE)?;
+        let last = before.last().map_or(0, |(number, _)| *number);
         let place = self.directory.join(format!("{QUARANTINE}{}", last + 1));
         match fs::rename(self.store(), &place) {
             // By a start that came no further.
@@ -250,7 +274,7 @@ impl Home {
         }
         sync_directory(&self.directory)?;
         let mut bytes = directory_bytes(&place);
-        for store in before.iter().rev() {
+        for (_, store) in before.iter().rev() {
             bytes = bytes.saturating_add(directory_bytes(store));
             if bytes > bytes_max {
                 tracing::error!(store = %store.display(), "damaged store is deleted: a newer one takes its place");
@@ -262,29 +286,36 @@ impl Home {
 
     /// Stores that were moved aside, the newest last.
     fn quarantined(&self) -> io::Result<Vec<PathBuf>> {
-        let mut found = Vec::new();
-        for entry in fs::read_dir(&self.directory)? {
-            let path = entry?.path();
-            if number_of(&path).is_some() {
-                found.push(path);
-            }
-        }
-        found.sort_by_key(|path| number_of(path));
-        Ok(found)
+        let found = numbered(&self.directory, QUARANTINE)?.into_iter();
+        Ok(found.map(|(_, store)| store).collect())
     }
 }
 
-/// Bytes that a directory's files take.
+/// What has a name of this kind in a directory, in the order of its numbers.
+fn numbered(directory: &Path, kind: &str) -> io::Result<Vec<(u32, PathBuf)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        let number = name.and_then(|name| name.strip_prefix(kind)?.parse().ok());
+        found.extend(number.map(|number| (number, path)));
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Bytes that the files below a directory take.
 pub(super) fn directory_bytes(directory: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(directory) else {
         return 0;
     };
-    entries
-        .filter_map(Result::ok)
-        .filter_map(|entry| entry.metadata().ok())
-        .filter(fs::Metadata::is_file)
-        .map(|metadata| metadata.len())
-        .sum()
+    let entries = entries.filter_map(Result::ok);
+    let bytes = entries.map(|entry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => directory_bytes(&entry.path()),
+        Ok(metadata) if metadata.is_file() => metadata.len(),
+        _ => 0,
+    });
+    bytes.sum()
 }
 
 fn remove_tree(directory: &Path) -> io::Result<()> {
@@ -292,14 +323,6 @@ fn remove_tree(directory: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
-}
-
-fn number_of(path: &Path) -> Option<u32> {
-    path.file_name()?
-        .to_str()?
-        .strip_prefix(QUARANTINE)?
-        .parse()
-        .ok()
 }
 
 /// Opens on a thread of its own and waits for at most `timeout`. A thread that hangs is left behind

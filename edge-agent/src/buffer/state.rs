@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use proto::StreamId;
 use proto::heartbeat::{Backlog, Disk};
 use proto::loss::{Loss, LossReason};
 use proto::passage::EventTime;
 use proto::ranges::SeqSet;
 use proto::receipt::Centre;
+use proto::{DeviceId, StreamId};
 
 /// Everything about the buffer that others need; published after every commit, so every number in
 /// it is durable.
@@ -137,6 +137,13 @@ pub enum Alarm {
     StoreQuarantined {
         /// Where it is.
         directory: PathBuf,
+    },
+    /// A store that was begun for another device was moved to this place, unsent.
+    StoreForeign {
+        /// Where it is.
+        directory: PathBuf,
+        /// Which device, where that can be read.
+        begun_for: Option<DeviceId>,
     },
     /// The store was damaged when this run began. Later runs do not repeat it; the losses stay.
     StoreDamaged {

@@ -2,12 +2,13 @@
 //! the model meets too seldom.
 
 mod aside;
+mod foreign;
 mod room;
 
 use std::path::Path;
 use std::thread::JoinHandle;
 
-use proto::device::CentreId;
+use proto::device::{CentreId, DeviceId};
 use proto::limits::{LOSSES_MAX, RANGES_MAX};
 use proto::loss::{LossReason, LossScope};
 use proto::passage::{EventTime, Passage};

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use super::records::{from_bytes, to_bytes};
 
 /// Its name in the directory of the buffer.
-const FILE: &str = "witness";
+pub(super) const FILE: &str = "witness";
 
 /// Bytes of one of the two places. A statement that does not fit leaves out the oldest streams.
 const PLACE_BYTES: usize = 64 * 1024;

@@ -7,6 +7,10 @@ use crate::uplink::frames::fixtures::buffer_state;
 fn the_page_shows_what_buffer_and_uplink_published() {
     let mut state = buffer_state();
     state.counters.accepted = 41;
+    state.alarms = vec![Alarm::StoreForeign {
+        directory: "foreign-1".into(),
+        begun_for: None,
+    }];
     state.counters.lost[Counters::place(LossReason::Quota)] = 7;
     let mut view = UplinkView::new(EventTime::default(), Some(EventTime::default()));
     view.tally.refused_later = 3;
@@ -40,6 +44,8 @@ fn the_page_shows_what_buffer_and_uplink_published() {
         "verst_agent_buffered_drain_per_minute -60",
         "verst_agent_link_held 1",
         "verst_agent_store_healthy 1",
+        "verst_agent_foreign_stores 1",
+        "verst_agent_alarms 1",
         "verst_agent_receipt_seconds_bucket{le=\"0.5\"} 1",
     ] {
         assert!(

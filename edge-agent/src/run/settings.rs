@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use proto::DeviceId;
+
 use super::RunError;
 use crate::buffer::BufferSettings;
 use crate::config::{BufferConfig, IngestConfig, PlatePolicy, PlatesConfig};
@@ -42,8 +44,12 @@ pub(super) fn door_settings(config: &IngestConfig) -> IngestSettings {
     }
 }
 
-pub(super) fn settings(config: &BufferConfig) -> Result<BufferSettings, RunError> {
+pub(super) fn settings(
+    device: &DeviceId,
+    config: &BufferConfig,
+) -> Result<BufferSettings, RunError> {
     Ok(BufferSettings {
+        device: device.clone(),
         directory: config.directory.clone(),
         quota_bytes: config
             .quota_bytes

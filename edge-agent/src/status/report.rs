@@ -11,7 +11,7 @@ use crate::buffer::{Alarm, BufferState, Counters, StoreHealth, StreamState};
 use crate::metrics::REASONS;
 use crate::uplink::view::{LinkPhase, UplinkView};
 use proto::loss::Loss;
-use proto::{EventTime, StreamId};
+use proto::{DeviceId, EventTime, StreamId};
 
 /// Days before the end of the certificate from which on the unit is degraded.
 const CERTIFICATE_DAYS_MIN: i64 = 14;
@@ -291,7 +291,11 @@ impl Report {
                 expires_at_ms,
                 days_left: expires_at_ms.map(|end| (end - now_ms).div_euclid(DAY_MS)),
             },
-            alarms: buffer.alarms.iter().map(words).collect(),
+            alarms: buffer
+                .alarms
+                .iter()
+                .map(|alarm| words(alarm, &subject.device))
+                .collect(),
         };
         report.reasons = report.faults(uplink.phase);
         report.healthy = report.reasons.is_empty();
@@ -348,11 +352,21 @@ fn uplink_is_used_up(link: &LinkReport) -> bool {
         .is_some_and(|most| link.day_bytes >= most)
 }
 
-fn words(alarm: &Alarm) -> String {
+fn words(alarm: &Alarm, device: &str) -> String {
     match alarm {
         Alarm::StoreQuarantined { directory } => {
             format!(
                 "a damaged store was moved to {}; export it or delete it",
+                directory.display()
+            )
+        }
+        Alarm::StoreForeign {
+            directory,
+            begun_for,
+        } => {
+            let whose = begun_for.as_ref().map_or("another unit", DeviceId::as_str);
+            format!(
+                "a store of {whose} was found in the buffer of {device} and moved to {}, unsent; let an agent with the certificate of {whose} send what is in it, or delete it",
                 directory.display()
             )
         }

@@ -293,6 +293,7 @@ mod tests {
     /// What the buffer remembers of the centre's time after a restart.
     fn remembered(dir: &Path, heard: Option<EventTime>) -> Option<EventTime> {
         let settings = BufferSettings {
+            device: DeviceId::new("KV1").unwrap(),
             directory: dir.join("buffer"),
             quota_bytes: 1 << 20,
             free_floor_bytes: 0,

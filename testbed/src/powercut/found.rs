@@ -1,14 +1,19 @@
 //! What the real buffer finds on a disk after a cut, and what it must.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::ops::Range;
 use std::path::Path;
 
-use edge_agent::buffer::Alarm;
-use proto::StreamId;
+use edge_agent::buffer::{Alarm, BufferSettings};
+use proto::{DeviceId, StreamId};
 
 use super::work::{number_of, passage, settings};
 use crate::held::{self, HeldError, with_buffer};
+use crate::system::DEVICE;
+
+/// A unit that the buffer does not belong to.
+const STRANGER: &str = "stranger";
 
 /// Passages that the openings add, to be found by the next; the writer's have smaller numbers.
 const NEWCOMERS: u64 = 1_000_000;
@@ -107,6 +112,34 @@ pub(super) fn faults(
         faults.extend(misnumbered(&found, promises));
     }
     Ok(faults)
+}
+
+/// Opens the buffer below `root` in the name of another unit, which must find nothing of it, and
+/// carries it back. Nothing: all is well.
+pub(super) fn visit(root: &Path) -> Result<Option<String>, HeldError> {
+    let own = settings(root);
+    let strangers = BufferSettings {
+        device: DeviceId::new(STRANGER).map_err(|error| HeldError::Other(error.to_string()))?,
+        ..own.clone()
+    };
+    let held = with_buffer(&strangers, held::read)?;
+    let aside = own.directory.join("foreign-1");
+    let alarm = Alarm::StoreForeign {
+        directory: aside.clone(),
+        begun_for: Some(own.device),
+    };
+    if !held.passages.is_empty() || !held.lost.is_empty() || held.alarms != [alarm] {
+        let passages = held.passages.len();
+        let alarms = held.alarms;
+        return Ok(Some(format!(
+            "the store is not known to be of {DEVICE}: {STRANGER} finds {passages} passages, {alarms:?}"
+        )));
+    }
+    let carried = root.join("carried");
+    fs::rename(aside, &carried)?;
+    fs::remove_dir_all(&own.directory)?;
+    fs::rename(carried, own.directory)?;
+    Ok(None)
 }
 
 /// A passage has one number for ever, and a number one passage: then the centre counts nothing twice,

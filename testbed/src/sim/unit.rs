@@ -216,6 +216,7 @@ impl Unit {
             self.later(stage, takes, UnitEvent::ClockSet);
         }
         let settings = BufferSettings {
+            device: self.name.clone(),
             directory: "simulated".into(),
             quota_bytes: self.setup.quota_bytes,
             free_floor_bytes: 0,

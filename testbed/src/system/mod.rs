@@ -232,7 +232,9 @@ impl System {
         copy_tree(from, &buffer)
     }
 
-    fn buffer(&self, name: &str) -> PathBuf {
+    /// Where the agent of this name has its buffer.
+    #[must_use]
+    pub fn buffer(&self, name: &str) -> PathBuf {
         self.directory.path().join(format!("buffer-{name}"))
     }
 

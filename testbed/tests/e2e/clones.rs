@@ -5,29 +5,31 @@ use std::time::Duration;
 use serde_json::Value;
 use testbed::feed::{self, Line};
 use testbed::recompute::Ledger;
-use testbed::system::{Camera, Options, READY_WITHIN, STOPPED_WITHIN, System, Tuning};
+use testbed::system::{Agent, Options, READY_WITHIN, STOPPED_WITHIN, System, Tuning};
 
 use crate::support::{HOUR_MS, SETTLED_WITHIN, alone, lines, names};
 
 const UNIT: &str = "twin-1";
+/// Another unit, with a certificate of its own.
+const SPARE: &str = "spare-1";
 /// How long a camera goes on trying.
 const THROUGH: Duration = Duration::from_secs(60);
 /// Until the centre has noticed.
 const ALARM_WITHIN: Duration = Duration::from_secs(90);
 
-async fn post(camera: &Camera, lines: &[Line], ledger: &mut Ledger) {
+async fn post(agent: &Agent, lines: &[Line], ledger: &mut Ledger) {
     let texts: Vec<String> = lines.iter().map(|line| line.text.clone()).collect();
-    feed::accept(UNIT, &texts, camera, THROUGH)
+    feed::accept(agent.device(), &texts, agent.camera(), THROUGH)
         .await
         .expect("accepted");
     lines
         .iter()
-        .for_each(|line| ledger.add(UNIT, line.fact.clone()));
+        .for_each(|line| ledger.add(agent.device(), line.fact.clone()));
 }
 
-async fn start(ledger: &mut Ledger, image: &[Line]) -> System {
+async fn start(units: &[&str], ledger: &mut Ledger, image: &[Line]) -> System {
     let system = System::start(Options {
-        agents: names(&[UNIT]),
+        agents: names(units),
         tuning: Tuning {
             heartbeat_s: 1,
             ..Tuning::default()
@@ -36,7 +38,7 @@ async fn start(ledger: &mut Ledger, image: &[Line]) -> System {
     })
     .await
     .expect("a running system");
-    post(system.agents[UNIT].camera(), image, ledger).await;
+    post(&system.agents[UNIT], image, ledger).await;
     system
 }
 
@@ -55,7 +57,7 @@ async fn judged(system: &System, ledger: &Ledger) {
 async fn a_store_image_on_two_units_swallows_and_doubles_nothing_and_raises_the_alarm() {
     let _alone = alone().await;
     let mut ledger = Ledger::new();
-    let mut system = start(&mut ledger, &lines(UNIT, 1_000, 5 * HOUR_MS, 81)).await;
+    let mut system = start(&[UNIT], &mut ledger, &lines(UNIT, 1_000, 5 * HOUR_MS, 81)).await;
     // Some of it has its receipt, some has not: the image is of a running unit that loses its power.
     let agent = system.agents.get_mut(UNIT).expect("running");
     agent.server.kill();
@@ -80,8 +82,8 @@ async fn a_store_image_on_two_units_swallows_and_doubles_nothing_and_raises_the_
         let (mine, theirs) = turns
             .next()
             .expect("the alarm comes before the traffic ends");
-        post(system.agents[UNIT].camera(), mine, &mut ledger).await;
-        post(clone.camera(), theirs, &mut ledger).await;
+        post(&system.agents[UNIT], mine, &mut ledger).await;
+        post(&clone, theirs, &mut ledger).await;
         let answer = system.http().get(&cloned).send().await.expect("an answer");
         let unit: Value = answer.json().await.expect("JSON");
         if unit["state"] == "cloned" {
@@ -114,7 +116,7 @@ async fn a_store_image_on_two_units_swallows_and_doubles_nothing_and_raises_the_
 async fn a_unit_whose_store_is_put_back_to_a_backup_goes_on_without_a_doubt() {
     let _alone = alone().await;
     let mut ledger = Ledger::new();
-    let mut system = start(&mut ledger, &lines(UNIT, 1_000, 5 * HOUR_MS, 84)).await;
+    let mut system = start(&[UNIT], &mut ledger, &lines(UNIT, 1_000, 5 * HOUR_MS, 84)).await;
     let agent = system.agents.get_mut(UNIT).expect("running");
     agent.server.kill();
     let image = system.directory().join("image");
@@ -122,7 +124,7 @@ async fn a_unit_whose_store_is_put_back_to_a_backup_goes_on_without_a_doubt() {
     let agent = system.agents.get_mut(UNIT).expect("running");
     agent.server.start().expect("started again");
     let later = lines(UNIT, 2_000, 3 * HOUR_MS, 85);
-    post(system.agents[UNIT].camera(), &later, &mut ledger).await;
+    post(&system.agents[UNIT], &later, &mut ledger).await;
     judged(&system, &ledger).await;
 
     let agent = system.agents.get_mut(UNIT).expect("running");
@@ -131,7 +133,52 @@ async fn a_unit_whose_store_is_put_back_to_a_backup_goes_on_without_a_doubt() {
     let agent = system.agents.get_mut(UNIT).expect("put back");
     agent.server.start().expect("started again");
     let latest = lines(UNIT, 2_000, HOUR_MS, 86);
-    post(system.agents[UNIT].camera(), &latest, &mut ledger).await;
+    post(&system.agents[UNIT], &latest, &mut ledger).await;
+    judged(&system, &ledger).await;
+    system.stop().expect("an orderly end");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_store_in_another_unit_is_kept_aside_for_its_own_and_counts_for_nobody_else() {
+    let _alone = alone().await;
+    let mut ledger = Ledger::new();
+    let mut system = start(&[UNIT, SPARE], &mut ledger, &[]).await;
+    system.broker.kill();
+    let theirs = lines(UNIT, 1_000, 5 * HOUR_MS, 87);
+    // None of them counts before their own unit sends them.
+    post(&system.agents[UNIT], &theirs, &mut Ledger::new()).await;
+    for agent in system.agents.values_mut() {
+        agent.server.kill();
+    }
+    system
+        .restore_image(SPARE, &system.buffer(UNIT))
+        .expect("the store of the one in the other");
+
+    let spare = system.agents.get_mut(SPARE).expect("made");
+    spare.server.start().expect("started");
+    post(
+        &system.agents[SPARE],
+        &lines(SPARE, 1_000, 5 * HOUR_MS, 88),
+        &mut ledger,
+    )
+    .await;
+    let status = system.agents[SPARE].status().expect("it answers");
+    let aside = system.buffer(SPARE).join("foreign-1");
+    let words = format!(
+        "a store of {UNIT} was found in the buffer of {SPARE} and moved to {}",
+        aside.display()
+    );
+    assert!(status["reasons"].to_string().contains(&words), "{status}");
+    system.broker.start().expect("started again");
+    judged(&system, &ledger).await;
+
+    // Carried back, as a buffer of its own unit, whose disk is lost.
+    system.restore_image(UNIT, &aside).expect("carried back");
+    let agent = system.agents.get_mut(UNIT).expect("made");
+    agent.server.start().expect("started");
+    theirs
+        .iter()
+        .for_each(|line| ledger.add(UNIT, line.fact.clone()));
     judged(&system, &ledger).await;
     system.stop().expect("an orderly end");
 }

@@ -2,7 +2,6 @@
 //! and the number of the run is made durable.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use proto::StreamId;
 use proto::heartbeat::Disk;
@@ -27,7 +26,7 @@ impl Engine {
         settings: &BufferSettings,
         now_ms: i64,
     ) -> Result<Self, OpenError> {
-        let home = Home::lock(&settings.directory)?;
+        let home = Home::enter(&settings.directory, &settings.device)?;
         Self::open_in(home, settings.clone(), now_ms)
     }
 
@@ -52,8 +51,13 @@ impl Engine {
             newest,
             files: stores.map(|store| main_file(&store)).collect(),
         };
-        let home = Some((opened.home, opened.quarantined));
+        let home = Some(opened.home);
         let mut engine = Self::begin(settings, home, opened.loaded, draw_stream()?, now_ms);
+        let foreign = opened.foreign.iter().map(|foreign| &foreign.directory);
+        let aside = opened.quarantined.iter().chain(foreign);
+        engine.stores_aside_bytes = aside.map(|store| directory_bytes(store)).sum();
+        engine.quarantined = opened.quarantined;
+        engine.foreign_stores = opened.foreign;
         let recovered = engine.recover(&recovery);
         recovered.map_err(|error| engine.not_begun(&error))?;
         engine.witness = Some(witness);
@@ -112,13 +116,11 @@ impl Engine {
 
     pub(super) fn begin(
         settings: BufferSettings,
-        home: Option<(Home, Vec<PathBuf>)>,
+        home: Option<Home>,
         loaded: Loaded,
         next_id: StreamId,
         now_ms: i64,
     ) -> Self {
-        let (home, quarantined) = home.unzip();
-        let quarantined = quarantined.unwrap_or_default();
         let Loaded {
             store,
             streams,
@@ -169,8 +171,9 @@ impl Engine {
             centre_time,
             aside,
             refusals,
-            quarantine_bytes: quarantined.iter().map(|store| directory_bytes(store)).sum(),
-            quarantined,
+            quarantined: Vec::new(),
+            foreign_stores: Vec::new(),
+            stores_aside_bytes: 0,
             damage: None,
             counters: Counters::default(),
             disk: Disk::default(),

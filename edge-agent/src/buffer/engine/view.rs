@@ -4,6 +4,7 @@ use proto::heartbeat::Backlog;
 use proto::limits::LOSSES_MAX;
 
 use super::Engine;
+use crate::buffer::opening::Foreign;
 use crate::buffer::stream::Stream;
 use crate::buffer::{Alarm, BufferState, StoreHealth};
 
@@ -70,12 +71,18 @@ impl Engine {
     fn alarms(&self) -> Vec<Alarm> {
         let aside = self.quarantined.iter().cloned();
         let stores = aside.map(|directory| Alarm::StoreQuarantined { directory });
+        let aside = self.foreign_stores.iter().cloned();
+        let foreign_stores = aside.map(|Foreign { directory, device }| Alarm::StoreForeign {
+            directory,
+            begun_for: device,
+        });
         let damage = self.damage;
         let damage = damage.map(|(salvaged, lost)| Alarm::StoreDamaged { salvaged, lost });
         let passages = self.aside.iter().map(|(key, _)| key.range.count()).sum();
         let passages = (passages > 0).then_some(Alarm::PassagesQuarantined { passages });
         let foreign = self.foreign.map(|centre| Alarm::ForeignCentre { centre });
         stores
+            .chain(foreign_stores)
             .chain(damage)
             .chain(passages)
             .chain(foreign)

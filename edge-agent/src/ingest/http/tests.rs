@@ -18,6 +18,7 @@ fn door(directory: &Path, settings: IngestSettings, quota_bytes: u64) -> Door {
 
 fn door_by(clock: Clock, directory: &Path, settings: IngestSettings, quota_bytes: u64) -> Door {
     let buffer = BufferSettings {
+        device: DeviceId::new("KV1").unwrap(),
         directory: directory.to_owned(),
         quota_bytes,
         free_floor_bytes: 0,
