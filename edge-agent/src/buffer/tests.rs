@@ -17,6 +17,7 @@ use proto::receipt::{Centre, RefusalReason, StreamReceipt};
 use proto::window::fold;
 
 use super::engine::Engine;
+use super::keys::CHUNK_PASSAGES_MAX;
 use super::model::settings;
 use super::witness::Witness;
 use super::{

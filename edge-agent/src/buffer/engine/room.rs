@@ -7,6 +7,10 @@
 //! contained and that has no receipt never goes: it may be counted already, and a delta made of it
 //! now might count it twice.
 //!
+//! A commit takes no more than [`DROPPED_CHUNKS_MAX`] chunks of raw passages, so that it neither lasts
+//! long nor takes much memory; the rest follows with the next. Where traffic is so thin that the sums
+//! take more room than the passages did, that frees nothing, and the oldest sums go at once.
+//!
 //! Invariant: a chunk is deleted only if it is settled, or in the batch that writes its loss.
 
 use proto::loss::LossReason;
@@ -19,6 +23,38 @@ use crate::buffer::{Counters, QuotaPolicy, summaries};
 
 /// When room is made, this part of the limit is freed beyond it, so that not every commit must.
 const SLACK_PART: u64 = 64;
+
+/// Chunks of raw passages that are dropped with one commit, or twice the bytes that it brings.
+const DROPPED_CHUNKS_MAX: usize = 1_024;
+
+/// The same where that frees nothing.
+const FRUITLESS_CHUNKS_MAX: usize = 16;
+
+/// What one commit has dropped of raw passages.
+struct Dropped {
+    chunks: usize,
+    bytes: u64,
+    /// What was held before, with what the commit brings.
+    held_bytes: u64,
+    /// What it brings.
+    brought_bytes: u64,
+}
+
+impl Dropped {
+    /// Whether less is held than before the commit.
+    const fn has_freed(&self, held_bytes: u64) -> bool {
+        held_bytes + self.brought_bytes <= self.held_bytes
+    }
+
+    const fn is_enough(&self, held_bytes: u64) -> bool {
+        let chunks_max = if self.has_freed(held_bytes) {
+            DROPPED_CHUNKS_MAX
+        } else {
+            FRUITLESS_CHUNKS_MAX
+        };
+        self.chunks >= chunks_max && self.bytes >= 2 * self.brought_bytes
+    }
+}
 
 impl Engine {
     /// Bytes of sent copies, and whether any raw passage could be dropped.
@@ -54,12 +90,33 @@ impl Engine {
             return Ok(());
         }
         let goal = quota - quota / SLACK_PART;
+        let mut dropped = Dropped {
+            chunks: 0,
+            bytes: 0,
+            held_bytes: self.held_bytes,
+            brought_bytes: self.brought_bytes(),
+        };
         for place in 0..self.streams.len() {
-            self.drop_unsent(place, goal)?;
+            self.drop_unsent(place, goal, &mut dropped)?;
+        }
+        if dropped.is_enough(self.held_bytes) && dropped.has_freed(self.held_bytes) {
+            return Ok(());
         }
         self.drop_aside(goal);
         self.drop_entries(quota);
         Ok(())
+    }
+
+    /// Bytes of the chunks that become durable with the next commit.
+    fn brought_bytes(&self) -> u64 {
+        let Some(current) = self.streams.last().filter(|_| self.has_current) else {
+            return 0;
+        };
+        let chunks = current.chunks.iter().rev();
+        chunks
+            .take_while(|chunk| chunk.range.last().get() > self.durable_to)
+            .map(|chunk| u64::from(chunk.bytes))
+            .sum()
     }
 
     fn evict_sent(&mut self, goal: u64) {
@@ -87,11 +144,17 @@ impl Engine {
     }
 
     /// Drops raw passages of one stream that were never offered; their deltas take their place.
-    fn drop_unsent(&mut self, place: usize, goal: u64) -> Result<(), StoreError> {
+    fn drop_unsent(
+        &mut self,
+        place: usize,
+        goal: u64,
+        dropped: &mut Dropped,
+    ) -> Result<(), StoreError> {
         let id = self.streams[place].id;
         let durable_to = self.durable_to(place);
-        let (mut at, mut dropped) = (0, false);
-        while self.held_bytes > goal {
+        let before = dropped.chunks;
+        let mut at = 0;
+        while self.held_bytes > goal && !dropped.is_enough(self.held_bytes) {
             let stream = &self.streams[place];
             let Some(chunk) = stream.chunks.get(at).copied() else {
                 break;
@@ -105,7 +168,8 @@ impl Engine {
                 at += 1;
                 continue;
             }
-            dropped = true;
+            dropped.chunks += 1;
+            dropped.bytes += u64::from(chunk.bytes);
             let batch = match self.passages(id, &chunk) {
                 Ok(batch) => batch,
                 Err(ChunkFault::Store(error)) => return Err(error),
@@ -127,7 +191,7 @@ impl Engine {
             self.held_bytes -= u64::from(chunk.bytes);
             self.changes.delete(&chunk.key(id).encode());
         }
-        if dropped {
+        if dropped.chunks > before {
             self.streams[place].refresh();
         }
         Ok(())

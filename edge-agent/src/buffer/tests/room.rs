@@ -51,6 +51,67 @@ fn a_full_quota_drops_the_oldest_raw_passages_and_keeps_their_windows() {
     assert_eq!(counted, state.summarised);
 }
 
+/// Passages of so many full chunks, `step_s` apart; the quota is then a part of what they take.
+fn backlog(directory: &Path, chunks: usize, step_s: u64, quota_part: u64) -> Engine {
+    let mut engine = Engine::open(&plain(directory), NOW_MS).unwrap();
+    let passages = CHUNK_PASSAGES_MAX * chunks;
+    let numbers: Vec<u64> = (0..passages as u64).collect();
+    for part in numbers.chunks(APPEND_PASSAGES_MAX) {
+        let passages: Vec<_> = part.iter().map(|n| admitted(n * step_s, None)).collect();
+        engine.stage(&passages, NOW_MS).unwrap().unwrap();
+        engine.commit(NOW_MS).unwrap();
+    }
+    assert_eq!(engine.streams[0].chunks.len(), chunks);
+    engine.settings.quota_bytes = engine.held_bytes / quota_part;
+    engine
+}
+
+#[test]
+fn a_quota_that_shrinks_is_reached_so_many_chunks_a_commit_and_no_window_is_lost() {
+    let place = tempfile::tempdir().unwrap();
+    let mut engine = backlog(place.path(), 3_000, 1, 4);
+    let quota = engine.settings.quota_bytes;
+    let mut held = vec![3_000];
+    while engine.held_bytes > quota {
+        engine.stage(&many(1, 64), NOW_MS).unwrap().unwrap();
+        engine.commit(NOW_MS).unwrap();
+        // One came.
+        held.push(engine.streams[0].chunks.len() - held.len());
+    }
+    assert_eq!(held[..3], [3_000, 1_976, 952]);
+    let losses = &engine.streams[0].losses;
+    assert!(losses.iter().all(|loss| loss.scope == LossScope::RawOnly));
+    let state = engine.state(crate::buffer::StoreHealth::Ok);
+    assert_eq!(state.counters.lost, [state.summarised, 0, 0, 0]);
+}
+
+#[test]
+fn where_sums_outgrow_their_passages_the_quota_holds_and_no_commit_takes_a_whole_stream() {
+    let place = tempfile::tempdir().unwrap();
+    // A window of its own for each passage.
+    let mut engine = backlog(place.path(), 2_500, 300, 1);
+    let (quota, mut chunks) = (engine.settings.quota_bytes, 2_500);
+    for commit in 0..10 {
+        let more: Vec<_> = (0..64).map(|n| admitted(n * 300, None)).collect();
+        engine.stage(&more, NOW_MS).unwrap().unwrap();
+        engine.commit(NOW_MS).unwrap();
+        assert!(
+            engine.held_bytes <= quota,
+            "{} of {quota}",
+            engine.held_bytes
+        );
+        let held = engine.streams[0].chunks.len();
+        assert!(
+            chunks + 1 - held <= 16,
+            "{held} chunks after commit {commit}"
+        );
+        chunks = held;
+    }
+    // What is neither here nor in sums is stated as lost.
+    let state = engine.state(crate::buffer::StoreHealth::Ok);
+    assert_eq!(state.streams[0].kept, range(1, 64 * 2_510).into());
+}
+
 #[test]
 fn a_full_quota_that_refuses_takes_passages_again_after_a_receipt() {
     let place = tempfile::tempdir().unwrap();
