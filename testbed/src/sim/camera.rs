@@ -25,6 +25,8 @@ pub(super) struct Post {
 pub(super) struct Camera {
     device: DeviceId,
     ids: bool,
+    /// Whether another camera hands over passages under the same name.
+    is_copy: bool,
     made: u64,
     used: BTreeSet<i64>,
     /// Posted and not answered yet.
@@ -36,10 +38,11 @@ pub(super) struct Camera {
 }
 
 impl Camera {
-    pub(super) const fn new(device: DeviceId, ids: bool) -> Self {
+    pub(super) const fn new(device: DeviceId, ids: bool, is_copy: bool) -> Self {
         Self {
             device,
             ids,
+            is_copy,
             made: 0,
             used: BTreeSet::new(),
             open: None,
@@ -92,8 +95,9 @@ impl Camera {
             _ => 61 * 86_400_000,
         };
         let event_ms = wall_ms - i64::try_from(late_ms).unwrap_or(0);
-        // The thousandths tell the passages of a unit apart.
-        let thousandths = i64::try_from(self.made % 1_000).unwrap_or(0);
+        // The thousandths tell the passages of a unit apart, and those of its copy.
+        let thousandths = (self.made * 2 + u64::from(self.is_copy)) % 1_000;
+        let thousandths = i64::try_from(thousandths).unwrap_or(0);
         let event_ms = event_ms.max(0);
         let mut event_ms = event_ms - event_ms.rem_euclid(1_000) + thousandths;
         // A clock that was set back shows the same times again.
@@ -126,7 +130,8 @@ impl Camera {
             item += &format!(r#","site":{{"pole":{}}}"#, self.made);
         }
         if self.ids {
-            item += &format!(r#","event_id":"{}-{}""#, self.device, self.made);
+            let whose = if self.is_copy { "copy" } else { "own" };
+            item += &format!(r#","event_id":"{whose}-{}""#, self.made);
         }
         item.push('}');
         (item, event_ms)

@@ -25,13 +25,16 @@ pub(super) enum Fate {
     CutAfter,
 }
 
+/// What lies on a disk.
+pub(super) type Image = BTreeMap<Vec<u8>, Vec<u8>>;
+
 /// Shared by the buffer that writes it and the world that cuts its power.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Disk(Arc<Mutex<Inner>>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    image: BTreeMap<Vec<u8>, Vec<u8>>,
+    image: Image,
     /// What stood under each key that was written since the last sync, oldest first.
     unsynced: Vec<(Vec<u8>, Option<Vec<u8>>)>,
     /// The planted bug: nothing is ever synced.
@@ -84,6 +87,19 @@ impl Disk {
                 };
             }
             (inner.cut, inner.fate) = (false, Fate::Done);
+        });
+    }
+
+    /// All that is durable on it.
+    pub(super) fn image(&self) -> Image {
+        self.with(|inner| inner.image.clone())
+    }
+
+    /// Puts an image onto it, in the place of what is there.
+    pub(super) fn lay(&self, image: Image) {
+        self.with(|inner| {
+            inner.unsynced.clear();
+            inner.image = image;
         });
     }
 

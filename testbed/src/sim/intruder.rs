@@ -31,7 +31,8 @@ pub(super) fn intrude(stage: &mut Stage, db: &Database) {
     stage.queue.after(again, Event::Intrusion);
     let own = own_name();
     let units = stage.scenario.units.len();
-    let victim = name(stage.dice.index(units));
+    let place = stage.dice.index(units);
+    let victim = name(stage.scenario.identity(place));
     let id = stage.connect(Client::Intruder);
     let attempt = stage.dice.between(0, 9);
     stage.say(format_args!("intruder: attempt {attempt} against {victim}"));

@@ -10,8 +10,8 @@
 //! it, and that can do everything bad: links that are cut or half open, a router that drops, delays,
 //! reorders, duplicates and forgets, disks that are full or whose power goes before or after a sync,
 //! clocks that are wrong, a database that fails before or after COMMIT or is put back in time,
-//! aggregators that are killed, frozen or told to stop, and somebody with a certificate who tries what
-//! he must not.
+//! aggregators that are killed, frozen or told to stop, stores that are put back to an earlier image or
+//! run a second time as a copy, and somebody with a certificate who tries what he must not.
 //!
 //! Invariants: the same seed gives the same trace, byte for byte; nothing here reads a clock, draws
 //! from the system's randomness, or opens anything. The judge (`oracle`) looks at every step.

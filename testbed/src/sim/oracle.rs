@@ -10,6 +10,8 @@
 //! crosses the broker that the role does not allow.
 
 mod commit;
+mod copies;
+mod stores;
 mod tally;
 mod window;
 mod wire;
@@ -21,6 +23,8 @@ use proto::loss::{Loss, LossScope};
 use proto::{DeviceId, PassageBatch, Seq, SeqRange, SeqSet, StreamId};
 
 use crate::recompute::{Fact, Interval, Stats};
+use copies::Copies;
+use stores::Stores;
 pub use tally::Tally;
 
 /// How old a passage may be, and how far ahead, that windows take, ms.
@@ -34,6 +38,8 @@ pub(super) const CAMERA_DELAY_MS: i64 = 3_600_000;
 #[derive(Debug)]
 struct Accepted {
     unit: usize,
+    /// Of the unit itself, or of its copy.
+    place: usize,
     all: SeqSet,
     facts: BTreeMap<u64, Fact>,
     /// Handed over within the delay that the unit states windows complete by: of a time that it had
@@ -67,6 +73,8 @@ pub(super) struct Oracle {
     /// Losses that units have declared and that are lost altogether.
     declared: BTreeMap<StreamId, SeqSet>,
     expected: Expected,
+    stores: Stores,
+    copies: Copies,
     /// What was committed in earlier lives of the database.
     past: BTreeMap<u32, BTreeMap<StreamId, Cursor>>,
     timeline: u32,
@@ -95,6 +103,7 @@ impl Oracle {
     pub(super) fn accepted(
         &mut self,
         unit: usize,
+        place: usize,
         believed_ms: i64,
         stream: StreamId,
         first: Seq,
@@ -104,6 +113,7 @@ impl Oracle {
         let latest_ms = self.latest[&unit];
         let known = self.streams.entry(stream).or_insert_with(|| Accepted {
             unit,
+            place,
             all: SeqSet::new(),
             facts: BTreeMap::new(),
             on_time: SeqSet::new(),
@@ -122,6 +132,9 @@ impl Oracle {
                     ));
                 }
                 continue;
+            }
+            if known.place != place {
+                problem = Some(format!("a copy of the store goes on with stream {stream}"));
             }
             known.facts.insert(number, fact);
             self.tally.accepted += 1;
@@ -166,38 +179,6 @@ impl Oracle {
         }
     }
 
-    /// accepted = counted + lost + held, for one unit.
-    pub(super) fn identity(
-        &mut self,
-        unit: usize,
-        held: &BTreeMap<StreamId, SeqSet>,
-        losses: &[(StreamId, Loss)],
-    ) {
-        let mut missing = None;
-        for (stream, accepted) in &self.streams {
-            if accepted.unit != unit {
-                continue;
-            }
-            let mut left = accepted.all.clone();
-            if let Some(cursor) = self.expected.cursors.get(stream) {
-                left = left.difference(&cursor.counted).difference(&cursor.lost);
-            }
-            if let Some(held) = held.get(stream) {
-                left = left.difference(held);
-            }
-            for (_, loss) in losses.iter().filter(|(of, _)| of == stream) {
-                left.remove(loss.range);
-            }
-            if !left.is_empty() {
-                missing = Some(format!(
-                    "unit {unit} accepted {} of {stream}, which is neither counted nor lost nor held",
-                    show(&left)
-                ));
-            }
-        }
-        missing.into_iter().for_each(|missing| self.fail(missing));
-    }
-
     /// The database was put back to an earlier state and is another one now.
     pub(super) fn promoted(&mut self, timeline: u32, expected: Expected) {
         let before = std::mem::replace(&mut self.expected, expected);
@@ -214,30 +195,37 @@ impl Oracle {
         self.expected.clone()
     }
 
-    /// When everything has drained: nothing is left open, and nothing is lost without cause.
-    pub(super) fn finish(&mut self, may_lose: bool) {
+    /// When everything has drained: nothing is left open, and nothing is lost without cause. Whether
+    /// there was one for a unit says `may_lose`; a store that was put back is a cause of its own.
+    pub(super) fn finish(&mut self, may_lose: impl Fn(usize) -> bool) {
         let none = Cursor::default();
         let mut problem = None;
         for (stream, accepted) in &self.streams {
             let cursor = self.expected.cursors.get(stream).unwrap_or(&none);
+            let gone = self.stores.gone(*stream);
             let open = accepted
                 .all
                 .difference(&cursor.counted)
-                .difference(&cursor.lost);
+                .difference(&cursor.lost)
+                .difference(gone);
             if !open.is_empty() {
                 problem = Some(format!("{} of {stream} were never counted", show(&open)));
             }
-            let waiting = cursor.counted.difference(&cursor.stored);
+            let waiting = cursor.counted.difference(&cursor.stored).difference(gone);
             if !waiting.is_empty() {
                 problem = Some(format!("{} of {stream} have no raw row", show(&waiting)));
             }
             self.tally.lost += cursor.lost.count();
-            let raw_lost = self.expected.raw_lost.get(stream);
-            self.tally.raw_lost += raw_lost.map_or(0, SeqSet::count);
-            if !may_lose && !cursor.lost.is_empty() {
+            let mut lost = cursor.lost.clone();
+            if let Some(raw_lost) = self.expected.raw_lost.get(stream) {
+                self.tally.raw_lost += raw_lost.count();
+                lost = lost.union(raw_lost);
+            }
+            let without_cause = lost.difference(gone);
+            if !may_lose(accepted.unit) && !without_cause.is_empty() {
                 problem = Some(format!(
                     "{} of {stream} are lost without cause",
-                    show(&cursor.lost)
+                    show(&without_cause)
                 ));
             }
         }

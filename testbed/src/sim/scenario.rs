@@ -10,6 +10,9 @@ use super::queue::Millis;
 const FLUSH_MS: Millis = 1_000 / TURNS as Millis;
 const LEASE_RENEW_MS: Millis = 1_000;
 
+/// A quota that is never reached.
+const QUOTA_AMPLE: u64 = 1 << 30;
+
 const DAY_MS: Millis = 86_400_000;
 
 /// What is broken on purpose, in the simulated shells around the product's code, to show that it
@@ -26,6 +29,8 @@ pub enum Bug {
     CursorAfterWindows,
     /// The database takes what an owner writes, whatever its token and the revisions are.
     NoFencing,
+    /// A unit names its streams by what its store remembers, not by chance.
+    StreamFromStore,
 }
 
 /// What is tried.
@@ -62,6 +67,8 @@ pub(super) const DRAIN_MS_MAX: Millis = 90 * 60_000;
 pub(super) struct Scenario {
     pub(super) bug: Option<Bug>,
     pub(super) units: Vec<UnitSetup>,
+    /// Whether images of stores are taken and put back.
+    pub(super) restores: bool,
     /// Passages of one message.
     pub(super) batch_passages: u64,
     pub(super) times: Times,
@@ -75,9 +82,19 @@ pub(super) struct Scenario {
     pub(super) aggregators: usize,
 }
 
+/// What a unit is a copy of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CopyOf {
+    pub(super) unit: usize,
+    /// Whether one is off while the other runs; if not both run.
+    pub(super) by_turns: bool,
+}
+
 /// How one unit is set up.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct UnitSetup {
+    /// Where it is a copy of another unit, with its certificate and its store: of which.
+    pub(super) copy_of: Option<CopyOf>,
     /// Whether the camera gives each passage an id.
     pub(super) ids: bool,
     pub(super) quota_bytes: u64,
@@ -102,6 +119,19 @@ pub(super) struct UnitSetup {
 }
 
 impl Scenario {
+    /// Whose name and certificate a unit has: its own, but for a copy.
+    pub(super) fn identity(&self, place: usize) -> usize {
+        let copy_of = self.units[place].copy_of;
+        copy_of.map_or(place, |of| of.unit)
+    }
+
+    /// Whether a unit may lose passages by what it is set up for.
+    pub(super) fn may_lose(&self, place: usize) -> bool {
+        let setup = &self.units[place];
+        let drops = setup.policy == QuotaPolicy::DropOldest && setup.quota_bytes < QUOTA_AMPLE;
+        drops || self.poison_one_in > 0
+    }
+
     pub(super) fn draw(dice: &mut Dice, course: Course, bug: Option<Bug>) -> Self {
         match course {
             Course::Faults => Self::faults(dice, bug),
@@ -123,6 +153,7 @@ impl Scenario {
         Self {
             bug,
             units: vec![unit],
+            restores: false,
             batch_passages: 60,
             // With the steps of the other course three days would take too long.
             times: Times {
@@ -145,9 +176,22 @@ impl Scenario {
         let promotions = dice.percent(20);
         let count = dice.between(1, 3);
         let units = (0..count).map(|_| UnitSetup::draw(dice, promotions));
+        let mut units: Vec<UnitSetup> = units.collect();
+        let (restores, has_copy) = (!promotions && dice.percent(20), dice.percent(10));
+        if has_copy {
+            let copy_of = CopyOf {
+                unit: dice.index(units.len()),
+                by_turns: dice.percent(50),
+            };
+            units.push(UnitSetup {
+                copy_of: Some(copy_of),
+                ..units[copy_of.unit]
+            });
+        }
         Self {
             bug,
-            units: units.collect(),
+            units,
+            restores,
             batch_passages: dice.pick(&[5, 20, 60]),
             times: Times {
                 trouble_ms: 4 * 60_000,
@@ -169,11 +213,12 @@ impl UnitSetup {
     fn draw(dice: &mut Dice, promotions: bool) -> Self {
         let tight = !promotions && dice.percent(40);
         Self {
+            copy_of: None,
             ids: dice.percent(60),
             quota_bytes: if tight {
                 dice.between(700, 3_000)
             } else {
-                1 << 30
+                QUOTA_AMPLE
             },
             policy: dice.pick(&[
                 QuotaPolicy::DropOldest,

@@ -24,6 +24,10 @@ pub(super) enum Event {
     Unit(usize, u32, UnitEvent),
     Aggregator(usize, u32, AggregatorEvent),
     Intrusion,
+    /// The store of a unit is copied, and this copy of the unit begins to run.
+    Clone(usize),
+    /// Of this copy of a unit and the unit itself the other one is switched on; whether it is the copy.
+    TakesTurn(usize, bool),
     /// The transaction of a lost connection comes to its end.
     InDoubt(u64),
     /// A standby takes its copy of the database.

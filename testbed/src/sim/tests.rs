@@ -66,6 +66,9 @@ fn five_hundred_seeds_keep_every_promise() {
         tally.early,
         tally.corrected,
         tally.no_space,
+        tally.put_back,
+        tally.clones,
+        tally.alarms,
     ];
     assert!(seen.iter().all(|seen| *seen > 0), "too tame: {tally:?}");
 }
@@ -107,4 +110,9 @@ fn cursors_in_a_transaction_of_their_own_are_found() {
 #[test]
 fn owners_without_fencing_are_found() {
     finds(Bug::NoFencing);
+}
+
+#[test]
+fn streams_named_by_a_store_that_can_be_put_back_are_found() {
+    finds(Bug::StreamFromStore);
 }

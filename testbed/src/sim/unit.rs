@@ -4,6 +4,7 @@
 //! thread) is told the virtual time and decides nothing.
 
 mod door;
+mod images;
 mod link;
 mod turns;
 mod uplink;
@@ -36,6 +37,7 @@ use super::oracle::CAMERA_DELAY_MS;
 use super::queue::{Millis, wall_ms};
 use super::scenario::{Bug, UnitSetup};
 use super::stage::{Event, Stage, UnitEvent};
+use images::Backup;
 
 /// Within this time a unit sees that its disk has space again: it looks once a second, when its
 /// thread has a turn.
@@ -79,12 +81,20 @@ struct Running {
 /// See the module.
 pub(super) struct Unit {
     pub(super) place: usize,
+    /// Whose certificate it has: its own place, but for a copy.
+    identity: usize,
     pub(super) name: DeviceId,
     setup: UnitSetup,
     /// Its clock minus the centre's.
     clock_ms: i64,
     /// When its disk had no space left last.
     was_full_at: Option<Millis>,
+    /// An image of its store that was taken.
+    taken: Option<Backup>,
+    /// How often it has begun, as far as its store knows; for the planted bug.
+    begun: u64,
+    /// Somebody has switched it off.
+    off: bool,
     batch_passages: u64,
     bug: Option<Bug>,
     disk: Disk,
@@ -107,16 +117,21 @@ impl Debug for Unit {
 impl Unit {
     pub(super) fn new(stage: &Stage, place: usize) -> Self {
         let setup = stage.scenario.units[place];
+        let identity = stage.scenario.identity(place);
         Self {
             place,
-            name: name(place),
+            identity,
+            name: name(identity),
             setup,
             clock_ms: setup.skew_ms,
             was_full_at: None,
+            taken: None,
+            begun: 0,
+            off: false,
             batch_passages: stage.scenario.batch_passages,
             bug: stage.scenario.bug,
             disk: Disk::new(stage.scenario.bug == Some(Bug::SkipFlush)),
-            camera: Camera::new(name(place), setup.ids),
+            camera: Camera::new(name(identity), setup.ids, setup.copy_of.is_some()),
             life: 0,
             running: None,
             epoch: monotonic(),
@@ -151,7 +166,7 @@ impl Unit {
         let believed = self.reading(stage.now()).now;
         stage
             .oracle
-            .takes_time_for(self.place, believed.as_millis());
+            .takes_time_for(self.identity, believed.as_millis());
     }
 
     /// What time it is, as far as a running unit knows.
@@ -204,6 +219,9 @@ impl Unit {
     }
 
     fn start(&mut self, stage: &mut Stage) {
+        if self.off || self.running.is_some() {
+            return;
+        }
         self.disk.cut();
         let now = stage.now();
         if self.disk.is_full() {
@@ -226,7 +244,7 @@ impl Unit {
         };
         let handed = HandedOver {
             medium: Box::new(self.disk.clone()),
-            stream: StreamId::from_bytes(stage.dice.name()),
+            stream: self.next_stream(stage),
             offered_ahead_max: self.setup.offered_ahead_max,
         };
         let (buffer, owner) = match Buffer::over(&settings, handed, self.moment(now)) {
@@ -287,6 +305,8 @@ impl Unit {
             return;
         }
         self.disk.cut();
+        let held = self.disk.held();
+        stage.oracle.cut(self.identity, self.place, held);
         let (place, life) = (self.place, self.life);
         for id in stage.net.of(|client| client == Client::Unit(place, life)) {
             // The broker notices at once, or by its keep-alive.

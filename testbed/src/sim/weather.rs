@@ -37,6 +37,8 @@ pub(super) enum Fault {
     UnitCrash(usize),
     UnitCrashInCommit(usize, bool),
     CutUnit(usize),
+    /// An image is taken of a unit's store, or that image is put back.
+    PutBack(usize),
     /// The clock of a unit is wrong by so many ms.
     ClockStep(usize, i64),
     CutOffUnit(usize),
@@ -127,6 +129,7 @@ impl Fault {
             36..=37 => Self::FullDisk(unit),
             38..=45 => Self::BrokerRestart,
             46..=55 => Self::RouterStorm,
+            56..=60 if scenario.restores => Self::PutBack(unit),
             56..=60 => Self::SlowNetwork,
             61..=65 => Self::KillAggregator(aggregator),
             66..=68 => Self::StopAggregator(aggregator),

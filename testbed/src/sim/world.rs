@@ -50,7 +50,8 @@ impl World {
         let mut dice = Dice::new(seed);
         let scenario = Scenario::draw(&mut dice, course, bug);
         let count = scenario.units.len();
-        let names: Vec<_> = (0..count).map(name).collect();
+        let names = (0..count).map(|place| name(scenario.identity(place)));
+        let names: Vec<_> = names.collect();
         let with_ids = scenario.units.iter().map(|unit| unit.ids).collect();
         let devices = names.iter().cloned().chain([intruder::own_name()]);
         // And a few in which there is nothing, so that there is something to share.
@@ -69,6 +70,11 @@ impl World {
         stage.weather.calm = false;
         let units: Vec<Unit> = (0..count).map(|place| Unit::new(&stage, place)).collect();
         for place in 0..count {
+            if stage.scenario.units[place].copy_of.is_some() {
+                let at = stage.dice.between(20_000, 120_000);
+                stage.queue.at(at, Event::Clone(place));
+                continue;
+            }
             let at = stage.dice.between(0, 5_000);
             stage.queue.at(at, Event::Unit(place, 0, UnitEvent::Start));
         }
@@ -143,7 +149,7 @@ impl World {
         match event {
             Event::ToBroker(id, packet) => {
                 if let Some(client) = stage.net.client(id) {
-                    broker.hear(stage, id, certificate(client), packet);
+                    broker.hear(stage, id, certificate(stage, client), packet);
                 }
             }
             Event::ToClient(client, id, packet) => {
@@ -177,6 +183,26 @@ impl World {
                 if aggregators[place].life == life {
                     aggregators[place].hear(stage, database, event);
                 }
+            }
+            Event::Clone(place) => {
+                let Some(copy_of) = stage.scenario.units[place].copy_of else {
+                    return;
+                };
+                let backup = units[copy_of.unit].backup();
+                units[place].start_as_copy(stage, backup);
+                if copy_of.by_turns {
+                    stage.queue.after(0, Event::TakesTurn(place, true));
+                }
+            }
+            Event::TakesTurn(place, copy) => {
+                if stage.weather.calm {
+                    return;
+                }
+                let original = stage.scenario.identity(place);
+                units[original].switch(stage, !copy);
+                units[place].switch(stage, copy);
+                let lasts = stage.dice.between(5_000, 60_000);
+                stage.queue.after(lasts, Event::TakesTurn(place, !copy));
             }
             Event::Intrusion => intruder::intrude(stage, database),
             Event::InDoubt(id) => database.end(stage, id),
@@ -222,6 +248,7 @@ impl World {
         match fault {
             Fault::UnitCrash(unit) => units[unit].crash(stage),
             Fault::FullDisk(unit) => units[unit].fill_disk(stage, true),
+            Fault::PutBack(unit) => units[unit].put_back(stage),
             Fault::ClockStep(unit, by_ms) => units[unit].step_clock(stage, by_ms),
             Fault::UnitCrashInCommit(unit, durable) => units[unit].crash_in_commit(durable),
             Fault::CutUnit(unit) | Fault::CutOffUnit(unit) => {
@@ -256,6 +283,7 @@ impl World {
             for unit in &mut self.units {
                 unit.set_clock(&mut self.stage);
                 unit.fill_disk(&mut self.stage, false);
+                unit.switch(&mut self.stage, true);
             }
             now
         });
@@ -263,14 +291,15 @@ impl World {
         let mut units = self.units.iter();
         let waiting = units
             .find_map(|unit| unit.waits(timeline))
+            .or_else(|| self.stage.oracle.unexplained())
             .or_else(|| self.database.is_unbalanced(now));
         match waiting {
             None => {
-                let scenario = &self.stage.scenario;
-                let tight = scenario.units.iter().any(|unit| unit.quota_bytes < 1 << 30);
-                let may_lose = tight || scenario.poison_one_in > 0;
-                self.stage.oracle.tally.drained_s = (now - healed_at) / 1_000;
-                self.stage.oracle.finish(may_lose);
+                let Stage {
+                    oracle, scenario, ..
+                } = &mut self.stage;
+                oracle.tally.drained_s = (now - healed_at) / 1_000;
+                oracle.finish(|unit| scenario.may_lose(unit));
                 self.drained = true;
             }
             Some(what) if now > healed_at + DRAIN_MS_MAX => {
@@ -283,9 +312,9 @@ impl World {
 }
 
 /// Who a client is by its certificate.
-fn certificate(client: Client) -> Identity {
+fn certificate(stage: &Stage, client: Client) -> Identity {
     match client {
-        Client::Unit(place, _) => identity(&name(place), Role::Unit),
+        Client::Unit(place, _) => identity(&name(stage.scenario.identity(place)), Role::Unit),
         Client::Aggregator(place, _) => identity(&centre_name(place), Role::Centre),
         Client::Intruder => identity(&intruder::own_name(), Role::Unit),
     }

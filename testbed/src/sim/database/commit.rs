@@ -16,12 +16,13 @@ impl Database {
         &mut self,
         stage: &mut Stage,
         session: SessionId,
-        writes: Writes,
+        mut writes: Writes,
         tokens: &BTreeMap<Shard, i64>,
     ) -> Answer {
         if !self.is_connected(session) {
             return Answer::Lost;
         }
+        writes.session = session.0;
         let trouble = stage.dice.percent(stage.weather.database_trouble);
         let kind = stage.dice.between(0, 6);
         match kind {
@@ -134,7 +135,8 @@ impl Database {
                 self.tables.rejected_days.insert(key, change.today);
             }
         }
-        stage.oracle.committed(now_ms, writes);
+        let tokens = &self.tables.tokens;
+        stage.oracle.committed(now_ms, writes, tokens);
     }
 
     /// A planted bug's second transaction.

@@ -19,6 +19,8 @@ pub(in crate::sim) struct Writes {
     pub(in crate::sim) rejected: Vec<RejectedRow>,
     pub(in crate::sim) losses: Vec<LossRow>,
     pub(in crate::sim) shards: BTreeSet<Shard>,
+    /// Over which connection it came.
+    pub(in crate::sim) session: u64,
 }
 
 /// What it writes of one device.
@@ -50,6 +52,7 @@ impl Writes {
             rejected: plan.rows.rejected.clone(),
             losses: plan.rows.losses.clone(),
             shards: plan.shards.clone(),
+            session: 0,
         }
     }
 

@@ -1,13 +1,14 @@
 //! ● What a transaction may write: each passage once in its windows and raw rows, losses with a word
 //! in the ledger, nothing final that is open.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aggregator::commit::plan::{LossRow, RejectedRow};
 use aggregator::window::dedup::Cursor;
 use aggregator::window::lateness::Rejection;
 use aggregator::window::state::DeviceChange;
 use proto::loss::LossScope;
+use proto::topic::Shard;
 use proto::{SeqSet, StreamId};
 
 use super::super::database::Writes;
@@ -16,15 +17,28 @@ use super::{AHEAD_MS, HORIZON_MS, Oracle, one, show};
 use crate::recompute::{Fact, Interval};
 
 impl Oracle {
-    /// A transaction was committed.
-    pub(in crate::sim) fn committed(&mut self, now_ms: i64, writes: &Writes) {
+    /// A transaction was committed, under these tokens.
+    pub(in crate::sim) fn committed(
+        &mut self,
+        now_ms: i64,
+        writes: &Writes,
+        tokens: &BTreeMap<Shard, i64>,
+    ) {
         self.tally.commits += 1;
         for written in &writes.devices {
             let unit = self.units.iter().position(|unit| *unit == written.device);
-            if let Some(unit) = unit
-                && let Err(problem) = self.device(now_ms, unit, &written.change, writes)
-            {
-                self.fail(format!("{}: {problem}", written.device));
+            if let Some(unit) = unit {
+                let token = tokens.get(&Shard::of(&written.device));
+                let planner = (writes.session, token.copied().unwrap_or_default());
+                let advanced = self.advanced(&written.change);
+                let judged = self
+                    .device(now_ms, unit, &written.change, writes)
+                    .and_then(|()| {
+                        self.clone_alarm(now_ms, unit, &written.change, planner, &advanced)
+                    });
+                if let Err(problem) = judged {
+                    self.fail(format!("{}: {problem}", written.device));
+                }
             }
         }
     }
@@ -181,6 +195,10 @@ impl Oracle {
         if !self.past.is_empty() {
             return Ok(());
         }
+        // Neither knows what the other holds: until the alarm both state too much.
+        if self.has_copy(unit) {
+            return Ok(());
+        }
         let none = Cursor::default();
         for (stream, accepted) in self.streams.iter().filter(|(_, known)| known.unit == unit) {
             let cursor = self.expected.cursors.get(stream).unwrap_or(&none);
@@ -188,6 +206,7 @@ impl Oracle {
                 .on_time
                 .difference(&cursor.counted)
                 .difference(&cursor.lost);
+            open = open.difference(self.stores.gone(*stream));
             if let Some(declared) = self.declared.get(stream) {
                 open = open.difference(declared);
             }

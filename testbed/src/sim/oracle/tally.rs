@@ -15,6 +15,12 @@ pub struct Tally {
     pub early: u64,
     /// Times that a unit was told that its clock is wrong.
     pub corrected: u64,
+    /// Stores that were put back.
+    pub put_back: u64,
+    /// Copies of units that ran.
+    pub clones: u64,
+    /// Alarms of a cloned identity.
+    pub alarms: u64,
     /// Passages whose raw rows are lost, and declared.
     pub raw_lost: u64,
     /// Posts refused at the quota.
@@ -39,6 +45,9 @@ impl Tally {
         self.corrected += other.corrected;
         self.raw_lost += other.raw_lost;
         self.full += other.full;
+        self.put_back += other.put_back;
+        self.clones += other.clones;
+        self.alarms += other.alarms;
         self.no_space += other.no_space;
         self.faults += other.faults;
         self.receipts += other.receipts;

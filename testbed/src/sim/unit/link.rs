@@ -106,7 +106,7 @@ impl Unit {
                     .for_each(|pkid| stage.send_up(id, ToBroker::PubAck(pkid)));
                 match Down::decode(&payload) {
                     Ok(Down::Receipt(receipt)) => {
-                        stage.oracle.received(self.place, &receipt.streams);
+                        stage.oracle.received(self.identity, &receipt.streams);
                         for of in &receipt.streams {
                             stage.say(format_args!(
                                 "{}: receipt of {}: counted {}, stored {}, lost {}",

@@ -68,7 +68,14 @@ impl Unit {
         let again = running.owner.step(moment);
         for (stream, first, batch) in self.disk.take_news() {
             let oracle = &mut stage.oracle;
-            oracle.accepted(self.place, believed_ms, stream, first, &batch);
+            oracle.accepted(
+                self.identity,
+                self.place,
+                believed_ms,
+                stream,
+                first,
+                &batch,
+            );
         }
         if self.disk.is_cut() {
             return self.crash(stage);
@@ -114,9 +121,12 @@ impl Unit {
                 ));
             }
         }
-        stage
-            .oracle
-            .identity(self.place, &self.disk.held(), &self.last_losses);
+        stage.oracle.identity(
+            self.identity,
+            self.place,
+            self.disk.held(),
+            &self.last_losses,
+        );
     }
 
     /// However long the centre is away, what lies here has its bounds.
@@ -157,7 +167,7 @@ impl Unit {
         match done {
             Done::Posted { times, appended } => match appended {
                 Ok(_) => {
-                    stage.oracle.answered(self.place, &times);
+                    stage.oracle.answered(self.identity, &times);
                     self.camera.answered(&times);
                 }
                 Err(error) => {
