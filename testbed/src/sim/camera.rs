@@ -33,6 +33,8 @@ pub(super) struct Camera {
     open: Option<Post>,
     /// Whether the answer is still to come.
     asked: bool,
+    /// Items that were given up, until somebody asks.
+    pub(super) turned_away: u64,
     /// Times of passages that no database takes, until somebody asks.
     pub(super) poison: Vec<i64>,
 }
@@ -47,6 +49,7 @@ impl Camera {
             used: BTreeSet::new(),
             open: None,
             asked: false,
+            turned_away: 0,
             poison: Vec::new(),
         }
     }
@@ -63,12 +66,8 @@ impl Camera {
         if self.asked {
             return None;
         }
-        if self
-            .open
-            .as_ref()
-            .is_some_and(|post| post.attempts >= ATTEMPTS_MAX)
-        {
-            self.open = None;
+        if let Some(given_up) = self.open.take_if(|post| post.attempts >= ATTEMPTS_MAX) {
+            self.turned_away += given_up.items.len() as u64;
         }
         if self.open.is_none() && sees {
             let count = dice.between(1, passages_max);

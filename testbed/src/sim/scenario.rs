@@ -41,6 +41,8 @@ pub enum Course {
     Faults,
     /// Three days of a unit that is offline for hours and drops the oldest at its quota.
     DropOldest,
+    /// The same of one that refuses new passages at its quota.
+    RefuseNew,
 }
 
 /// How time passes in a course.
@@ -135,15 +137,22 @@ impl Scenario {
     pub(super) fn draw(dice: &mut Dice, course: Course, bug: Option<Bug>) -> Self {
         match course {
             Course::Faults => Self::faults(dice, bug),
-            Course::DropOldest => Self::drop_oldest(dice, bug),
+            Course::DropOldest => Self::days_at_quota(dice, bug, QuotaPolicy::DropOldest, 30_000),
+            Course::RefuseNew => Self::days_at_quota(dice, bug, QuotaPolicy::RefuseNew, 8_000),
         }
     }
 
-    fn drop_oldest(dice: &mut Dice, bug: Option<Bug>) -> Self {
+    /// With a quota that hours offline use up.
+    fn days_at_quota(
+        dice: &mut Dice,
+        bug: Option<Bug>,
+        policy: QuotaPolicy,
+        quota_bytes: u64,
+    ) -> Self {
         let unit = UnitSetup {
             ids: true,
-            quota_bytes: 30_000,
-            policy: QuotaPolicy::DropOldest,
+            quota_bytes,
+            policy,
             post_every_ms: 90_000,
             post_passages_max: 12,
             rate_bytes_per_s_max: None,
@@ -155,7 +164,7 @@ impl Scenario {
             units: vec![unit],
             restores: false,
             batch_passages: 60,
-            // With the steps of the other course three days would take too long.
+            // With the steps of the first course three days would take too long.
             times: Times {
                 trouble_ms: 3 * DAY_MS,
                 fault_every_ms: DAY_MS / 12,

@@ -79,6 +79,14 @@ fn days_at_the_quota_that_drops_the_oldest_stay_within_it_and_every_window_is_ex
     assert!(tally.raw_lost > 0, "too tame: {tally:?}");
 }
 
+#[test]
+fn days_at_the_quota_that_refuses_new_passages_stay_within_it_and_lose_nothing() {
+    let tally = all_pass(1, Course::RefuseNew).tally;
+    let refused = tally.full.min(tally.turned_away);
+    assert!(refused > 100, "too tame: {tally:?}");
+    assert_eq!((tally.lost, tally.raw_lost), (0, 0));
+}
+
 fn finds(bug: Bug) {
     let summary = run_all(1..=SEEDS, Course::Faults, Some(bug), threads(), true);
     assert!(

@@ -89,6 +89,8 @@ pub(super) struct Unit {
     clock_ms: i64,
     /// When its disk had no space left last.
     was_full_at: Option<Millis>,
+    /// Bytes of its disk before the turn of the buffer's thread.
+    bytes_before: u64,
     /// An image of its store that was taken.
     taken: Option<Backup>,
     /// How often it has begun, as far as its store knows; for the planted bug.
@@ -125,6 +127,7 @@ impl Unit {
             setup,
             clock_ms: setup.skew_ms,
             was_full_at: None,
+            bytes_before: 0,
             taken: None,
             begun: 0,
             off: false,

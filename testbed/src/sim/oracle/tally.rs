@@ -25,6 +25,8 @@ pub struct Tally {
     pub raw_lost: u64,
     /// Posts refused at the quota.
     pub full: u64,
+    /// Items that a camera gave up, since it was refused too often.
+    pub turned_away: u64,
     /// Posts refused for want of space.
     pub no_space: u64,
     /// Faults.
@@ -45,6 +47,7 @@ impl Tally {
         self.corrected += other.corrected;
         self.raw_lost += other.raw_lost;
         self.full += other.full;
+        self.turned_away += other.turned_away;
         self.put_back += other.put_back;
         self.clones += other.clones;
         self.alarms += other.alarms;

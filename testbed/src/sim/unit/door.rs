@@ -27,6 +27,7 @@ impl Unit {
             sees,
             poison_one_in,
         );
+        stage.oracle.tally.turned_away += std::mem::take(&mut self.camera.turned_away);
         let wait = stage
             .dice
             .between(self.setup.post_every_ms / 4, self.setup.post_every_ms);

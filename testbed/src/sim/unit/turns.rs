@@ -65,6 +65,7 @@ impl Unit {
             return;
         };
         running.buffer_at = Millis::MAX;
+        self.bytes_before = self.disk.bytes();
         let again = running.owner.step(moment);
         for (stream, first, batch) in self.disk.take_news() {
             let oracle = &mut stage.oracle;
@@ -156,6 +157,19 @@ impl Unit {
         }
     }
 
+    /// Whoever refuses at its quota is at it: before this turn, after it, or in between by what one
+    /// commit adds.
+    fn look_at_refusal(&self, stage: &mut Stage) {
+        let (bytes, quota_bytes) = (self.disk.bytes(), self.setup.quota_bytes);
+        let most = bytes.max(self.bytes_before) + COMMIT_BYTES_MAX;
+        if most < quota_bytes {
+            stage.oracle.fail(format!(
+                "{} refuses at its quota of {quota_bytes} bytes, and holds {bytes}",
+                self.name
+            ));
+        }
+    }
+
     pub(super) fn observe(&mut self, stage: &mut Stage) {
         if let Some(running) = &mut self.running {
             running.courier.observe(running.clock(stage.now()));
@@ -179,7 +193,10 @@ impl Unit {
                             stage.oracle.fail(problem);
                         }
                     }
-                    stage.oracle.tally.full += u64::from(matches!(error, AppendError::Full { .. }));
+                    if matches!(error, AppendError::Full { .. }) {
+                        stage.oracle.tally.full += 1;
+                        self.look_at_refusal(stage);
+                    }
                     stage.say(format_args!("{}: post refused: {error}", self.name));
                     self.camera.unanswered();
                 }
