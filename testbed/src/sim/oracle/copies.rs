@@ -14,6 +14,10 @@ const CLONE_ALARM_MS: i64 = 86_400_000;
 /// are no restart and no echo of one.
 const RETURNS_MAX: u32 = 3;
 
+/// So long after a restart the router may still bring, out of order, what the run before it sent: an
+/// alarm is allowed then, since the centre cannot tell these echoes from a copy.
+const ECHOES_MS: i64 = 60_000;
+
 /// Which memory of the centre planned a transaction: that of a connection, and of a token.
 pub(in crate::sim) type Planner = (u64, i64);
 
@@ -22,6 +26,8 @@ pub(in crate::sim) type Planner = (u64, i64);
 pub(super) struct Copies {
     /// Units of which a copy has run.
     copied: BTreeSet<usize>,
+    /// When each unit began its last run.
+    began: BTreeMap<usize, i64>,
     /// When the alarm was committed, and what was final then.
     alarmed: BTreeMap<usize, (i64, Option<i64>)>,
     turns: BTreeMap<usize, Turns>,
@@ -64,6 +70,11 @@ impl Oracle {
         self.tally.clones += 1;
     }
 
+    /// A unit begins a run.
+    pub(in crate::sim) fn began(&mut self, unit: usize, now_ms: i64) {
+        self.copies.began.insert(unit, now_ms);
+    }
+
     pub(super) fn has_copy(&self, unit: usize) -> bool {
         self.copies.copied.contains(&unit)
     }
@@ -102,7 +113,9 @@ impl Oracle {
         let may_be_wrong = !self.past.is_empty();
         if change.clone_alarm {
             self.tally.alarms += 1;
-            if !self.has_copy(unit) && !may_be_wrong {
+            let began = self.copies.began.get(&unit);
+            let hears_echoes = began.is_some_and(|at| now_ms - at < ECHOES_MS);
+            if !self.has_copy(unit) && !may_be_wrong && !hears_echoes {
                 return Err("called cloned without a copy".to_owned());
             }
         }
