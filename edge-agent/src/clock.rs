@@ -125,14 +125,17 @@ impl Reading {
         }
     }
 
-    /// From when on an event lies in the future, in ms since 1970. While the clock is known to be wrong,
-    /// by more than this, and nobody told what is right, none does: a camera may know the time when
-    /// its unit does not, and the centre looks again.
+    /// From when on an event lies in the future, in ms since 1970: by the unit's clock and by what was
+    /// told, for a camera that goes by a clock that is ahead must not lose what it sees. While the clock
+    /// is known to be wrong, by more than this, and nobody told what is right, none does: a camera may
+    /// know the time when its unit does not. The centre looks again.
     #[must_use]
     pub const fn present_ms(&self, tolerated_ms: i64) -> i64 {
         let (wall_ms, now_ms) = (self.wall.as_millis(), self.now.as_millis());
         if !self.is_told && now_ms.saturating_sub(wall_ms) > tolerated_ms {
             i64::MAX
+        } else if wall_ms > now_ms {
+            wall_ms
         } else {
             now_ms
         }
@@ -229,7 +232,8 @@ mod tests {
             known.corrected(Some(at(5_000)), 2_000);
             let reading = known.reading(wall, 3_000);
             assert_eq!(reading.now, at(6_000));
-            assert_eq!(reading.present_ms(TOLERATED_MS), at(6_000).as_millis());
+            let latest = wall.max(at(6_000));
+            assert_eq!(reading.present_ms(TOLERATED_MS), latest.as_millis());
             let offset = wall.as_millis() - at(6_000).as_millis();
             assert_eq!(reading.offset_ms(), Some(offset));
             known.corrected(None, 4_000);
