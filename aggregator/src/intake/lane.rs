@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! door ─┬─ live ────► a thread decodes ───► owner: by turns, with the flush interval
-//!       └─ backlog ─► threads decode ─────► owner: as many as a flush of some 100 ms takes
+//!       └─ backlog ─► threads decode ─────► owner: as many as a flush of some 200 ms takes
 //! ```
 //! Units send live passages first; this is the same at the centre. A hundred units that come back
 //! together have some seconds of work for the database on their way at any time: what stood behind it
