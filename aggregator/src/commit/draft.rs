@@ -106,7 +106,10 @@ impl<'m> Draft<'m> {
             self.begin(&mut cursor, context, planner)?;
         }
         if cursor.accept_to(header.accepted_to)
-            && self.change.finality.advanced(stream, context.now_ms)
+            && self
+                .change
+                .finality
+                .advanced(stream, header.frontier.run, context.now_ms)
         {
             self.change.clone_alarm = true;
         }

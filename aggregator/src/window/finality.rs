@@ -14,9 +14,13 @@ use proto::window::BUCKET_MS;
 /// Nothing turns final for so long after a cloned identity was seen.
 const CLONE_ALARM_MS: i64 = 86_400_000;
 
-/// A restarted agent leaves its old stream once and may still be heard from it once, out of order.
-/// More returns than that are another unit.
+/// A unit whose store was put back may call its run by the number of the one before, of which messages
+/// still come in between. So a few returns are not yet another unit.
 const RETURNS_ALLOWED: u8 = 2;
+
+/// A stream that comes back with a newer run than the one that took its place was corrected meanwhile:
+/// it is alive. An echo is that only once, where a run began below its own number.
+const ALIVE: u8 = 2;
 
 /// What is known of a device's completeness.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -35,6 +39,9 @@ struct Turns {
     /// The stream that accepted passages last, and the one before.
     current: Option<StreamId>,
     before: Option<StreamId>,
+    /// The run of the current one when it became so.
+    run: u32,
+    /// In a row, those of a newer run worth [`ALIVE`].
     returns: u8,
 }
 
@@ -75,18 +82,26 @@ impl Finality {
         );
     }
 
-    /// Takes note that a stream has accepted further passages. Says whether that raised the alarm of
-    /// a cloned identity.
-    pub fn advanced(&mut self, stream: StreamId, now_ms: i64) -> bool {
+    /// Takes note that a stream has accepted further passages, as a message of this run says. Says
+    /// whether that raised the alarm of a cloned identity.
+    ///
+    /// What an earlier run still had on its way is no turn, however often it comes between messages of
+    /// the next. A copy whose run is behind does not stay so: its receipts correct it.
+    pub fn advanced(&mut self, stream: StreamId, run: u32, now_ms: i64) -> bool {
+        if self.frontier.is_some_and(|known| known.run > run) {
+            return false;
+        }
         let turns = &mut self.turns;
         if turns.current == Some(stream) {
             return false;
         }
+        let worth = if run > turns.run { ALIVE } else { 1 };
         turns.returns = match turns.before == Some(stream) {
-            true => turns.returns.saturating_add(1),
+            true => turns.returns.saturating_add(worth),
             false => 0,
         };
         turns.before = turns.current.replace(stream);
+        turns.run = run;
         if turns.returns <= RETURNS_ALLOWED {
             return false;
         }
@@ -162,7 +177,7 @@ mod tests {
     fn streams_that_advance_by_turns_raise_the_alarm_and_stop_finality() {
         let mut finality = Finality::default();
         let alarms: Vec<bool> = (0..8)
-            .map(|turn| finality.advanced(stream(turn % 2), NOW))
+            .map(|turn| finality.advanced(stream(turn % 2), 1, NOW))
             .collect();
         assert_eq!(alarms.iter().filter(|alarm| **alarm).count(), 1);
         finality.state(frontier(1, 1, NOW), NOW);
@@ -175,7 +190,29 @@ mod tests {
     fn restarts_and_a_late_echo_of_the_old_stream_are_no_clone() {
         let mut finality = Finality::default();
         for n in [1, 2, 1, 2, 3, 4, 5, 4, 5] {
-            assert!(!finality.advanced(stream(n), NOW), "{n}");
+            assert!(!finality.advanced(stream(n), 1, NOW), "{n}");
+        }
+    }
+
+    #[test]
+    fn copies_that_are_corrected_by_turns_are_seen_at_the_second_return() {
+        let mut finality = Finality::default();
+        let alarms: Vec<bool> = (1..=4)
+            .map(|run| {
+                finality.state(frontier(run, 1, NOW), NOW);
+                finality.advanced(stream(u8::from(run % 2 == 0)), run, NOW)
+            })
+            .collect();
+        assert_eq!(alarms, [false, false, false, true]);
+    }
+
+    #[test]
+    fn many_echoes_of_the_run_before_between_the_messages_of_the_next_are_no_clone() {
+        let mut finality = Finality::default();
+        finality.state(frontier(2, 1, NOW), NOW);
+        for _ in 0..8 {
+            assert!(!finality.advanced(stream(2), 2, NOW));
+            assert!(!finality.advanced(stream(1), 1, NOW));
         }
     }
 }

@@ -264,7 +264,6 @@ impl Unit {
             "{}: life {}, run {}, {} unsent",
             self.name, self.life, state.run, state.unsent.passages
         ));
-        stage.oracle.began(self.identity, wall_ms(now));
         let jitter = Jitter::new(stage.dice.number());
         let machine = Machine::new(self.pace(stage), state.centre, jitter);
         let framer = Framer::new(Statements::new(state.run, CAMERA_DELAY_MS));

@@ -49,7 +49,10 @@ impl Draft<'_> {
             };
             if cursor.accept_to(held.accepted_to)
                 && held.stream == header.stream
-                && self.change.finality.advanced(held.stream, context.now_ms)
+                && self
+                    .change
+                    .finality
+                    .advanced(held.stream, header.frontier.run, context.now_ms)
             {
                 self.change.clone_alarm = true;
             }

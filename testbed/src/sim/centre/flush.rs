@@ -111,7 +111,7 @@ impl Aggregator {
             centre: session.centre,
         };
         let plan = plan(memory, &messages, &selection.parts, &context);
-        let writes = Writes::of(&plan);
+        let writes = Writes::of(&plan, &messages);
         let id = stage.dice.number();
         let (mut receipts, stream_keys_used) = (plan.receipts, plan.stream_keys_used);
         // Found in no order; the order of the answers must not be chance.

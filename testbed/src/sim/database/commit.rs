@@ -93,7 +93,7 @@ impl Database {
                 )));
             }
         }
-        for DeviceWrites { device, change } in &writes.devices {
+        for DeviceWrites { device, change, .. } in &writes.devices {
             for (stream, cursor) in &change.cursors {
                 let standing = self.tables.cursors.get(&(change.key, *stream));
                 if standing.map_or(0, |(cursor, _)| cursor.rev) != cursor.rev - 1 {

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 
 use aggregator::commit::plan::{LossRow, Plan, RejectedRow};
+use aggregator::intake::decode::Message;
 use aggregator::intake::rows::Rows;
 use aggregator::window::state::DeviceChange;
 use bytes::BytesMut;
-use proto::DeviceId;
 use proto::topic::Shard;
+use proto::{DeviceId, StreamId};
 
 use super::super::rows::{RawRow, read_rows};
 
@@ -28,16 +29,28 @@ pub(in crate::sim) struct Writes {
 pub(in crate::sim) struct DeviceWrites {
     pub(in crate::sim) device: DeviceId,
     pub(in crate::sim) change: DeviceChange,
+    /// The messages that were heard of it: the stream that each is of, and which run it states.
+    pub(in crate::sim) heard: Vec<(StreamId, u32)>,
 }
 
 impl Writes {
-    pub(in crate::sim) fn of(plan: &Plan<'_>) -> Self {
+    pub(in crate::sim) fn of(plan: &Plan<'_>, messages: &[Message]) -> Self {
+        let heard = |device: &DeviceId| {
+            let of_device = messages
+                .iter()
+                .filter(|message| message.sender().device == *device)
+                .map(|message| &message.header);
+            of_device
+                .map(|header| (header.stream, header.frontier.run))
+                .collect()
+        };
         let mut devices: Vec<DeviceWrites> = plan
             .changes
             .iter()
             .map(|(device, change)| DeviceWrites {
                 device: device.clone(),
                 change: change.clone(),
+                heard: heard(device),
             })
             .collect();
         devices.sort_by(|one, other| one.device.as_str().cmp(other.device.as_str()));
@@ -76,8 +89,11 @@ impl Writes {
                 cursors: std::mem::take(&mut written.change.cursors),
                 ..DeviceChange::default()
             };
-            let device = written.device.clone();
-            cursors.devices.push(DeviceWrites { device, change });
+            cursors.devices.push(DeviceWrites {
+                device: written.device.clone(),
+                change,
+                heard: written.heard.clone(),
+            });
         }
         cursors
     }

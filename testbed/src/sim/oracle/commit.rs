@@ -33,9 +33,7 @@ impl Oracle {
                 let advanced = self.advanced(&written.change);
                 let judged = self
                     .device(now_ms, unit, &written.change, writes)
-                    .and_then(|()| {
-                        self.clone_alarm(now_ms, unit, &written.change, planner, &advanced)
-                    });
+                    .and_then(|()| self.clone_alarm(now_ms, unit, written, planner, &advanced));
                 if let Err(problem) = judged {
                     self.fail(format!("{}: {problem}", written.device));
                 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use aggregator::window::state::DeviceChange;
 use proto::StreamId;
 
+use super::super::database::DeviceWrites;
 use super::Oracle;
 
 /// Nothing turns final for so long after a cloned identity was seen.
@@ -14,10 +15,6 @@ const CLONE_ALARM_MS: i64 = 86_400_000;
 /// are no restart and no echo of one.
 const RETURNS_MAX: u32 = 3;
 
-/// So long after a restart the router may still bring, out of order, what the run before it sent: an
-/// alarm is allowed then, since the centre cannot tell these echoes from a copy.
-const ECHOES_MS: i64 = 60_000;
-
 /// Which memory of the centre planned a transaction: that of a connection, and of a token.
 pub(in crate::sim) type Planner = (u64, i64);
 
@@ -26,8 +23,6 @@ pub(in crate::sim) type Planner = (u64, i64);
 pub(super) struct Copies {
     /// Units of which a copy has run.
     copied: BTreeSet<usize>,
-    /// When each unit began its last run.
-    began: BTreeMap<usize, i64>,
     /// When the alarm was committed, and what was final then.
     alarmed: BTreeMap<usize, (i64, Option<i64>)>,
     turns: BTreeMap<usize, Turns>,
@@ -37,6 +32,8 @@ pub(super) struct Copies {
 #[derive(Debug, Default)]
 struct Turns {
     planner: Planner,
+    /// The newest run that the planner knows of.
+    newest: u32,
     current: Option<StreamId>,
     before: Option<StreamId>,
     returns: u32,
@@ -44,14 +41,35 @@ struct Turns {
 
 impl Turns {
     /// Takes note of the streams that advanced in one transaction; in which order, nobody knows.
-    fn note(&mut self, planner: Planner, advanced: &[StreamId]) {
-        if self.planner != planner || advanced.len() > 1 {
+    fn note(&mut self, planner: Planner, written: &DeviceWrites, advanced: &[StreamId]) {
+        if self.planner != planner {
             *self = Self {
                 planner,
                 ..Self::default()
             };
         }
-        let [stream] = advanced else { return };
+        let frontier = written.change.finality.frontier;
+        let newest = frontier.map_or(0, |frontier| frontier.run);
+        let known = std::mem::replace(&mut self.newest, newest);
+        let [stream] = advanced else {
+            if !advanced.is_empty() {
+                self.forget();
+            }
+            return;
+        };
+        let heard = written.heard.iter();
+        let runs = heard.filter(|(of, _)| of == stream).map(|(_, run)| *run);
+        let (oldest, latest) = runs.fold((u32::MAX, 0), |(oldest, latest), run| {
+            (oldest.min(run), latest.max(run))
+        });
+        // What an earlier run had still on its way is no turn; nor is a copy that is not yet corrected.
+        if latest < known {
+            return;
+        }
+        // It was the newest for a part of the transaction, and for which, nobody knows.
+        if oldest < newest {
+            return self.forget();
+        }
         if self.current == Some(*stream) {
             return;
         }
@@ -61,6 +79,10 @@ impl Turns {
         };
         self.before = self.current.replace(*stream);
     }
+
+    fn forget(&mut self) {
+        (self.current, self.before, self.returns) = (None, None, 0);
+    }
 }
 
 impl Oracle {
@@ -68,11 +90,6 @@ impl Oracle {
     pub(in crate::sim) fn copied(&mut self, unit: usize) {
         self.copies.copied.insert(unit);
         self.tally.clones += 1;
-    }
-
-    /// A unit begins a run.
-    pub(in crate::sim) fn began(&mut self, unit: usize, now_ms: i64) {
-        self.copies.began.insert(unit, now_ms);
     }
 
     pub(super) fn has_copy(&self, unit: usize) -> bool {
@@ -96,12 +113,13 @@ impl Oracle {
         &mut self,
         now_ms: i64,
         unit: usize,
-        change: &DeviceChange,
+        written: &DeviceWrites,
         planner: Planner,
         advanced: &[StreamId],
     ) -> Result<(), String> {
+        let change = &written.change;
         let turns = self.copies.turns.entry(unit).or_default();
-        turns.note(planner, advanced);
+        turns.note(planner, written, advanced);
         let returns = turns.returns;
         let finality = &change.finality;
         if returns >= RETURNS_MAX && !advanced.is_empty() && !finality.is_cloned(now_ms) {
@@ -113,9 +131,7 @@ impl Oracle {
         let may_be_wrong = !self.past.is_empty();
         if change.clone_alarm {
             self.tally.alarms += 1;
-            let began = self.copies.began.get(&unit);
-            let hears_echoes = began.is_some_and(|at| now_ms - at < ECHOES_MS);
-            if !self.has_copy(unit) && !may_be_wrong && !hears_echoes {
+            if !self.has_copy(unit) && !may_be_wrong {
                 return Err("called cloned without a copy".to_owned());
             }
         }
