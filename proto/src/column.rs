@@ -55,13 +55,16 @@ impl Column {
         if base == top {
             return Self::Constant(base);
         }
-        let step = values.iter().fold(0, |step, value| gcd(value - base, step));
-        let quotients = || values.iter().map(|value| (value - base) / step);
-        let width = cheapest_width(quotients(), values.len());
+        let step = common_step(values, base);
+        let mut quotients: Vec<u64> = values.iter().map(|value| value - base).collect();
+        if step > 1 {
+            quotients.iter_mut().for_each(|quotient| *quotient /= step);
+        }
+        let width = cheapest_width(&quotients);
         let mut patches = Vec::new();
         let mut skip = 0_u16;
         let mut writer = BitWriter::with_capacity(packed_len(values.len(), width));
-        for quotient in quotients() {
+        for quotient in quotients {
             writer.write(quotient & low_mask(width), width);
             let high = quotient >> width;
             if high == 0 {
@@ -121,6 +124,18 @@ impl Column {
     }
 }
 
+/// What all distances from the base are multiples of.
+fn common_step(values: &[u64], base: u64) -> u64 {
+    let mut step = 0;
+    for value in values {
+        step = gcd(value - base, step);
+        if step == 1 {
+            break;
+        }
+    }
+    step
+}
+
 fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
@@ -134,7 +149,7 @@ const fn packed_len(count: usize, width: u32) -> usize {
 }
 
 /// The width with the fewest bytes for packed bits and patches together; of several the least.
-fn cheapest_width(quotients: impl Iterator<Item = u64>, count: usize) -> u32 {
+fn cheapest_width(quotients: &[u64]) -> u32 {
     let mut of_len = [0_usize; 65];
     let mut longest = 0;
     for quotient in quotients {
@@ -146,7 +161,7 @@ fn cheapest_width(quotients: impl Iterator<Item = u64>, count: usize) -> u32 {
         let patches: usize = (width + 1..=longest)
             .map(|len| of_len[len as usize] * (1 + (len - width).div_ceil(7) as usize))
             .sum();
-        packed_len(count, width) + patches
+        packed_len(quotients.len(), width) + patches
     };
     // Wider than the longest value costs more and gains nothing.
     let widest = longest.min(WIDTH_MAX);
@@ -209,16 +224,22 @@ fn scale(base: u64, step: u64, max: u64, values: &mut [u64]) -> Result<(), Colum
     Ok(())
 }
 
+/// Writes a word at a time: what of it is not yet whole bytes is written over by the next.
 struct BitWriter {
     bytes: Vec<u8>,
+    at: usize,
     pending: u64,
     pending_bits: u32,
 }
 
+/// Bytes of a word.
+const WORD_BYTES: usize = 8;
+
 impl BitWriter {
     fn with_capacity(bytes: usize) -> Self {
         Self {
-            bytes: Vec::with_capacity(bytes + 8),
+            bytes: vec![0; bytes + WORD_BYTES],
+            at: 0,
             pending: 0,
             pending_bits: 0,
         }
@@ -228,17 +249,16 @@ impl BitWriter {
         // At most 7 bits wait and a value has at most 56, so the word never overflows.
         self.pending |= value << self.pending_bits;
         self.pending_bits += width;
-        while self.pending_bits >= 8 {
-            self.bytes.push(self.pending.to_le_bytes()[0]);
-            self.pending >>= 8;
-            self.pending_bits -= 8;
-        }
+        self.bytes[self.at..self.at + WORD_BYTES].copy_from_slice(&self.pending.to_le_bytes());
+        let whole = self.pending_bits / 8;
+        self.at += whole as usize;
+        self.pending >>= whole * 8;
+        self.pending_bits %= 8;
     }
 
     fn finish(mut self) -> Vec<u8> {
-        if self.pending_bits > 0 {
-            self.bytes.push(self.pending.to_le_bytes()[0]);
-        }
+        let started = usize::from(self.pending_bits > 0);
+        self.bytes.truncate(self.at + started);
         self.bytes
     }
 }

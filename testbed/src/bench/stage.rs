@@ -123,12 +123,11 @@ impl Stage {
     /// Their priority cannot be changed.
     pub fn agents_give_way(&self) -> Result<()> {
         for name in self.system.agents.keys() {
-            let process = self.agent_process(name)?;
-            let mut renice = Launch::new("renice", "renice", "/dev/null").args(["-n", "19", "-p"]);
-            for thread in std::fs::read_dir(format!("/proc/{process}/task"))? {
-                renice = renice.arg(thread?.file_name());
-            }
-            renice.run().with_context(|| format!("agent {name}"))?;
+            let process = self.agent_process(name)?.to_string();
+            Launch::new("chrt", "chrt", "/dev/null")
+                .args(["--idle", "--all-tasks", "--pid", "0", &process])
+                .run()
+                .with_context(|| format!("agent {name}"))?;
         }
         Ok(())
     }

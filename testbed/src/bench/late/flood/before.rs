@@ -153,10 +153,13 @@ pub(super) async fn saturate(stage: &Stage, units: &[DeviceId], scale: &Scale) -
         })
         .await?;
     let cores = stage.cpu()?.cores_since(&cpu, start.elapsed());
-    progress(&format!("flood: at saturation {cores}"));
     fleet.offer(false);
     let spent = fleet.receipted() == fleet.posted();
     ensure!(!spent, "the saturating units ran out of passages");
     fleet.stop().await?;
-    rate(&commits).context("too few commits to measure a rate")
+    let rows_per_s = rate(&commits).context("too few commits to measure a rate")?;
+    progress(&format!(
+        "flood: saturated at {rows_per_s:.0} rows/s, {cores}"
+    ));
+    Ok(rows_per_s)
 }
