@@ -9,6 +9,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -61,17 +62,22 @@ pub(super) fn newest_segments(main_file: &Path) -> Vec<Vec<u8>> {
     read.flatten().collect()
 }
 
-/// A value that was found, sound as its checksum says.
+/// What was found in the bytes.
 #[derive(Debug)]
 pub(super) enum Found<'a> {
-    /// A chunk with its key.
+    /// A chunk with its key, sound as its checksum says.
     Chunk(ChunkKey, &'a [u8]),
-    /// A block of event ids with its number.
+    /// A block of event ids with its number, likewise.
     Ids(u32, IdBlock),
+    /// What begins like a chunk and is none: damaged, or written over in part.
+    Broken,
 }
 
-/// Calls `take` with each value in the bytes, in no order.
-pub(super) fn values_in(mut source: impl Read, mut take: impl FnMut(Found<'_>)) -> io::Result<()> {
+/// Calls `take` with each value in the bytes, in no order, until it breaks off.
+pub(super) fn values_in(
+    mut source: impl Read,
+    mut take: impl FnMut(Found<'_>) -> ControlFlow<()>,
+) -> io::Result<()> {
     let mut bytes = Vec::with_capacity(LOOK_BYTES + VALUE_BYTES_MAX);
     loop {
         let mut next = source.by_ref().take(LOOK_BYTES as u64);
@@ -93,7 +99,11 @@ pub(super) fn values_in(mut source: impl Read, mut take: impl FnMut(Found<'_>)) 
                 break;
             }
             let (found, length) = value_at(&bytes[at..]);
-            found.into_iter().for_each(&mut take);
+            if let Some(found) = found
+                && take(found).is_break()
+            {
+                return Ok(());
+            }
             at += length;
         }
         if is_end {
@@ -110,6 +120,7 @@ fn value_at(bytes: &[u8]) -> (Option<Found<'_>>, usize) {
     }
     match IdBlock::open(bytes) {
         Some((number, block, length)) => (Some(Found::Ids(number, block)), length),
+        None if bytes.starts_with(chunk::MAGIC) => (Some(Found::Broken), MAGIC_BYTES),
         None => (None, MAGIC_BYTES),
     }
 }
@@ -192,15 +203,37 @@ mod tests {
             }
         }
         assert!(bytes.len() > 2 * LOOK_BYTES);
-        let (mut found, mut found_blocks) = (Vec::new(), Vec::new());
-        values_in(bytes.as_slice(), |value| match value {
-            Found::Chunk(key, value) => {
-                chunk::decode(&key, value).unwrap();
-                found.push(key);
+        let (mut found, mut found_blocks, mut broken) = (Vec::new(), Vec::new(), 0);
+        values_in(bytes.as_slice(), |value| {
+            match value {
+                Found::Chunk(key, value) => {
+                    chunk::decode(&key, value).unwrap();
+                    found.push(key);
+                }
+                Found::Ids(number, block) => found_blocks.push((number, block)),
+                Found::Broken => broken += 1,
             }
-            Found::Ids(number, block) => found_blocks.push((number, block)),
+            ControlFlow::Continue(())
         })
         .unwrap();
         assert_eq!((found, found_blocks), (expected, blocks));
+        // Those with a flipped bit, and the lone beginnings before each.
+        assert_eq!(broken, 400 + 4_000);
+    }
+
+    #[test]
+    fn whoever_has_enough_hears_of_nothing_more() {
+        let bytes = [value(1).1, value(65).1, value(129).1].concat();
+        let mut found = 0;
+        let enough = |_: Found<'_>| {
+            found += 1;
+            if found == 2 {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        };
+        values_in(bytes.as_slice(), enough).unwrap();
+        assert_eq!(found, 2);
     }
 }

@@ -13,6 +13,7 @@ mod ids;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use proto::limits::RANGES_MAX;
@@ -169,21 +170,24 @@ impl Engine {
         let mut failed = Ok(());
         let mut taken = 0;
         let read = salvage::values_in(source, |found| {
-            if failed.is_err() {
-                return;
-            }
-            let (key, value) = match found {
-                Found::Chunk(key, value) => (key, value),
-                Found::Ids(number, block) => return missing.ids.add(number, block),
-            };
-            let wanted = self.wanted(missing, &key);
-            if !wanted.is_empty() {
-                taken += self.put_back(&key, value, &wanted);
+            match found {
+                Found::Chunk(key, value) => {
+                    let wanted = self.wanted(missing, &key);
+                    if !wanted.is_empty() {
+                        taken += self.put_back(&key, value, &wanted);
+                    }
+                }
+                Found::Ids(number, block) => missing.ids.add(number, block),
+                Found::Broken => {}
             }
             if taken >= CHUNKS_A_COMMIT {
                 taken = 0;
                 failed = self.store.commit(std::mem::take(&mut self.changes));
             }
+            if failed.is_err() {
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
         });
         if let Err(error) = read {
             tracing::error!(%error, "cannot read all of a damaged store");
