@@ -1,11 +1,12 @@
 //! Files that only their owner may read: keys, tokens, passwords, passages.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::Mode;
+use tempfile::NamedTempFile;
 
 /// The bits of a file's mode that let others read or change it.
 const OTHERS: u32 = 0o077;
@@ -33,6 +34,77 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), PrivateFileError> {
     })
 }
 
+/// A new private file in the making: mode 0600, under a temporary name beside its own until
+/// [`NewFile::finish`]. Dropped before that, it is deleted; a process that is killed leaves it as
+/// `NAME.….part`.
+#[derive(Debug)]
+pub struct NewFile {
+    path: PathBuf,
+    content: BufWriter<NamedTempFile>,
+}
+
+impl NewFile {
+    /// Begins a file that does not exist yet. Its directory must.
+    ///
+    /// # Errors
+    /// There is something of that name, or none can be made.
+    pub fn begin(path: &Path) -> Result<Self, PrivateFileError> {
+        let begin = || {
+            if path.symlink_metadata().is_ok() {
+                let advice = "there is something of that name; name another or delete it";
+                return Err(io::Error::new(io::ErrorKind::AlreadyExists, advice));
+            }
+            let mut prefix = path.file_name().unwrap_or_default().to_owned();
+            prefix.push(".");
+            let mut options = tempfile::Builder::new();
+            let file = options
+                .prefix(&prefix)
+                .suffix(".part")
+                .tempfile_in(folder_of(path))?;
+            Ok(Self {
+                path: path.to_owned(),
+                content: BufWriter::new(file),
+            })
+        };
+        begin().map_err(|source| PrivateFileError {
+            path: path.to_owned(),
+            source,
+        })
+    }
+
+    /// Makes it durable and gives it its name, which nothing else may have got meanwhile.
+    ///
+    /// # Errors
+    /// Any error of the file system; unless only the last sync of the directory failed, there is no
+    /// file then.
+    pub fn finish(self) -> Result<(), PrivateFileError> {
+        let Self { path, content } = self;
+        let finish = || {
+            let file = content
+                .into_inner()
+                .map_err(io::IntoInnerError::into_error)?;
+            file.as_file().sync_all()?;
+            file.persist_noclobber(&path)
+                .map_err(|failed| failed.error)?;
+            File::open(folder_of(&path))?.sync_all()
+        };
+        finish().map_err(|source| PrivateFileError {
+            path: path.clone(),
+            source,
+        })
+    }
+}
+
+impl Write for NewFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.content.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.content.flush()
+    }
+}
+
 /// Warns when others may read or change a file with a secret, by its name for people.
 ///
 /// It is used all the same: refusing it would take a unit off the road for an operator's slip.
@@ -51,16 +123,19 @@ pub fn keep_new_files_private() {
 }
 
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let folder = folder_of(path);
     // tempfile creates with O_EXCL and mode 0600, under a name that nobody can foresee.
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    let mut file = NamedTempFile::new_in(folder)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
     file.persist(path).map_err(|failed| failed.error)?;
     File::open(folder)?.sync_all()
+}
+
+fn folder_of(path: &Path) -> &Path {
+    let parent = path.parent();
+    let named = parent.filter(|parent| !parent.as_os_str().is_empty());
+    named.unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]
@@ -103,6 +178,39 @@ mod tests {
         let error = write(&path, b"new").unwrap_err().to_string();
         assert!(error.contains("occupied"), "{error}");
         assert_eq!(std::fs::read(path.join("inside")).unwrap(), b"old");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_new_file_is_private_durable_and_there_only_when_it_is_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("passages.ndjson");
+        let mut file = NewFile::begin(&path).unwrap();
+        file.write_all(b"passages").unwrap();
+        assert!(!path.exists());
+        file.finish().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"passages");
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+
+        drop(NewFile::begin(&folder.path().join("half.ndjson")).unwrap());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_new_file_replaces_nothing_also_not_what_came_meanwhile() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("passages.ndjson");
+        let file = NewFile::begin(&path).unwrap();
+        std::fs::write(&path, b"another's").unwrap();
+        for error in [
+            file.finish().unwrap_err(),
+            NewFile::begin(&path).unwrap_err(),
+        ] {
+            assert_eq!(error.source.kind(), io::ErrorKind::AlreadyExists);
+            assert!(error.to_string().contains("passages.ndjson"), "{error}");
+        }
+        assert_eq!(std::fs::read(&path).unwrap(), b"another's");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }
