@@ -61,13 +61,30 @@ fn state(engine: &mut Engine) -> BufferState {
     engine.state(StoreHealth::Ok)
 }
 
-fn numbers(first: u64, last: u64) -> SeqSet {
+pub(super) fn numbers(first: u64, last: u64) -> SeqSet {
     let range = SeqRange::new(Seq::new(first).unwrap(), Seq::new(last).unwrap());
     range.unwrap().into()
 }
 
+/// A receipt says that these numbers of the first stream are counted and stored.
+pub(super) fn settle(engine: &mut Engine, seqs: SeqSet) {
+    let receipt = StreamReceipt {
+        stream: engine.streams[0].id,
+        counted: seqs.clone(),
+        stored: seqs,
+        lost: SeqSet::new(),
+        afresh: false,
+    };
+    let centre = Centre {
+        id: CentreId::from_bytes([1; 16]),
+        timeline: 1,
+    };
+    engine.receipt(centre, &[receipt]);
+    engine.commit(NOW_MS).unwrap();
+}
+
 /// Makes it look as if the store had killed two processes that opened it: then it is moved aside.
-fn kill_openings(directory: &Path) {
+pub(super) fn kill_openings(directory: &Path) {
     fs::write(directory.join("opening"), "2").unwrap();
 }
 
@@ -221,19 +238,7 @@ fn ids_are_taken_back_when_the_end_of_the_log_is_lost_although_all_has_a_receipt
     copy_store(&store, before.path());
     stage(&mut engine, &post(100, 200));
     let whole = fs::read(store.join("db")).unwrap();
-    let receipt = StreamReceipt {
-        stream: engine.streams[0].id,
-        counted: numbers(1, 200),
-        stored: numbers(1, 200),
-        lost: SeqSet::new(),
-        afresh: false,
-    };
-    let centre = Centre {
-        id: CentreId::from_bytes([1; 16]),
-        timeline: 1,
-    };
-    engine.receipt(centre, &[receipt]);
-    engine.commit(NOW_MS).unwrap();
+    settle(&mut engine, numbers(1, 200));
     drop(engine);
     fs::remove_dir_all(&store).unwrap();
     copy_store(before.path(), &store);

@@ -25,6 +25,7 @@ mod damage_tests;
 mod engine;
 mod error;
 mod exchange;
+pub mod export;
 mod handle;
 mod id_block;
 mod ids;

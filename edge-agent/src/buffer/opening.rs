@@ -18,6 +18,7 @@
 //! So the agent never loops over a broken store, and never deletes one that it could not read.
 
 mod foreign;
+pub(super) mod places;
 
 use std::fs::{self, File};
 use std::io::{self, Write};

@@ -1,5 +1,6 @@
-//! What a person types: `edge-agent run`, `config check`, `status`.
+//! What a person types: `edge-agent run`, `config check`, `status`, `export`.
 
+mod export;
 mod status;
 
 use std::path::PathBuf;
@@ -31,6 +32,8 @@ enum Command {
     },
     /// Show how the running agent fares: exit status 0 healthy, 1 degraded, 2 not running.
     Status(status::Status),
+    /// Take the passages out of a store that was moved aside, as lines of JSON.
+    Export(export::Export),
 }
 
 #[derive(Debug, Subcommand)]
@@ -68,14 +71,20 @@ impl Cli {
                 Err(faults) => complain(&format!("configuration:\n{faults}"), exit::CONFIG),
             },
             Command::Status(status) => status.execute(),
+            Command::Export(export) => export.execute(),
         }
     }
 }
 
-#[expect(clippy::print_stderr, reason = "the command line's answer")]
 fn complain(text: &str, code: u8) -> u8 {
-    eprintln!("edge-agent: {text}");
+    note(&format!("edge-agent: {text}\n"));
     code
+}
+
+/// What is said beside the answer.
+#[expect(clippy::print_stderr, reason = "the command line's answer")]
+fn note(text: &str) {
+    eprint!("{text}");
 }
 
 #[expect(clippy::print_stdout, reason = "the command line's answer")]

@@ -355,9 +355,9 @@ fn uplink_is_used_up(link: &LinkReport) -> bool {
 fn words(alarm: &Alarm, device: &str) -> String {
     match alarm {
         Alarm::StoreQuarantined { directory } => {
+            let directory = directory.display();
             format!(
-                "a damaged store was moved to {}; export it or delete it",
-                directory.display()
+                "a damaged store was moved to {directory}; take out what can be read of it with `edge-agent export {directory} --out FILE`, then delete it"
             )
         }
         Alarm::StoreForeign {
@@ -365,9 +365,9 @@ fn words(alarm: &Alarm, device: &str) -> String {
             begun_for,
         } => {
             let whose = begun_for.as_ref().map_or("another unit", DeviceId::as_str);
+            let directory = directory.display();
             format!(
-                "a store of {whose} was found in the buffer of {device} and moved to {}, unsent; let an agent with the certificate of {whose} send what is in it, or delete it",
-                directory.display()
+                "a store of {whose} was found in the buffer of {device} and moved to {directory}, unsent; let an agent with the certificate of {whose} send what is in it (`edge-agent export {directory}` shows it), or delete it"
             )
         }
         Alarm::StoreDamaged { salvaged, lost } => {

@@ -238,7 +238,7 @@ fn carries(link: &LinkReport) -> String {
 }
 
 /// A time in whole seconds.
-fn utc(at_ms: i64) -> String {
+pub(crate) fn utc(at_ms: i64) -> String {
     jiff::Timestamp::from_second(at_ms.div_euclid(1_000))
         .map_or_else(|_| format!("{at_ms} ms since 1970"), |at| at.to_string())
 }
@@ -267,7 +267,7 @@ fn span(ms: i64) -> String {
 }
 
 /// A count with its thousands apart.
-fn grouped(count: u64) -> String {
+pub(crate) fn grouped(count: u64) -> String {
     let digits = count.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (place, digit) in digits.chars().enumerate() {
@@ -280,7 +280,7 @@ fn grouped(count: u64) -> String {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "shown with one digit")]
-fn bytes(count: u64) -> String {
+pub(crate) fn bytes(count: u64) -> String {
     let mut amount = count as f64;
     for unit in ["B", "KiB", "MiB", "GiB"] {
         if amount < KIB {

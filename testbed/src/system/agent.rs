@@ -108,6 +108,28 @@ impl Agent {
             SystemError::Io(std::io::Error::other(text))
         })
     }
+
+    /// The lines that `edge-agent export` writes of a store into a new file.
+    ///
+    /// # Errors
+    /// It fails, or writes anything else than lines of JSON.
+    pub fn export(&self, store: &Path, out: &Path) -> Result<Vec<serde_json::Value>, SystemError> {
+        let launch = Launch::new("edge-agent export", &self.program, "/dev/null")
+            .arg("export")
+            .arg(store)
+            .arg("--out")
+            .arg(out);
+        let output = tokio::task::block_in_place(|| launch.output())?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        if !output.status.success() || !output.stdout.is_empty() {
+            let text = format!("edge-agent export: {}: {said}", output.status);
+            return Err(SystemError::Io(std::io::Error::other(text)));
+        }
+        let text = std::fs::read_to_string(out)?;
+        let lines = text.lines().map(serde_json::from_str);
+        let lines = lines.collect::<Result<_, _>>();
+        lines.map_err(|error| SystemError::Io(std::io::Error::other(error)))
+    }
 }
 
 /// Posts passages as the camera's software does.

@@ -1,5 +1,6 @@
 //! The image of a unit's store in two places, or put back in time.
 
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -169,6 +170,7 @@ async fn a_store_in_another_unit_is_kept_aside_for_its_own_and_counts_for_nobody
         aside.display()
     );
     assert!(status["reasons"].to_string().contains(&words), "{status}");
+    let exported = export(&system, &aside, &theirs);
     system.broker.start().expect("started again");
     judged(&system, &ledger).await;
 
@@ -180,5 +182,58 @@ async fn a_store_in_another_unit_is_kept_aside_for_its_own_and_counts_for_nobody
         .iter()
         .for_each(|line| ledger.add(UNIT, line.fact.clone()));
     judged(&system, &ledger).await;
+    assert_eq!(found_at_the_centre(&system, &exported).await, [1_000; 3]);
     system.stop().expect("an orderly end");
+}
+
+/// Takes the passages of the unit out of a store, beside the agent in whose buffer it lies.
+fn export(system: &System, store: &Path, theirs: &[Line]) -> Vec<Value> {
+    let out = system.directory().join("exported.ndjson");
+    let exported = system.agents[SPARE].export(store, &out).expect("exported");
+    let at = |line: &Value| {
+        assert_eq!(line["kvfv_id"], UNIT, "{line}");
+        let at: jiff::Timestamp = line["timestamp"].as_str()?.parse().ok()?;
+        Some(at.as_millisecond())
+    };
+    let mut found: Vec<Option<i64>> = exported.iter().map(at).collect();
+    let mut posted: Vec<Option<i64>> = theirs.iter().map(|line| Some(line.fact.event_ms)).collect();
+    found.sort_unstable();
+    posted.sort_unstable();
+    assert_eq!(found, posted);
+    exported
+}
+
+/// How many exported lines the centre has counted, how many stored, and how many raw rows they name: as
+/// README.md says how to ask.
+async fn found_at_the_centre(system: &System, exported: &[Value]) -> [i64; 3] {
+    let database = system.database().await.expect("connected");
+    let client = database.client();
+    client
+        .batch_execute("CREATE TEMP TABLE exported (line jsonb)")
+        .await
+        .expect("a table");
+    let lines: Vec<String> = exported.iter().map(Value::to_string).collect();
+    client
+        .execute(
+            "INSERT INTO exported SELECT unnest($1::text[])::jsonb",
+            &[&lines],
+        )
+        .await
+        .expect("filled");
+    let settled = client.query_one(
+        "SELECT count(*) FILTER (WHERE c.counted @> (line->>'seq')::int8),
+                count(*) FILTER (WHERE c.stored @> (line->>'seq')::int8)
+           FROM exported LEFT JOIN stream_cursor c ON c.stream = (line->>'stream')::uuid",
+        &[],
+    );
+    let settled = settled.await.expect("an answer");
+    let rows = client.query_one(
+        "SELECT count(*) FROM exported
+           JOIN stream_cursor c ON c.stream = (line->>'stream')::uuid
+           JOIN passage p ON p.stream_key = c.stream_key AND p.seq = (line->>'seq')::int8
+            AND p.event_time = (line->>'timestamp')::timestamptz",
+        &[],
+    );
+    let rows = rows.await.expect("an answer");
+    [settled.get(0), settled.get(1), rows.get(0)]
 }

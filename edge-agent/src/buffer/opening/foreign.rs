@@ -23,11 +23,11 @@ use super::{ATTEMPTS, Home, OpenError, QUARANTINE, STORE, make_durably, numbered
 use crate::buffer::witness;
 
 /// Inside a store.
-const NAME: &str = "device";
+pub(super) const NAME: &str = "device";
 /// The same in the making.
 const NAME_NEW: &str = "device.new";
 
-const FOREIGN: &str = "foreign-";
+pub(super) const FOREIGN: &str = "foreign-";
 /// One of those in the making.
 const FOREIGN_NEW: &str = "foreign.new";
 
@@ -114,7 +114,7 @@ impl Home {
 
 /// Whose passages a buffer holds: what its store says or, where that is gone or says nothing, the
 /// newest of those moved aside.
-fn device_of(buffer: &Path) -> io::Result<Option<DeviceId>> {
+pub(super) fn device_of(buffer: &Path) -> io::Result<Option<DeviceId>> {
     let aside = numbered(buffer, QUARANTINE)?.into_iter().rev();
     let aside = aside.map(|(_, store)| store);
     for store in iter::once(buffer.join(STORE)).chain(aside) {
@@ -127,7 +127,7 @@ fn device_of(buffer: &Path) -> io::Result<Option<DeviceId>> {
 
 /// What a store says; nothing where the disk gives something else than was written. Missing rights are
 /// the operator's to mend.
-fn read(store: &Path) -> io::Result<Option<DeviceId>> {
+pub(super) fn read(store: &Path) -> io::Result<Option<DeviceId>> {
     match fs::read_to_string(store.join(NAME)) {
         Ok(text) => Ok(parse(&text)),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),

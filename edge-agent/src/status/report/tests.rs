@@ -54,7 +54,7 @@ fn what_the_owners_rules_hold_back_is_no_silence_of_the_centre() {
 #[test]
 fn each_trouble_degrades_and_is_named() {
     type Spoil = fn(&mut BufferState, &mut UplinkView);
-    let table: [(Spoil, &str); 11] = [
+    let table: [(Spoil, &str); 12] = [
         (
             |_, v| (v.day_bytes, v.day_bytes_max) = (10, Some(10)),
             "uplink.daily_mb_max is used up: passages wait for the next day",
@@ -108,7 +108,15 @@ fn each_trouble_degrades_and_is_named() {
                     begun_for: DeviceId::new("KV7").ok(),
                 }];
             },
-            "a store of KV7 was found in the buffer of KV1 and moved to /b/foreign-1, unsent; let an agent with the certificate of KV7 send what is in it, or delete it",
+            "a store of KV7 was found in the buffer of KV1 and moved to /b/foreign-1, unsent; let an agent with the certificate of KV7 send what is in it (`edge-agent export /b/foreign-1` shows it), or delete it",
+        ),
+        (
+            |b, _| {
+                b.alarms = vec![Alarm::StoreQuarantined {
+                    directory: "/b/quarantine-1".into(),
+                }];
+            },
+            "a damaged store was moved to /b/quarantine-1; take out what can be read of it with `edge-agent export /b/quarantine-1 --out FILE`, then delete it",
         ),
     ];
     for (spoil, reason) in table {
