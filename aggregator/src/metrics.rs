@@ -164,7 +164,7 @@ impl Metrics {
         );
         registry.register(
             "passages_recovered",
-            "Passages booked as lost that were counted after all",
+            "Passages booked as lost, wholly or their raw rows, that came after all",
             m.passages_recovered,
         );
         registry.register("raw_rows", "Raw rows written", m.raw_rows);

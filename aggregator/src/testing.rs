@@ -3,12 +3,15 @@
 
 use std::collections::BTreeMap;
 
+use proto::batch::PassageBatch;
 use proto::device::{CentreId, DeviceId, StreamId};
 use proto::frame::Up;
 use proto::header::{Frontier, UpHeader};
 use proto::passage::{EventTime, Passage};
-use proto::ranges::Seq;
+use proto::ranges::{Seq, SeqSet};
 use proto::receipt::{Centre, Receipt, Refusal};
+use proto::summary::{Summary, SummaryEntry};
+use proto::window::fold;
 
 use crate::commit::plan::{
     Context, LossRow, RecoveredRow, RejectedRow, Tally, UnkeptKey, UnkeptRow, plan,
@@ -73,6 +76,24 @@ pub(crate) fn batch(device: &str, stream: u8, first: u64, passages: &[Passage]) 
         device,
         &header,
         &Up::Passages(passages.iter().cloned().collect()),
+    )
+}
+
+/// A summary of these passages of stream 1.
+pub(crate) fn summary(device: &str, seqs: SeqSet, of: &[Passage]) -> Message {
+    let batch: PassageBatch = of.iter().cloned().collect();
+    let (first, last) = (seqs.ranges()[0].first().get(), seqs.last().unwrap().get());
+    let count = u32::try_from(of.len()).unwrap();
+    let entry = SummaryEntry {
+        seqs,
+        deltas: fold(&batch, |_| true),
+    };
+    message(
+        device,
+        &header(1, first, count, last),
+        &Up::Summary(Summary {
+            entries: vec![entry],
+        }),
     )
 }
 

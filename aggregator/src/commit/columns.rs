@@ -146,11 +146,11 @@ impl Columns {
             losses.event_max.push(plausible(row.event_max));
         }
         for row in &rows.recovered {
-            self.recovered.stream_key.push(row.stream_key);
-            self.recovered
-                .first_seq
-                .push(signed(row.range.first().get()));
-            self.recovered.last_seq.push(signed(row.range.last().get()));
+            let recovered = &mut self.recovered;
+            recovered.stream_key.push(row.stream_key);
+            recovered.scope.push(row.scope.word());
+            recovered.first_seq.push(signed(row.range.first().get()));
+            recovered.last_seq.push(signed(row.range.last().get()));
         }
         for (key, row) in &rows.unkept {
             let unkept = &mut self.unkept;
@@ -236,7 +236,7 @@ macro_rules! columns {
 
 columns!(CursorColumns, "stream_cursor", {
     device_key: i32, stream: String, stream_key: i32, counted: String, stored: String,
-    lost: String, presumed: String, accepted_to: i64, settled: bool, rev: i32,
+    lost: String, presumed: String, rowless: String, accepted_to: i64, settled: bool, rev: i32,
 });
 columns!(StatusColumns, "device_status", {
     device_key: i32, final_to: Option<SystemTime>, frontier: Option<SystemTime>,
@@ -279,7 +279,7 @@ columns!(UnkeptColumns, "loss_ledger", {
     scope: &'static str, reason: &'static str, event_min: SystemTime, event_max: SystemTime,
 });
 columns!(RecoveredColumns, "loss_ledger", {
-    stream_key: i32, first_seq: i64, last_seq: i64,
+    stream_key: i32, scope: &'static str, first_seq: i64, last_seq: i64,
 });
 
 impl CursorColumns {
@@ -291,6 +291,7 @@ impl CursorColumns {
         self.stored.push(multirange(&cursor.stored));
         self.lost.push(multirange(&cursor.lost));
         self.presumed.push(multirange(&cursor.presumed));
+        self.rowless.push(multirange(&cursor.rowless));
         self.accepted_to.push(signed(cursor.accepted_to));
         self.settled.push(cursor.is_settled());
         self.rev.push(cursor.rev);

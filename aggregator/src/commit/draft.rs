@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::device::StreamId;
 use proto::header::UpHeader;
 use proto::limits::{NEW_STREAMS_PER_DAY_MAX, RANGES_MAX, STREAMS_MAX, WINDOW_PASSAGES_MAX};
+use proto::loss::LossScope;
 use proto::ranges::{SeqRange, SeqSet};
 use proto::receipt::{Correction, RefusalClass, RefusalReason, StreamReceipt};
 use proto::window::{Bucket, SpeedStats, WindowDelta};
@@ -170,18 +171,24 @@ impl<'m> Draft<'m> {
         }
     }
 
-    fn recover(&self, cursor: &Cursor, seqs: SeqSet, planner: &mut Planner<'_, '_>) {
-        if cursor.lost.is_empty() {
-            return;
+    /// Numbers that come after they were booked as lost, wholly or their raw rows.
+    fn recover(&self, cursor: &Cursor, seqs: &SeqSet, planner: &mut Planner<'_, '_>) {
+        for (scope, lost) in [
+            (LossScope::All, &cursor.lost),
+            (LossScope::RawOnly, &cursor.rowless),
+        ] {
+            if lost.is_empty() {
+                continue;
+            }
+            let found = lost.intersection(seqs);
+            planner.tally.recovered += found.count();
+            let rows = found.ranges().iter().map(|range| RecoveredRow {
+                stream_key: cursor.stream_key,
+                scope,
+                range: *range,
+            });
+            planner.rows.recovered.extend(rows);
         }
-        let found = cursor.lost.intersection(&seqs);
-        planner.tally.recovered += found.count();
-        let stream_key = cursor.stream_key;
-        let rows = found.ranges().iter().map(|range| RecoveredRow {
-            stream_key,
-            range: *range,
-        });
-        planner.rows.recovered.extend(rows);
     }
 
     fn raw<'a>(&self, rows: RawRows<'a>, stream_key: i32, planner: &mut Planner<'a, '_>) {

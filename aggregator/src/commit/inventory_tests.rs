@@ -10,19 +10,19 @@ use proto::ranges::{Seq, SeqRange, SeqSet};
 
 use super::plan::LossCause;
 use crate::intake::decode::Message;
-use crate::testing::{DAY, MemoryCentre, NOW, batch, header, message, passage, stream};
+use crate::testing::{DAY, MemoryCentre, NOW, batch, header, message, passage, stream, summary};
 
 const UNIT: &str = "KV1";
 
-fn range(first: u64, last: u64) -> SeqRange {
+pub(super) fn range(first: u64, last: u64) -> SeqRange {
     SeqRange::new(Seq::new(first).unwrap(), Seq::new(last).unwrap()).unwrap()
 }
 
-fn set(first: u64, last: u64) -> SeqSet {
+pub(super) fn set(first: u64, last: u64) -> SeqSet {
     range(first, last).into()
 }
 
-fn held(n: u8, accepted_to: u64, released: SeqSet, held: SeqSet) -> HeldStream {
+pub(super) fn held(n: u8, accepted_to: u64, released: SeqSet, held: SeqSet) -> HeldStream {
     HeldStream {
         stream: stream(n),
         accepted_to,
@@ -32,7 +32,7 @@ fn held(n: u8, accepted_to: u64, released: SeqSet, held: SeqSet) -> HeldStream {
 }
 
 /// The `counter`-th word of the unit.
-fn heartbeat(counter: u64, held: Vec<HeldStream>) -> Message {
+pub(super) fn heartbeat(counter: u64, held: Vec<HeldStream>) -> Message {
     let mut header = header(1, 1, 0, 0);
     header.frontier = Frontier {
         before: EventTime::from_millis(0),
@@ -50,7 +50,7 @@ fn heartbeat(counter: u64, held: Vec<HeldStream>) -> Message {
     message(UNIT, &header, &Up::Heartbeat(heartbeat))
 }
 
-fn passages(count: i64) -> Vec<Passage> {
+pub(super) fn passages(count: i64) -> Vec<Passage> {
     (0..count)
         .map(|n| passage(NOW - n * 1_000, 5_000))
         .collect()
@@ -218,4 +218,116 @@ fn numbers_beyond_what_a_newer_word_knows_of_have_vanished() {
         booked(&centre),
         [(range(71, 100), LossScope::All, "vanished")]
     );
+}
+
+/// counted = stored + raw rows that are lost + raw rows that the unit still holds.
+fn assert_rows_add_up(centre: &MemoryCentre, held: &SeqSet) {
+    let cursor = centre.cursor(UNIT, 1);
+    let of_scope = |ranges: &mut dyn Iterator<Item = (SeqRange, LossScope)>| -> SeqSet {
+        ranges
+            .filter(|(_, scope)| *scope == LossScope::RawOnly)
+            .map(|(range, _)| range)
+            .collect()
+    };
+    let lost = of_scope(&mut centre.losses.iter().map(|row| (row.range, row.scope)));
+    let recovered = of_scope(&mut centre.recovered.iter().map(|row| (row.range, row.scope)));
+    let rows: SeqSet = centre
+        .raw_rows
+        .keys()
+        .map(|(_, seq)| range(*seq, *seq))
+        .collect();
+    let lost = lost.difference(&recovered);
+    assert!(
+        lost.is_disjoint(&rows),
+        "{lost:?} are lost, {rows:?} are not"
+    );
+    let explained = rows.union(&lost).union(held);
+    let missing = cursor.counted.difference(&explained);
+    assert!(
+        missing.is_empty(),
+        "nobody explains the rows of {missing:?}"
+    );
+    assert!(centre.raw_rows.values().all(|times| *times == 1));
+}
+
+#[test]
+fn raw_rows_that_a_summary_announced_and_the_unit_holds_no_more_are_lost() {
+    let mut centre = MemoryCentre::new();
+    let sent = passages(100);
+    centre.flush(vec![summary(UNIT, set(1, 100), &sent)]);
+    centre.flush(vec![batch(UNIT, 1, 1, &sent[..30])]);
+    let known = |held| heartbeat(1, vec![self::held(1, 100, set(1, 30), held)]);
+    centre.flush(vec![known(set(31, 100))]);
+    assert!(booked(&centre).is_empty(), "they are on their way");
+    assert_rows_add_up(&centre, &set(31, 100));
+    // Its store was put back to before it accepted them.
+    let put_back = |counter| heartbeat(counter, vec![held(1, 60, SeqSet::new(), set(1, 60))]);
+    let flushed = centre.flush(vec![put_back(2)]);
+    assert_eq!(
+        booked(&centre),
+        [(range(61, 100), LossScope::RawOnly, "vanished")]
+    );
+    assert_eq!(flushed.tally.lost[&("raw_only", "vanished")], 40);
+    assert_rows_add_up(&centre, &set(31, 60));
+    centre.flush(vec![put_back(3)]);
+    assert_eq!(centre.losses.len(), 1, "it is said once");
+}
+
+#[test]
+fn raw_rows_of_a_stream_that_is_gone_from_the_inventory_are_lost() {
+    let mut centre = MemoryCentre::new();
+    let sent = passages(100);
+    centre.flush(vec![summary(UNIT, set(1, 100), &sent)]);
+    // Other streams are settled since, more than are remembered.
+    for n in 2..30 {
+        centre.flush(vec![batch(UNIT, n, 1, &sent[..1])]);
+    }
+    centre.flush(vec![heartbeat(1, Vec::new())]);
+    assert_eq!(
+        booked(&centre),
+        [(range(1, 100), LossScope::RawOnly, "vanished")]
+    );
+}
+
+#[test]
+fn raw_rows_that_were_called_lost_and_come_after_all_are_stored_and_lost_no_more() {
+    let mut centre = MemoryCentre::new();
+    let sent = passages(100);
+    centre.flush(vec![summary(UNIT, set(1, 100), &sent)]);
+    let windows = centre.windows(UNIT);
+    // The unit has receipts of 1 to 20, which the database has forgotten.
+    centre.flush(vec![heartbeat(
+        1,
+        vec![held(1, 100, set(1, 20), SeqSet::new())],
+    )]);
+    assert_eq!(
+        booked(&centre),
+        [
+            (range(1, 20), LossScope::RawOnly, "centre_lost"),
+            (range(21, 100), LossScope::RawOnly, "vanished")
+        ]
+    );
+    let flushed = centre.flush(vec![batch(UNIT, 1, 11, &sent[10..50])]);
+    let receipt = &flushed.receipts[0].1.streams[0];
+    assert_eq!(
+        receipt.stored,
+        set(11, 50),
+        "what was lost is not called settled"
+    );
+    assert_eq!((flushed.tally.stored, flushed.tally.recovered), (40, 40));
+    assert_eq!(centre.windows(UNIT), windows, "they were counted before");
+    assert_rows_add_up(&centre, &SeqSet::new());
+    // What the unit declares of the rest was booked before, and may be forgotten.
+    let loss = Loss {
+        range: range(51, 100),
+        scope: LossScope::RawOnly,
+        reason: LossReason::Quota,
+        event_min: None,
+        event_max: None,
+    };
+    let up = Up::Loss(Losses { losses: vec![loss] });
+    let flushed = centre.flush(vec![message(UNIT, &header(1, 51, 50, 100), &up)]);
+    assert_eq!(flushed.receipts[0].1.streams[0].stored, set(11, 100));
+    assert_eq!(centre.losses.len(), 2);
+    assert_rows_add_up(&centre, &SeqSet::new());
 }

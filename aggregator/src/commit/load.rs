@@ -17,7 +17,7 @@ use crate::window::dedup::Cursor;
 use crate::window::finality::Finality;
 use crate::window::past::Past;
 use crate::window::rollup::{Length, WindowId};
-use crate::window::state::{Day, DeviceState, Memory, Window};
+use crate::window::state::{AWAITING_CURSORS_KEPT, Day, DeviceState, Memory, Window};
 
 /// Why committed state could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +37,7 @@ pub enum LoadError {
 
 const CURSOR_COLUMNS: &str = "c.device_key, c.stream::text, c.stream_key, c.counted::text, \
     c.stored::text, c.lost::text, c.accepted_to, c.rev, c.presumed::text, \
-    (extract(epoch FROM c.first_seen) * 1000)::int8";
+    c.rowless::text, (extract(epoch FROM c.first_seen) * 1000)::int8";
 
 /// Windows of a table, by unit and start.
 pub(super) const READ_WINDOWS: &str = "
@@ -120,8 +120,14 @@ pub async fn devices(
         by_key.insert(state.key, (device, state));
     }
     let keys: Vec<i32> = by_key.keys().copied().collect();
+    // Those that are not settled, and the newest of those whose raw rows are to come.
     let open = format!(
-        "SELECT {CURSOR_COLUMNS} FROM stream_cursor c WHERE c.device_key = ANY($1) AND NOT c.settled"
+        "SELECT {CURSOR_COLUMNS} FROM (
+             SELECT *, row_number() OVER (PARTITION BY device_key, settled ORDER BY stream_key DESC)
+                 AS place
+             FROM stream_cursor
+             WHERE device_key = ANY($1) AND (NOT settled OR stored + rowless <> counted)
+         ) c WHERE NOT c.settled OR c.place <= {AWAITING_CURSORS_KEPT}"
     );
     for row in client.query(&open, &[&keys]).await? {
         let (key, stream, cursor) = cursor(&row)?;
@@ -290,7 +296,8 @@ fn cursor(row: &Row) -> Result<(i32, StreamId, Cursor), LoadError> {
         accepted_to: row.get::<_, i64>(6).unsigned_abs(),
         rev: row.get(7),
         presumed: set(8)?,
-        since_ms: row.get(9),
+        rowless: set(9)?,
+        since_ms: row.get(10),
     };
     let id = parse_uuid(stream).ok_or_else(|| foreign("stream_cursor", &stream))?;
     Ok((row.get(0), id, cursor))

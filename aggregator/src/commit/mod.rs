@@ -41,3 +41,5 @@ mod inventory_tests;
 pub(crate) mod owner_tests;
 #[cfg(test)]
 mod plan_tests;
+#[cfg(test)]
+mod rowless_tests;

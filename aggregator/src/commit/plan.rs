@@ -69,7 +69,7 @@ pub struct SideRows<'a> {
     pub rejected: Vec<RejectedRow>,
     /// New entries of the ledger.
     pub losses: Vec<LossRow>,
-    /// Lost passages that were counted after all.
+    /// Lost passages, or raw rows, that came after all.
     pub recovered: Vec<RecoveredRow>,
     /// Rejected passages that found no room in the side table.
     pub unkept: BTreeMap<UnkeptKey, UnkeptRow>,
@@ -208,11 +208,13 @@ impl LossCause {
     }
 }
 
-/// Numbers of the ledger that were counted after all.
+/// Numbers of the ledger that came after all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecoveredRow {
     /// Key of the stream.
     pub stream_key: i32,
+    /// What was lost of them.
+    pub scope: LossScope,
     /// The numbers.
     pub range: SeqRange,
 }
@@ -236,7 +238,7 @@ pub struct Tally {
     pub summarised: u64,
     /// Booked as lost, by scope and reason.
     pub lost: BTreeMap<(&'static str, &'static str), u64>,
-    /// Booked as lost before, and counted after all.
+    /// Booked as lost before, wholly or their raw rows, and come after all.
     pub recovered: u64,
     /// Raw rows.
     pub raw_rows: u64,

@@ -16,10 +16,9 @@ use proto::loss::{Loss, LossReason, LossScope, Losses};
 use proto::passage::{EventTime, Passage};
 use proto::ranges::{Seq, SeqRange, SeqSet};
 use proto::receipt::{RefusalClass, RefusalReason};
-use proto::summary::{Summary, SummaryEntry};
 use proto::window::{BUCKET_MS, Bucket, SpeedStats, fold};
 
-use crate::testing::{DAY, MemoryCentre, NOW, batch, header, message, passage, stream};
+use crate::testing::{DAY, MemoryCentre, NOW, batch, header, message, passage, stream, summary};
 use crate::window::lateness::Rejection;
 use crate::window::rollup::{Length, WindowId};
 use crate::window::state::Window;
@@ -44,23 +43,6 @@ fn passages(count: i64) -> Vec<Passage> {
             )
         })
         .collect()
-}
-
-fn summary(device: &str, seqs: SeqSet, of: &[Passage]) -> crate::intake::decode::Message {
-    let batch: PassageBatch = of.iter().cloned().collect();
-    let (first, last) = (seqs.ranges()[0].first().get(), seqs.last().unwrap().get());
-    let count = u32::try_from(of.len()).unwrap();
-    let entry = SummaryEntry {
-        seqs,
-        deltas: fold(&batch, |_| true),
-    };
-    message(
-        device,
-        &header(1, first, count, last),
-        &Up::Summary(Summary {
-            entries: vec![entry],
-        }),
-    )
 }
 
 fn loss(range: SeqRange, scope: LossScope, accepted_to: u64) -> crate::intake::decode::Message {

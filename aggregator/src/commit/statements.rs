@@ -96,25 +96,26 @@ const LOG_FINALITY: &str = "
 
 const INSERT_CURSORS: &str = "
     INSERT INTO stream_cursor
-        (device_key, stream, stream_key, counted, stored, lost, presumed, accepted_to, settled, rev)
+        (device_key, stream, stream_key, counted, stored, lost, presumed, rowless, accepted_to,
+            settled, rev)
     SELECT u.device_key, u.stream::uuid, u.stream_key, u.counted::int8multirange,
         u.stored::int8multirange, u.lost::int8multirange, u.presumed::int8multirange,
-        u.accepted_to, u.settled, u.rev
+        u.rowless::int8multirange, u.accepted_to, u.settled, u.rev
     FROM unnest($1::int4[], $2::text[], $3::int4[], $4::text[], $5::text[], $6::text[],
-        $7::text[], $8::int8[], $9::boolean[], $10::int4[])
-        AS u (device_key, stream, stream_key, counted, stored, lost, presumed, accepted_to, settled,
-            rev)
+        $7::text[], $8::text[], $9::int8[], $10::boolean[], $11::int4[])
+        AS u (device_key, stream, stream_key, counted, stored, lost, presumed, rowless, accepted_to,
+            settled, rev)
     ON CONFLICT DO NOTHING";
 
 const UPDATE_CURSORS: &str = "
     UPDATE stream_cursor c SET
         counted = u.counted::int8multirange, stored = u.stored::int8multirange,
         lost = u.lost::int8multirange, presumed = u.presumed::int8multirange,
-        accepted_to = u.accepted_to, settled = u.settled, rev = u.rev, updated_at = now()
+        rowless = u.rowless::int8multirange, accepted_to = u.accepted_to, settled = u.settled, rev = u.rev, updated_at = now()
     FROM unnest($1::int4[], $2::text[], $3::int4[], $4::text[], $5::text[], $6::text[],
-        $7::text[], $8::int8[], $9::boolean[], $10::int4[])
-        AS u (device_key, stream, stream_key, counted, stored, lost, presumed, accepted_to, settled,
-            rev)
+        $7::text[], $8::text[], $9::int8[], $10::boolean[], $11::int4[])
+        AS u (device_key, stream, stream_key, counted, stored, lost, presumed, rowless, accepted_to,
+            settled, rev)
     WHERE c.stream_key = u.stream_key AND c.rev = u.rev - 1";
 
 const UPSERT_STATUS: &str = "
@@ -230,22 +231,26 @@ const UPSERT_UNKEPT: &str = "
     )
     SELECT stream_key FROM grown UNION ALL SELECT stream_key FROM begun";
 
-/// One entry at most holds any lost number, so each recovered range is found in one or, where it
-/// spans several, in neighbouring entries.
+/// One entry at most holds any lost number of a scope, so each recovered range is found in one or,
+/// where it spans several, in neighbouring entries. Of raw rows those come back that nobody declared:
+/// other entries of them may name numbers that they do not hold.
 const UPDATE_RECOVERED: &str = "
     UPDATE loss_ledger l SET
         recovered = l.recovered + u.numbers,
         recovered_at = CASE WHEN l.recovered + u.numbers = l.last_seq - l.first_seq + 1
             THEN FLUSHED_AT END
     FROM (
-        SELECT l.stream_key, l.first_seq,
+        SELECT l.stream_key, l.first_seq, l.scope, l.reason,
             sum(least(l.last_seq, r.last_seq) - greatest(l.first_seq, r.first_seq) + 1)::int8 AS numbers
-        FROM unnest($1::int4[], $2::int8[], $3::int8[]) AS r (stream_key, first_seq, last_seq)
-        JOIN loss_ledger l ON l.stream_key = r.stream_key AND l.scope = 'all'
+        FROM unnest($1::int4[], $2::text[], $3::int8[], $4::int8[])
+            AS r (stream_key, scope, first_seq, last_seq)
+        JOIN loss_ledger l ON l.stream_key = r.stream_key AND l.scope = r.scope
             AND l.first_seq <= r.last_seq AND l.last_seq >= r.first_seq
-        GROUP BY l.stream_key, l.first_seq
+            AND (l.scope = 'all' OR l.reason IN ('vanished', 'centre_lost'))
+        GROUP BY l.stream_key, l.first_seq, l.scope, l.reason
     ) AS u
-    WHERE l.stream_key = u.stream_key AND l.first_seq = u.first_seq AND l.scope = 'all'";
+    WHERE l.stream_key = u.stream_key AND l.first_seq = u.first_seq AND l.scope = u.scope
+        AND l.reason = u.reason";
 
 /// Makes sure that there are partitions for days.
 const PREPARE_DAYS: &str = "SELECT raw_days_prepare(ARRAY(

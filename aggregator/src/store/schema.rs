@@ -110,6 +110,7 @@ fn migrations(storage: Storage) -> Result<Vec<Migration>, refinery::Error> {
             "V13__columnstore",
             include_str!("migrations/V13__columnstore.sql"),
         ),
+        ("V14__rowless", include_str!("migrations/V14__rowless.sql")),
     ]
     .into_iter()
     .map(|(name, sql)| Migration::unapplied(name, sql))

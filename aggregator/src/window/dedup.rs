@@ -1,8 +1,8 @@
 //! What of a stream is settled: the cursor, by which every passage is counted exactly once.
 //!
 //! Invariants, asserted at every change: stored ⊆ counted; counted ∩ lost = ∅; presumed ⊆ lost;
-//! counted ∪ lost ⊆ [1..accepted_to]; no set but `lost` and `presumed` ever shrinks; at most
-//! [`CURSOR_RANGES_MAX`] ranges in each.
+//! rowless ⊆ counted; rowless ∩ stored = ∅; counted ∪ lost ⊆ [1..accepted_to]; no set but `lost`,
+//! `presumed` and `rowless` ever shrinks; at most [`CURSOR_RANGES_MAX`] ranges in each.
 
 use proto::limits::CURSOR_RANGES_MAX;
 use proto::ranges::{Seq, SeqRange, SeqSet};
@@ -21,6 +21,9 @@ pub struct Cursor {
     /// Those of the lost that nobody declared: the unit may yet find and send them, so its receipts
     /// do not call them settled.
     pub presumed: SeqSet,
+    /// Those of the counted whose raw rows nobody declared as lost, and that the unit has no longer:
+    /// it may yet find and send them, so its receipts do not call them stored.
+    pub rowless: SeqSet,
     /// The last number that the stream is known to have accepted.
     pub accepted_to: u64,
     /// How many times the database has written it; 0 when it is not there yet.
@@ -76,6 +79,20 @@ impl Cursor {
             .difference(&self.lost)
     }
 
+    /// Counted numbers whose raw rows are still to come.
+    #[must_use]
+    pub fn awaited(&self) -> SeqSet {
+        self.counted
+            .difference(&self.stored)
+            .difference(&self.rowless)
+    }
+
+    /// Whether there are any.
+    #[must_use]
+    pub fn awaits_rows(&self) -> bool {
+        self.stored.count() + self.rowless.count() < self.counted.count()
+    }
+
     /// Numbers that the unit itself has declared as lost.
     #[must_use]
     pub fn declared(&self) -> SeqSet {
@@ -92,6 +109,7 @@ impl Cursor {
         next.counted = self.counted.union(seqs);
         if stored {
             next.stored = self.stored.union(seqs);
+            next.rowless = self.rowless.difference(seqs);
         }
         next.lost = self.lost.difference(seqs);
         next.presumed = self.presumed.difference(seqs);
@@ -107,6 +125,16 @@ impl Cursor {
         let mut next = self.clone();
         next.lost = self.lost.union(seqs);
         next.presumed = self.presumed.union(seqs);
+        next.checked(self)
+    }
+
+    /// This cursor with the raw rows of the numbers presumed lost; they must be awaited.
+    ///
+    /// # Errors
+    /// When it would consist of too many ranges; nothing has changed then.
+    pub fn presume_rowless(&self, seqs: &SeqSet) -> Result<Self, TooManyRanges> {
+        let mut next = self.clone();
+        next.rowless = self.rowless.union(seqs);
         next.checked(self)
     }
 
@@ -129,6 +157,7 @@ impl Cursor {
     pub fn store(&self, seqs: &SeqSet) -> Result<Self, TooManyRanges> {
         let mut next = self.clone();
         next.stored = self.stored.union(seqs);
+        next.rowless = self.rowless.difference(seqs);
         next.checked(self)
     }
 
@@ -140,9 +169,10 @@ impl Cursor {
     }
 
     fn checked(self, before: &Self) -> Result<Self, TooManyRanges> {
-        let sets = [&self.counted, &self.stored, &self.lost, &self.presumed];
+        let unstored = [&self.lost, &self.presumed, &self.rowless];
+        let sets = [&self.counted, &self.stored].into_iter().chain(unstored);
         let ranges = sets.map(SeqSet::range_count);
-        let most = ranges.into_iter().max().unwrap_or(0);
+        let most = ranges.max().unwrap_or(0);
         if most > CURSOR_RANGES_MAX {
             return Err(TooManyRanges(most));
         }
@@ -157,6 +187,10 @@ impl Cursor {
         assert!(
             self.presumed.is_subset(&self.lost),
             "presumed is not within lost: {self:?}"
+        );
+        assert!(
+            self.rowless.is_subset(&self.counted) && self.rowless.is_disjoint(&self.stored),
+            "rowless is not within counted, or stored: {self:?}"
         );
         let last = self
             .counted
@@ -236,6 +270,21 @@ mod tests {
         assert_eq!(
             (cursor.lost, cursor.presumed),
             (set(&[(1, 3), (6, 10)]), set(&[(6, 10)]))
+        );
+    }
+
+    #[test]
+    fn raw_rows_are_awaited_until_they_are_stored_or_presumed_or_declared_lost() {
+        let cursor = Cursor::default().count(&set(&[(1, 10)]), false).unwrap();
+        assert!(cursor.awaits_rows() && cursor.awaited() == set(&[(1, 10)]));
+        let cursor = cursor.presume_rowless(&set(&[(3, 10)])).unwrap();
+        assert_eq!(cursor.awaited(), set(&[(1, 2)]));
+        let cursor = cursor.count(&set(&[(1, 4)]), true).unwrap();
+        assert!(!cursor.awaits_rows() && cursor.rowless == set(&[(5, 10)]));
+        let cursor = cursor.store(&set(&[(5, 6)])).unwrap();
+        assert_eq!(
+            (cursor.stored, cursor.rowless),
+            (set(&[(1, 6)]), set(&[(7, 10)]))
         );
     }
 

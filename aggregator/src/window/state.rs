@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 
 use proto::device::{DeviceId, StreamId};
+use proto::limits::STREAMS_MAX;
 use proto::passage::EventTime;
 use proto::topic::Shard;
 use proto::window::SpeedStats;
@@ -61,7 +62,8 @@ impl Day {
 pub struct DeviceState {
     /// Its number in all tables.
     pub key: i32,
-    /// Cursors: all that are not settled, and others as they were needed.
+    /// Cursors: all that are not settled, those whose raw rows are to come, and others as they were
+    /// needed.
     pub cursors: HashMap<StreamId, Cursor>,
     /// Windows, and the flush that touched each last.
     pub windows: HashMap<WindowId, (Window, u64)>,
@@ -143,6 +145,10 @@ pub struct Memory {
 
 /// Settled cursors that a device keeps in memory; more are forgotten and read again when needed.
 const SETTLED_CURSORS_KEPT: usize = 8;
+
+/// The same of those whose raw rows are to come: as many as a unit speaks of at a time. What it no
+/// longer speaks of is booked by its next word; of more than these, when they are read again.
+pub const AWAITING_CURSORS_KEPT: usize = STREAMS_MAX;
 
 impl Memory {
     /// Nothing known.
@@ -247,25 +253,21 @@ impl Memory {
 }
 
 fn forget_settled(cursors: &mut HashMap<StreamId, Cursor>) {
-    let settled = cursors
-        .values()
-        .filter(|cursor| cursor.is_settled())
-        .count();
-    if settled <= SETTLED_CURSORS_KEPT {
-        return;
+    for (awaiting, kept) in [(false, SETTLED_CURSORS_KEPT), (true, AWAITING_CURSORS_KEPT)] {
+        let settled = |cursor: &Cursor| cursor.is_settled() && cursor.awaits_rows() == awaiting;
+        let all = cursors.values().filter(|cursor| settled(cursor));
+        let mut keys: Vec<i32> = all.map(|cursor| cursor.stream_key).collect();
+        if let Some(forgotten) = keys.len().checked_sub(kept).filter(|more| *more > 0) {
+            keys.sort_unstable();
+            let newest = keys[forgotten];
+            cursors.retain(|_, cursor| !settled(cursor) || cursor.stream_key >= newest);
+        }
     }
-    let mut keys: Vec<i32> = cursors
-        .values()
-        .filter(|cursor| cursor.is_settled())
-        .map(|cursor| cursor.stream_key)
-        .collect();
-    keys.sort_unstable();
-    let newest = keys[settled - SETTLED_CURSORS_KEPT];
-    cursors.retain(|_, cursor| !cursor.is_settled() || cursor.stream_key >= newest);
 }
 
 #[cfg(test)]
 mod tests {
+    use proto::ranges::{Seq, SeqRange, SeqSet};
     use proto::window::BUCKET_MS;
 
     use super::super::rollup::Length;
@@ -323,29 +325,34 @@ mod tests {
     #[test]
     fn settled_cursors_are_forgotten_but_never_open_ones() {
         let mut cursors = HashMap::new();
-        for n in 0..40_u8 {
-            let open = u64::from(n % 2);
+        for n in 0..210_u8 {
+            let seqs = SeqSet::from(SeqRange::from_count(Seq::FIRST, 1).unwrap());
+            let cursor = match n % 3 {
+                0 => Cursor::default().count(&seqs, true).unwrap(),
+                1 => Cursor::default().count(&seqs, false).unwrap(),
+                _ => Cursor {
+                    accepted_to: 1,
+                    ..Cursor::default()
+                },
+            };
+            let stream_key = i32::from(n);
             let cursor = Cursor {
-                stream_key: i32::from(n),
-                accepted_to: open,
-                ..Cursor::default()
+                stream_key,
+                ..cursor
             };
             cursors.insert(StreamId::from_bytes([n; 16]), cursor);
         }
         forget_settled(&mut cursors);
-        assert_eq!(
-            cursors
-                .values()
-                .filter(|cursor| cursor.is_settled())
-                .count(),
-            8
-        );
-        assert_eq!(
-            cursors
-                .values()
-                .filter(|cursor| !cursor.is_settled())
-                .count(),
-            20
-        );
+        let kept = |least: i32, which: fn(&Cursor) -> bool| {
+            let kept = cursors.values().filter(|cursor| which(cursor));
+            let keys: Vec<i32> = kept.map(|cursor| cursor.stream_key).collect();
+            assert!(keys.iter().all(|key| *key >= least), "{keys:?}");
+            keys.len()
+        };
+        assert_eq!(kept(0, |cursor| !cursor.is_settled()), 70);
+        let awaits = |cursor: &Cursor| cursor.is_settled() && cursor.awaits_rows();
+        assert_eq!(kept(3 * (70 - 64), awaits), 64);
+        let settled = |cursor: &Cursor| cursor.is_settled() && !cursor.awaits_rows();
+        assert_eq!(kept(3 * (70 - 8), settled), 8);
     }
 }

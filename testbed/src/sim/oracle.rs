@@ -6,7 +6,8 @@
 //!
 //! Held at every step: a passage enters its windows once and its raw row is written once, and both are
 //! what was accepted; cursors only grow; losses stand in the ledger; a receipt never exceeds what is
-//! committed; accepted = counted + lost + still held; nothing turns final that is not counted; nothing
+//! committed; accepted = counted + lost + still held; counted = stored + rows lost by the ledger + rows
+//! still held; nothing turns final that is not counted; nothing
 //! crosses the broker that the role does not allow.
 
 mod commit;
@@ -211,11 +212,12 @@ impl Oracle {
             if !open.is_empty() {
                 problem = Some(format!("{} of {stream} were never counted", show(&open)));
             }
-            let waiting = cursor.counted.difference(&cursor.stored).difference(gone);
+            let waiting = cursor.awaited();
             if !waiting.is_empty() {
                 problem = Some(format!("{} of {stream} have no raw row", show(&waiting)));
             }
             self.tally.lost += cursor.lost.count();
+            self.tally.rowless += cursor.rowless.count();
             let mut lost = cursor.lost.clone();
             if let Some(raw_lost) = self.expected.raw_lost.get(stream) {
                 self.tally.raw_lost += raw_lost.count();

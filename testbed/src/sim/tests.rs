@@ -63,6 +63,7 @@ fn five_hundred_seeds_keep_every_promise() {
     let seen = [
         tally.summarised,
         tally.lost,
+        tally.rowless,
         tally.early,
         tally.corrected,
         tally.no_space,

@@ -54,7 +54,7 @@ impl Draft<'_> {
                 Novelty::Settled | Novelty::Mixed => false,
             };
         let next = cursor.count(&range.into(), true).map_err(too_many_ranges)?;
-        self.recover(&cursor, range.into(), planner);
+        self.recover(&cursor, &range.into(), planner);
         planner.tally.passages += range.count();
         if simple {
             if novelty == Novelty::New {

@@ -3,8 +3,9 @@
 //! A heartbeat lists the streams of which the unit has something left, with the numbers that it has
 //! (`held`) and those whose receipt it claims (`released`). What is neither settled nor held will
 //! never come: `centre_lost` where the unit claims a receipt (the database was put back in time, and
-//! the copy at the unit is gone), otherwise `vanished`. What the unit holds and believes settled, and
-//! the database does not know, is asked for once more by a receipt that stands `afresh`.
+//! the copy at the unit is gone), otherwise `vanished`. So is it with the raw rows of what a summary
+//! has counted. What the unit holds and believes settled, and the database does not know, is asked for
+//! once more by a receipt that stands `afresh`.
 //!
 //! Only the newest statement of a unit is believed, and none of a cloned identity: of an older one, or
 //! of another unit's, the streams of the present one may be missing. A loss found here frees nothing
@@ -57,24 +58,8 @@ impl Draft<'_> {
                 self.change.clone_alarm = true;
             }
             if believed {
-                let open = cursor.open().difference(&held.held);
-                let centre_lost = open.intersection(&held.released);
-                let vanished = open.difference(&centre_lost);
-                self.lose(
-                    &mut cursor,
-                    &centre_lost,
-                    LossCause::CentreLost,
-                    context,
-                    planner,
-                );
-                self.lose(
-                    &mut cursor,
-                    &vanished,
-                    LossCause::Vanished,
-                    context,
-                    planner,
-                );
-                self.ask_again(&mut cursor, held, context, planner);
+                self.miss(&mut cursor, &held.held, &held.released, context, planner);
+                self.ask_again(&cursor, held);
             }
             self.keep(held.stream, cursor);
         }
@@ -94,9 +79,32 @@ impl Draft<'_> {
             let Some(mut cursor) = self.known_cursor(stream) else {
                 continue;
             };
-            let open = cursor.open();
-            self.lose(&mut cursor, &open, LossCause::Vanished, context, planner);
+            let none = SeqSet::new();
+            self.miss(&mut cursor, &none, &none, context, planner);
             self.keep(stream, cursor);
+        }
+    }
+
+    /// Books what is to come, passages or the raw rows of some, and is not held any more.
+    fn miss(
+        &self,
+        cursor: &mut Cursor,
+        held: &SeqSet,
+        released: &SeqSet,
+        context: &Context<'_>,
+        planner: &mut Planner<'_, '_>,
+    ) {
+        for (scope, to_come) in [
+            (LossScope::All, cursor.open()),
+            (LossScope::RawOnly, cursor.awaited()),
+        ] {
+            let gone = to_come.difference(held);
+            for (cause, seqs) in [
+                (LossCause::CentreLost, gone.intersection(released)),
+                (LossCause::Vanished, gone.difference(released)),
+            ] {
+                self.lose(cursor, &seqs, scope, cause, context, planner);
+            }
         }
     }
 
@@ -119,15 +127,8 @@ impl Draft<'_> {
         Some(cursor)
     }
 
-    /// What a unit believes settled and the database does not know: what it holds is to be offered
-    /// again; of the rest no raw row will come.
-    fn ask_again(
-        &mut self,
-        cursor: &mut Cursor,
-        held: &HeldStream,
-        context: &Context<'_>,
-        planner: &mut Planner<'_, '_>,
-    ) {
+    /// What a unit holds and believes settled, and the database does not know, is to be offered again.
+    fn ask_again(&mut self, cursor: &Cursor, held: &HeldStream) {
         let unknown = held
             .released
             .intersection(&SeqSet::up_to(held.accepted_to))
@@ -136,26 +137,14 @@ impl Draft<'_> {
         if !unknown.is_disjoint(&held.held) {
             self.afresh.insert(held.stream);
         }
-        let rows_lost = unknown.difference(&held.held).intersection(&cursor.counted);
-        if let Ok(next) = cursor.store(&rows_lost) {
-            *cursor = next;
-            let cause = LossCause::CentreLost;
-            self.book(
-                cursor,
-                &rows_lost,
-                LossScope::RawOnly,
-                cause,
-                context,
-                planner,
-            );
-        }
     }
 
-    /// Numbers that nobody declared as lost. Those that the cursor cannot take stay unexplained.
+    /// Numbers that nobody declared as lost. Those that the cursor cannot take are still to come.
     fn lose(
         &self,
         cursor: &mut Cursor,
         seqs: &SeqSet,
+        scope: LossScope,
         cause: LossCause,
         context: &Context<'_>,
         planner: &mut Planner<'_, '_>,
@@ -163,9 +152,13 @@ impl Draft<'_> {
         if seqs.is_empty() {
             return;
         }
-        if let Ok(next) = cursor.presume_lost(seqs) {
+        let next = match scope {
+            LossScope::All => cursor.presume_lost(seqs),
+            LossScope::RawOnly => cursor.presume_rowless(seqs),
+        };
+        if let Ok(next) = next {
             *cursor = next;
-            self.book(cursor, seqs, LossScope::All, cause, context, planner);
+            self.book(cursor, seqs, scope, cause, context, planner);
         }
     }
 

@@ -83,7 +83,7 @@ impl Draft<'_> {
         let next = cursor
             .count(&entry.seqs, !context.raw)
             .map_err(too_many_ranges)?;
-        self.recover(cursor, entry.seqs.clone(), planner);
+        self.recover(cursor, &entry.seqs, planner);
         planner.tally.summarised += entry.seqs.count();
         self.add(&entry.deltas);
         Ok(next)
@@ -113,10 +113,8 @@ impl Draft<'_> {
                 }
                 // The raw passages will never come: settled, so that the unit may let go of them.
                 LossScope::RawOnly => {
-                    let news = range
-                        .intersection(&cursor.counted)
-                        .difference(&cursor.stored);
-                    let next = cursor.store(&news);
+                    let news = range.intersection(&cursor.awaited());
+                    let next = cursor.store(&range.intersection(&cursor.counted));
                     (news, next)
                 }
             };

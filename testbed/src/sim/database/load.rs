@@ -45,7 +45,7 @@ impl Database {
                     ..rejected.on(today)
                 },
                 cursors: of_device()
-                    .filter(|(_, (cursor, _))| !cursor.is_settled())
+                    .filter(|(_, (cursor, _))| !cursor.is_settled() || cursor.awaits_rows())
                     .map(|((_, stream), (cursor, _))| (*stream, cursor.clone()))
                     .collect(),
                 ..DeviceState::default()

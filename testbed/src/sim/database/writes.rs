@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use aggregator::commit::plan::{LossRow, Plan, RejectedRow};
+use aggregator::commit::plan::{LossRow, Plan, RecoveredRow, RejectedRow};
 use aggregator::intake::decode::Message;
 use aggregator::intake::rows::Rows;
 use aggregator::window::state::DeviceChange;
@@ -19,6 +19,7 @@ pub(in crate::sim) struct Writes {
     pub(in crate::sim) raw: Vec<RawRow>,
     pub(in crate::sim) rejected: Vec<RejectedRow>,
     pub(in crate::sim) losses: Vec<LossRow>,
+    pub(in crate::sim) recovered: Vec<RecoveredRow>,
     pub(in crate::sim) shards: BTreeSet<Shard>,
     /// Over which connection it came.
     pub(in crate::sim) session: u64,
@@ -64,6 +65,7 @@ impl Writes {
             raw: read_rows(&bytes),
             rejected: plan.rows.rejected.clone(),
             losses: plan.rows.losses.clone(),
+            recovered: plan.rows.recovered.clone(),
             shards: plan.shards.clone(),
             session: 0,
         }

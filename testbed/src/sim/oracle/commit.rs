@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aggregator::commit::plan::{LossRow, RejectedRow};
+use aggregator::commit::plan::{LossRow, RecoveredRow, RejectedRow};
 use aggregator::window::dedup::Cursor;
 use aggregator::window::lateness::Rejection;
 use aggregator::window::state::DeviceChange;
@@ -165,8 +165,25 @@ impl Oracle {
             of_scope.map(|row| row.range).collect()
         };
         let raw_lost = expected.raw_lost.entry(stream).or_default();
-        *raw_lost = raw_lost.union(&ledger(LossScope::RawOnly));
-        let settled_raw = raw.union(rejected).union(raw_lost);
+        let news = ledger(LossScope::RawOnly);
+        if !news.is_disjoint(raw_lost) {
+            return Err(format!("raw rows of {stream} are booked as lost twice"));
+        }
+        let came = writes.recovered.iter().filter(|row: &&RecoveredRow| {
+            of_stream(row.stream_key) && row.scope == LossScope::RawOnly
+        });
+        let came: SeqSet = came.map(|row| row.range).collect();
+        *raw_lost = raw_lost.union(&news).difference(&came);
+        let there = raw.union(rejected);
+        let missing = new.stored.union(&new.rowless).difference(&there);
+        if *raw_lost != missing {
+            return Err(format!(
+                "the raw rows of {} of {stream} are lost by the ledger, those of {} by the cursor",
+                show(raw_lost),
+                show(&missing)
+            ));
+        }
+        let settled_raw = there.union(raw_lost);
         if !new.stored.is_subset(&settled_raw) {
             let missing = new.stored.difference(&settled_raw);
             return Err(format!(

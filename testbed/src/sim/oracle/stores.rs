@@ -1,4 +1,5 @@
-//! ● What lies where: accepted = counted + lost + held, over all stores of a unit.
+//! ● What lies where: accepted = counted + lost + held, and counted = stored + lost rows + held, over
+//! all stores of a unit.
 //!
 //! A unit has one store, and another where a copy of it runs. One that is put back to an earlier image
 //! takes with it what was accepted since: that is `gone`, as far as no copy has it. Of what is gone,
@@ -64,20 +65,32 @@ impl Oracle {
             if accepted.unit != unit {
                 continue;
             }
-            let mut left = accepted.all.difference(self.stores.gone(*stream));
+            let gone = self.stores.gone(*stream);
+            let mut left = accepted.all.difference(gone);
+            let mut rows = SeqSet::new();
             if let Some(cursor) = self.expected.cursors.get(stream) {
                 left = left.difference(&cursor.counted).difference(&cursor.lost);
+                rows = cursor.awaited().difference(gone);
             }
             for store in self.stores.of(unit) {
-                left = left.difference(store.held.get(stream).unwrap_or(&NONE));
+                let held = store.held.get(stream).unwrap_or(&NONE);
+                left = left.difference(held);
+                rows = rows.difference(held);
                 for (_, loss) in store.losses.iter().filter(|(of, _)| of == stream) {
                     left.remove(loss.range);
+                    rows.remove(loss.range);
                 }
             }
             if !left.is_empty() {
                 missing = Some(format!(
                     "unit {unit} accepted {} of {stream}, which is neither counted nor lost nor held",
                     show(&left)
+                ));
+            }
+            if !rows.is_empty() {
+                missing = Some(format!(
+                    "the raw rows of {} of {stream} are neither stored nor lost nor held",
+                    show(&rows)
                 ));
             }
         }
@@ -129,8 +142,9 @@ impl Oracle {
     /// explains.
     pub(in crate::sim) fn unexplained(&self) -> Option<String> {
         self.stores.gone.iter().find_map(|(stream, gone)| {
-            let open = self.expected.cursors.get(stream)?.open().intersection(gone);
-            (!open.is_empty()).then(|| format!("nobody explains {} of {stream}", show(&open)))
+            let cursor = self.expected.cursors.get(stream)?;
+            let to_come = cursor.open().union(&cursor.awaited()).intersection(gone);
+            (!to_come.is_empty()).then(|| format!("nobody explains {} of {stream}", show(&to_come)))
         })
     }
 }

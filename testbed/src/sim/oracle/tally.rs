@@ -21,8 +21,10 @@ pub struct Tally {
     pub clones: u64,
     /// Alarms of a cloned identity.
     pub alarms: u64,
-    /// Passages whose raw rows are lost, and declared.
+    /// Passages whose raw rows are lost.
     pub raw_lost: u64,
+    /// Of these, those that nobody declared.
+    pub rowless: u64,
     /// Posts refused at the quota.
     pub full: u64,
     /// Items that a camera gave up, since it was refused too often.
@@ -46,6 +48,7 @@ impl Tally {
         self.early += other.early;
         self.corrected += other.corrected;
         self.raw_lost += other.raw_lost;
+        self.rowless += other.rowless;
         self.full += other.full;
         self.turned_away += other.turned_away;
         self.put_back += other.put_back;
