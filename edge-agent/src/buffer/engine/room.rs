@@ -7,8 +7,10 @@
 //! contained and that has no receipt never goes: it may be counted already, and a delta made of it
 //! now might count it twice.
 //!
-//! A commit takes no more than [`DROPPED_CHUNKS_MAX`] chunks of raw passages, so that it neither lasts
-//! long nor takes much memory; the rest follows with the next. Where traffic is so thin that the sums
+//! A commit takes no more than [`EVICTED_CHUNKS_MAX`] of those copies, and no more than
+//! [`DROPPED_CHUNKS_MAX`] chunks of raw passages, so that it neither lasts long nor takes much memory;
+//! the rest follows with the next. Until the last copy has gone nothing else goes, and nothing is
+//! refused for want of room. Where traffic is so thin that the sums
 //! take more room than the passages did, that frees nothing, and the oldest sums go at once.
 //!
 //! Invariant: a chunk is deleted only if it is settled, or in the batch that writes its loss.
@@ -23,6 +25,9 @@ use crate::buffer::{Counters, QuotaPolicy, summaries};
 
 /// When room is made, this part of the limit is freed beyond it, so that not every commit must.
 const SLACK_PART: u64 = 64;
+
+/// Chunks of sent copies that are deleted with one commit, or twice the bytes that it brings.
+const EVICTED_CHUNKS_MAX: usize = 1_024;
 
 /// Chunks of raw passages that are dropped with one commit, or twice the bytes that it brings.
 const DROPPED_CHUNKS_MAX: usize = 1_024;
@@ -85,8 +90,9 @@ impl Engine {
         if self.held_bytes <= limit {
             return Ok(());
         }
-        self.evict_sent(limit - limit / SLACK_PART);
-        if self.held_bytes <= quota || self.settings.policy == QuotaPolicy::RefuseNew {
+        let copies_stay = self.evict_sent(limit - limit / SLACK_PART);
+        if copies_stay || self.held_bytes <= quota || self.settings.policy == QuotaPolicy::RefuseNew
+        {
             return Ok(());
         }
         let goal = quota - quota / SLACK_PART;
@@ -119,7 +125,10 @@ impl Engine {
             .sum()
     }
 
-    fn evict_sent(&mut self, goal: u64) {
+    /// Deletes sent copies, the oldest first; whether some of them must wait for the next commit.
+    fn evict_sent(&mut self, goal: u64) -> bool {
+        let bytes_min = 2 * self.brought_bytes();
+        let (mut chunks, mut bytes) = (0, 0);
         for place in 0..self.streams.len() {
             let mut at = 0;
             let settled = self.streams[place].marks.settled();
@@ -134,6 +143,11 @@ impl Engine {
                     at += 1;
                     continue;
                 }
+                if chunks >= EVICTED_CHUNKS_MAX && bytes >= bytes_min {
+                    return true;
+                }
+                chunks += 1;
+                bytes += u64::from(chunk.bytes);
                 stream.replace(at..at + 1, []);
                 self.counters.released += chunk.range.count();
                 self.held_bytes -= u64::from(chunk.bytes);
@@ -141,6 +155,7 @@ impl Engine {
                     .delete(&chunk.key(self.streams[place].id).encode());
             }
         }
+        false
     }
 
     /// Drops raw passages of one stream that were never offered; their deltas take their place.

@@ -66,23 +66,53 @@ fn backlog(directory: &Path, chunks: usize, step_s: u64, quota_part: u64) -> Eng
     engine
 }
 
+/// Commits a chunk at a time until the quota is kept; how many of the others there were before, and
+/// are left after each.
+fn shrinks(engine: &mut Engine) -> Vec<usize> {
+    let mut held = vec![engine.streams[0].chunks.len()];
+    while engine.held_bytes > engine.settings.quota_bytes {
+        engine.stage(&many(1, 64), NOW_MS).unwrap().unwrap();
+        engine.commit(NOW_MS).unwrap();
+        held.push(engine.streams[0].chunks.len() - held.len());
+    }
+    held
+}
+
 #[test]
 fn a_quota_that_shrinks_is_reached_so_many_chunks_a_commit_and_no_window_is_lost() {
     let place = tempfile::tempdir().unwrap();
     let mut engine = backlog(place.path(), 3_000, 1, 4);
-    let quota = engine.settings.quota_bytes;
-    let mut held = vec![3_000];
-    while engine.held_bytes > quota {
-        engine.stage(&many(1, 64), NOW_MS).unwrap().unwrap();
-        engine.commit(NOW_MS).unwrap();
-        // One came.
-        held.push(engine.streams[0].chunks.len() - held.len());
-    }
-    assert_eq!(held[..3], [3_000, 1_976, 952]);
+    assert_eq!(shrinks(&mut engine)[..3], [3_000, 1_976, 952]);
     let losses = &engine.streams[0].losses;
     assert!(losses.iter().all(|loss| loss.scope == LossScope::RawOnly));
     let state = engine.state(crate::buffer::StoreHealth::Ok);
     assert_eq!(state.counters.lost, [state.summarised, 0, 0, 0]);
+}
+
+#[test]
+fn sent_copies_above_a_quota_go_so_many_chunks_a_commit_and_nothing_is_refused_or_lost() {
+    for policy in [QuotaPolicy::DropOldest, QuotaPolicy::RefuseNew] {
+        let place = tempfile::tempdir().unwrap();
+        let mut engine = backlog(place.path(), 3_000, 1, 4);
+        engine.settings.policy = policy;
+        let stored = SeqSet::from(range(1, 2_900 * 64));
+        let receipt = StreamReceipt {
+            stream: engine.streams[0].id,
+            counted: stored.clone(),
+            stored,
+            lost: SeqSet::new(),
+            afresh: false,
+        };
+        engine.receipt(centre(1, 1), &[receipt]);
+        assert_eq!(shrinks(&mut engine)[..3], [3_000, 1_976, 952], "{policy:?}");
+        let state = engine.state(crate::buffer::StoreHealth::Ok);
+        assert_eq!((state.counters.lost, state.summarised), ([0; 4], 0));
+        assert!(
+            state.streams[0]
+                .held
+                .contains_range(range(2_900 * 64 + 1, 3_000 * 64))
+        );
+    }
 }
 
 #[test]
