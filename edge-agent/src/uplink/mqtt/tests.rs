@@ -11,6 +11,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 const CONNACK: [u8; 4] = [0x20, 2, 0, 0];
 const DISCONNECT: u8 = 0xe0;
+const PINGREQ: u8 = 0xc0;
+const PINGRESP: [u8; 2] = [0xd0, 0];
 
 async fn listener() -> (TcpListener, Address) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -60,9 +62,20 @@ async fn linked() -> (Link, TaskSet, TcpStream) {
 
 #[tokio::test]
 async fn a_broker_that_does_not_close_after_a_farewell_is_not_waited_for() {
-    let (link, tasks, broker) = linked().await;
-    let closing = link.close_within(Duration::ZERO);
-    timeout(PATIENCE, closing).await.expect("given up");
+    let (link, tasks, mut broker) = linked().await;
+    // It says that it lives, and never closes.
+    let stays = async {
+        loop {
+            if packet(&mut broker).await[0] == PINGREQ {
+                broker.write_all(&PINGRESP).await.unwrap();
+            }
+        }
+    };
+    let closing = timeout(PATIENCE, link.close_within(Duration::ZERO));
+    tokio::select! {
+        closed = closing => closed.expect("given up"),
+        () = stays => {}
+    }
     // What would still wait for the broker ends with the link.
     assert_eq!(tasks.join(PATIENCE).await, Ok(()));
     drop(broker);
