@@ -11,6 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use testbed::bench::bounds;
+
 const CRATES: [(&str, &str); 6] = [
     ("proto", "proto"),
     ("service", "deploy/service"),
@@ -406,6 +408,19 @@ fn no_limit_of_the_product_is_missing_in_the_table() {
             let stands = needed.contains(&(place, (*name).to_owned()));
             assert!(stands, "{place} {name} is excepted and does not exist");
         }
+    }
+}
+
+/// What programs take of memory in all follows from their limits, and the benchmarks hold them to it.
+#[test]
+fn the_memory_of_broker_and_aggregator_is_what_their_limits_add_up_to() {
+    let table = fs::read_to_string(root().join("LIMITS.md")).unwrap();
+    for (program, mib) in [
+        ("broker", bounds::broker_mib(0)),
+        ("aggregator", bounds::aggregator_mib()),
+    ] {
+        let stated = format!("| {program} | {mib:.0} MiB ");
+        assert!(table.contains(&stated), "LIMITS.md lacks {stated:?}");
     }
 }
 

@@ -13,8 +13,9 @@ use crate::intake::decode::Message;
 
 /// Flushes in one flush interval.
 pub const TURNS: u8 = 8;
+
 /// A flush of what is live begins sooner when rows and deltas of so much memory wait: some 350,000 raw rows.
-const FLUSH_BYTES_MAX: usize = 32 << 20;
+pub const FLUSH_BYTES_MAX: usize = 32 << 20;
 
 /// See the module.
 #[derive(Debug, Default)]

@@ -22,7 +22,7 @@ const LINGER: Duration = Duration::from_millis(10);
 const CHUNK_FRAMES: usize = 64;
 
 /// A chunk that takes so much memory is handed over, whatever waits.
-const CHUNK_BYTES: usize = 2 << 20;
+pub const CHUNK_BYTES: usize = 2 << 20;
 
 /// Chunks of messages between the threads and the owner. Rows take ten times the memory of their
 /// frames, so few chunks wait, and beyond these the threads do.
