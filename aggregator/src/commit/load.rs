@@ -288,15 +288,17 @@ fn cursor(row: &Row) -> Result<(i32, StreamId, Cursor), LoadError> {
         parse_multirange(text).ok_or_else(|| foreign("stream_cursor", &text))
     };
     let stream: &str = row.get(1);
+    let stored = set(4)?;
     let cursor = Cursor {
         stream_key: row.get(2),
         counted: set(3)?,
-        stored: set(4)?,
         lost: set(5)?,
         accepted_to: row.get::<_, i64>(6).unsigned_abs(),
         rev: row.get(7),
         presumed: set(8)?,
-        rowless: set(9)?,
+        // An aggregator of an earlier version stores without knowing of it.
+        rowless: set(9)?.difference(&stored),
+        stored,
         since_ms: row.get(10),
     };
     let id = parse_uuid(stream).ok_or_else(|| foreign("stream_cursor", &stream))?;

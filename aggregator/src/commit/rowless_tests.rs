@@ -70,3 +70,16 @@ async fn raw_rows_that_come_after_all_and_find_no_room_are_lost_for_another_reas
           AND passages = CASE reason WHEN 'too_old' THEN 100 WHEN 'vanished' THEN 0 END";
     assert_eq!(base.number(reasons).await, 2);
 }
+
+#[tokio::test]
+async fn what_an_aggregator_stores_that_knows_nothing_of_lost_rows_is_stored_once() {
+    let base = Base::new().await;
+    let (writer, tokens) = (base.writer().await, base.tokens().await);
+    let sent = passages(100);
+    taken(&writer, &tokens, summary(UNIT, set(1, 100), &sent)).await;
+    taken(&writer, &tokens, heartbeat(1, Vec::new())).await;
+    let store = "UPDATE stream_cursor SET stored = '{[1,11)}', rev = rev + 1";
+    base.client.batch_execute(store).await.unwrap();
+    taken(&writer, &tokens, batch(UNIT, 1, 1, &sent)).await;
+    assert_eq!(base.number("SELECT count(*) FROM passage").await, 90);
+}

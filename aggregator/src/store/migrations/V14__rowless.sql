@@ -1,9 +1,10 @@
 -- Raw rows that a summary announced and that the unit no longer has: lost, though nobody declared it.
+-- What is stored is none of them, but an aggregator that does not know the column and goes on until it
+-- is replaced may store some.
 
 ALTER TABLE stream_cursor
     ADD COLUMN rowless int8multirange NOT NULL DEFAULT '{}',
-    ADD CHECK (rowless <@ counted),
-    ADD CHECK (NOT rowless && stored);
+    ADD CHECK (rowless <@ counted);
 
 -- They may come after all, too late for a window, and find no room in the side table: then they are
 -- lost once more, for another reason.
@@ -42,7 +43,7 @@ FROM (
         c.accepted_to AS accepted,
         verst_numbers(c.counted) AS counted,
         verst_numbers(c.stored) AS stored,
-        verst_numbers(c.rowless) AS rowless,
+        verst_numbers(c.rowless - c.stored) AS rowless,
         verst_numbers(c.lost) AS lost,
         -- What the unit said that it held, and what it has accepted since then. A word that is older
         -- than the limit explains nothing.
