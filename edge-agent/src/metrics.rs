@@ -222,7 +222,7 @@ impl Page<'_, '_> {
         )?;
         let quarantined: u64 = state.alarms.iter().map(quarantined).sum();
         self.gauge("quarantined_passages", "Passages moved aside", quarantined)?;
-        let is_foreign = |alarm: &&Alarm| matches!(alarm, Alarm::StoreForeign { .. });
+        let is_foreign = |alarm: &&Alarm| matches!(alarm, Alarm::StoreForeign(_));
         let foreign = state.alarms.iter().filter(is_foreign).count();
         self.gauge(
             "foreign_stores",
@@ -409,7 +409,7 @@ const fn quarantined(alarm: &Alarm) -> u64 {
     match alarm {
         Alarm::PassagesQuarantined { passages } => *passages,
         Alarm::StoreQuarantined { .. }
-        | Alarm::StoreForeign { .. }
+        | Alarm::StoreForeign(_)
         | Alarm::StoreDamaged { .. }
         | Alarm::ForeignCentre { .. } => 0,
     }

@@ -40,11 +40,11 @@ use super::id_block::IdBlock;
 use super::ids::EventIds;
 use super::keys::{self, ChunkKey};
 use super::medium::{Changes, Medium, StoreError};
-use super::opening::{Foreign, Home};
+use super::opening::Home;
 use super::records::{Refusals, to_bytes};
 use super::stream::Stream;
 use super::witness::Witness;
-use super::{BufferSettings, Counters};
+use super::{BufferSettings, Counters, ForeignStore};
 #[cfg(doc)]
 use rebuild::REBUILD_FILE_BYTES_MIN;
 
@@ -93,7 +93,7 @@ pub(super) struct Engine {
     centre_time: Option<EventTime>,
     /// Stores that were moved aside, the newest last.
     quarantined: Vec<PathBuf>,
-    foreign_stores: Vec<Foreign>,
+    foreign_stores: Vec<ForeignStore>,
     /// Bytes that both take from the quota.
     stores_aside_bytes: u64,
     /// Passages that were taken back, and lost, when this run began.

@@ -62,7 +62,7 @@ pub use exchange::{
 pub use handle::Buffer;
 pub use medium::{Changes, Entry, Medium, StoreError};
 pub use owner::{Moment, Owner, OwnerThread};
-pub use state::{Alarm, BufferState, Counters, StoreHealth, StreamState};
+pub use state::{Alarm, BufferState, Counters, ForeignStore, StoreHealth, StreamState};
 
 use keys::Key;
 

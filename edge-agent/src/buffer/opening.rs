@@ -30,10 +30,9 @@ use std::time::Duration;
 use proto::DeviceId;
 use service::panics::contain;
 
-pub(super) use self::foreign::Foreign;
-use super::OpenError;
 use super::medium::StoreError;
 use super::store::sync_directory;
+use super::{ForeignStore, OpenError};
 
 const LOCK: &str = "lock";
 const ATTEMPTS: &str = "opening";
@@ -90,7 +89,7 @@ pub(super) struct Opened<T> {
     /// Whether the newest of them was moved there just now.
     pub(super) moved_aside: bool,
     /// Stores of other devices, the newest last.
-    pub(super) foreign: Vec<Foreign>,
+    pub(super) foreign: Vec<ForeignStore>,
 }
 
 impl Home {

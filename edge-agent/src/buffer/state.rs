@@ -130,6 +130,15 @@ impl Counters {
     }
 }
 
+/// A store of another device, moved aside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForeignStore {
+    /// Where it is.
+    pub directory: PathBuf,
+    /// Which device, where that can be read.
+    pub begun_for: Option<DeviceId>,
+}
+
 /// What an operator should see to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Alarm {
@@ -138,13 +147,8 @@ pub enum Alarm {
         /// Where it is.
         directory: PathBuf,
     },
-    /// A store that was begun for another device was moved to this place, unsent.
-    StoreForeign {
-        /// Where it is.
-        directory: PathBuf,
-        /// Which device, where that can be read.
-        begun_for: Option<DeviceId>,
-    },
+    /// A store that was begun for another device was moved aside, unsent.
+    StoreForeign(ForeignStore),
     /// The store was damaged when this run began. Later runs do not repeat it; the losses stay.
     StoreDamaged {
         /// Passages that were taken back from its bytes.

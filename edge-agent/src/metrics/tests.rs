@@ -1,16 +1,17 @@
 use proto::EventTime;
 
 use super::*;
+use crate::buffer::ForeignStore;
 use crate::uplink::frames::fixtures::buffer_state;
 
 #[test]
 fn the_page_shows_what_buffer_and_uplink_published() {
     let mut state = buffer_state();
     state.counters.accepted = 41;
-    state.alarms = vec![Alarm::StoreForeign {
+    state.alarms = vec![Alarm::StoreForeign(ForeignStore {
         directory: "foreign-1".into(),
         begun_for: None,
-    }];
+    })];
     state.counters.lost[Counters::place(LossReason::Quota)] = 7;
     let mut view = UplinkView::new(EventTime::default(), Some(EventTime::default()));
     view.tally.refused_later = 3;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::backlog::BufferedReport;
 use super::rates::Flow;
-use crate::buffer::{Alarm, BufferState, Counters, StoreHealth, StreamState};
+use crate::buffer::{Alarm, BufferState, Counters, ForeignStore, StoreHealth, StreamState};
 use crate::metrics::REASONS;
 use crate::uplink::view::{LinkPhase, UplinkView};
 use proto::loss::Loss;
@@ -360,10 +360,10 @@ fn words(alarm: &Alarm, device: &str) -> String {
                 "a damaged store was moved to {directory}; take out what can be read of it with `edge-agent export {directory} --out FILE`, then delete it"
             )
         }
-        Alarm::StoreForeign {
+        Alarm::StoreForeign(ForeignStore {
             directory,
             begun_for,
-        } => {
+        }) => {
             let whose = begun_for.as_ref().map_or("another unit", DeviceId::as_str);
             let directory = directory.display();
             format!(

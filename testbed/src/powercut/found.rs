@@ -5,7 +5,7 @@ use std::fs;
 use std::ops::Range;
 use std::path::Path;
 
-use edge_agent::buffer::{Alarm, BufferSettings};
+use edge_agent::buffer::{Alarm, BufferSettings, ForeignStore};
 use proto::{DeviceId, StreamId};
 
 use super::work::{number_of, passage, settings};
@@ -124,10 +124,10 @@ pub(super) fn visit(root: &Path) -> Result<Option<String>, HeldError> {
     };
     let held = with_buffer(&strangers, held::read)?;
     let aside = own.directory.join("foreign-1");
-    let alarm = Alarm::StoreForeign {
+    let alarm = Alarm::StoreForeign(ForeignStore {
         directory: aside.clone(),
         begun_for: Some(own.device),
-    };
+    });
     if !held.passages.is_empty() || !held.lost.is_empty() || held.alarms != [alarm] {
         let passages = held.passages.len();
         let alarms = held.alarms;

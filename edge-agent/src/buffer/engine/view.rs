@@ -4,7 +4,6 @@ use proto::heartbeat::Backlog;
 use proto::limits::LOSSES_MAX;
 
 use super::Engine;
-use crate::buffer::opening::Foreign;
 use crate::buffer::stream::Stream;
 use crate::buffer::{Alarm, BufferState, StoreHealth};
 
@@ -72,10 +71,7 @@ impl Engine {
         let aside = self.quarantined.iter().cloned();
         let stores = aside.map(|directory| Alarm::StoreQuarantined { directory });
         let aside = self.foreign_stores.iter().cloned();
-        let foreign_stores = aside.map(|Foreign { directory, device }| Alarm::StoreForeign {
-            directory,
-            begun_for: device,
-        });
+        let foreign_stores = aside.map(Alarm::StoreForeign);
         let damage = self.damage;
         let damage = damage.map(|(salvaged, lost)| Alarm::StoreDamaged { salvaged, lost });
         let passages = self.aside.iter().map(|(key, _)| key.range.count()).sum();

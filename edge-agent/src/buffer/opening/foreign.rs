@@ -15,12 +15,12 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::iter;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use proto::DeviceId;
 
 use super::{ATTEMPTS, Home, OpenError, QUARANTINE, STORE, make_durably, numbered, sync_directory};
-use crate::buffer::witness;
+use crate::buffer::{ForeignStore, witness};
 
 /// Inside a store.
 pub(super) const NAME: &str = "device";
@@ -30,14 +30,6 @@ const NAME_NEW: &str = "device.new";
 pub(super) const FOREIGN: &str = "foreign-";
 /// One of those in the making.
 const FOREIGN_NEW: &str = "foreign.new";
-
-/// A store of another device, moved aside.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::buffer) struct Foreign {
-    pub(in crate::buffer) directory: PathBuf,
-    /// None where that can no longer be read.
-    pub(in crate::buffer) device: Option<DeviceId>,
-}
 
 impl Home {
     /// Moves aside what was begun for another device.
@@ -89,10 +81,10 @@ impl Home {
     }
 
     /// Stores of other devices that were moved aside, the newest last.
-    pub(super) fn foreign(&self) -> io::Result<Vec<Foreign>> {
+    pub(super) fn foreign(&self) -> io::Result<Vec<ForeignStore>> {
         let found = numbered(&self.directory, FOREIGN)?.into_iter();
-        let foreign = found.map(|(_, directory)| Foreign {
-            device: device_of(&directory).ok().flatten(),
+        let foreign = found.map(|(_, directory)| ForeignStore {
+            begun_for: device_of(&directory).ok().flatten(),
             directory,
         });
         Ok(foreign.collect())

@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::*;
-use crate::buffer::{BufferState, StoreHealth};
+use crate::buffer::{BufferState, ForeignStore, StoreHealth};
 
 fn of(device: &str, directory: &Path) -> BufferSettings {
     BufferSettings {
@@ -45,10 +45,10 @@ fn taken_over() -> (tempfile::TempDir, SeqSet) {
 fn a_store_of_another_device_is_neither_sent_nor_deleted_and_swallows_nothing() {
     let (place, unsent) = taken_over();
     let aside = place.path().join("foreign-1");
-    let alarms = [Alarm::StoreForeign {
+    let alarms = [Alarm::StoreForeign(ForeignStore {
         directory: aside.clone(),
         begun_for: Some(DeviceId::new("KV1").unwrap()),
-    }];
+    })];
     for before in 0..2 {
         let mut engine = open("KV2", place.path());
         assert_eq!(state(&mut engine).streams.len(), before);

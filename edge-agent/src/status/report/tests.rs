@@ -103,10 +103,10 @@ fn each_trouble_degrades_and_is_named() {
         ),
         (
             |b, _| {
-                b.alarms = vec![Alarm::StoreForeign {
+                b.alarms = vec![Alarm::StoreForeign(ForeignStore {
                     directory: "/b/foreign-1".into(),
                     begun_for: DeviceId::new("KV7").ok(),
-                }];
+                })];
             },
             "a store of KV7 was found in the buffer of KV1 and moved to /b/foreign-1, unsent; let an agent with the certificate of KV7 send what is in it (`edge-agent export /b/foreign-1` shows it), or delete it",
         ),

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::*;
@@ -67,9 +68,11 @@ fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
-fn of_kv1(directory: PathBuf) -> Foreign {
-    let device = Some(device("KV1"));
-    Foreign { directory, device }
+fn of_kv1(directory: PathBuf) -> ForeignStore {
+    ForeignStore {
+        directory,
+        begun_for: Some(device("KV1")),
+    }
 }
 
 #[test]
@@ -137,7 +140,10 @@ fn the_next_store_of_another_device_gets_a_place_of_its_own() {
     let place = buffer();
     drop(open(place.path(), "KV2").unwrap());
     let opened = open(place.path(), "KV3").unwrap();
-    let devices = opened.foreign.iter().map(|foreign| foreign.device.clone());
+    let devices = opened
+        .foreign
+        .iter()
+        .map(|foreign| foreign.begun_for.clone());
     assert!(devices.eq([Some(device("KV1")), Some(device("KV2"))]));
 }
 
