@@ -47,7 +47,7 @@ pub(crate) fn header(stream_number: u8, first: u64, count: u32, accepted_to: u64
         accepted_to,
         frontier: Frontier {
             before: EventTime::from_millis(0),
-            run: 0,
+            run: 1,
             counter: 0,
         },
         sent_at: EventTime::from_millis(NOW),
