@@ -108,9 +108,9 @@ impl Default for OpsSettings {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Connections, 1 to 100,000; default 10,000. Each takes about 70 KB. There is no limit per IP
-    /// address: thousands of units may share one behind a carrier's NAT, and one certificate is one
-    /// connection.
+    /// Connections, 1 to 100,000; default 10,000. Each takes about 40 KB, a busy one up to 80. There is
+    /// no limit per IP address: thousands of units may share one behind a carrier's NAT, and one
+    /// certificate is one connection.
     pub connections: usize,
     /// Different names since the start, 1 to 1,000,000; default 50,000. Each leaves a small ring in
     /// the router until the broker restarts.

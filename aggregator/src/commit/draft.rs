@@ -23,6 +23,7 @@ use proto::window::{Bucket, SpeedStats, WindowDelta};
 use super::plan::{Context, Planner, RawPart, RawRows, RecoveredRow};
 use crate::intake::decode::{Refused, refused};
 use crate::window::dedup::{Cursor, TooManyRanges};
+use crate::window::finality::Advance;
 use crate::window::rollup::{Length, WindowId};
 use crate::window::state::{Before, DeviceChange, DeviceState};
 
@@ -106,15 +107,20 @@ impl<'m> Draft<'m> {
         if cursor.stream_key == 0 {
             self.begin(&mut cursor, context, planner)?;
         }
-        if cursor.accept_to(header.accepted_to)
-            && self
-                .change
-                .finality
-                .advanced(stream, header.frontier.run, context.now_ms)
-        {
-            self.change.clone_alarm = true;
+        if cursor.accept_to(header.accepted_to) {
+            self.advanced(header, context);
         }
         Ok(cursor)
+    }
+
+    /// Takes note that the stream of a header has accepted further passages.
+    fn advanced(&mut self, header: &UpHeader, context: &Context<'_>) {
+        let (stream, run) = (header.stream, header.frontier.run);
+        match self.change.finality.advanced(stream, run, context.now_ms) {
+            Advance::Behind => self.stated.hear_behind(),
+            Advance::Alarm => self.change.clone_alarm = true,
+            Advance::Plain => {}
+        }
     }
 
     /// A stream that the database does not know gets its key.

@@ -111,7 +111,8 @@ const UPDATE_CURSORS: &str = "
     UPDATE stream_cursor c SET
         counted = u.counted::int8multirange, stored = u.stored::int8multirange,
         lost = u.lost::int8multirange, presumed = u.presumed::int8multirange,
-        rowless = u.rowless::int8multirange, accepted_to = u.accepted_to, settled = u.settled, rev = u.rev, updated_at = now()
+        rowless = u.rowless::int8multirange, accepted_to = u.accepted_to, settled = u.settled,
+        rev = u.rev, updated_at = now()
     FROM unnest($1::int4[], $2::text[], $3::int4[], $4::text[], $5::text[], $6::text[],
         $7::text[], $8::text[], $9::int8[], $10::boolean[], $11::int4[])
         AS u (device_key, stream, stream_key, counted, stored, lost, presumed, rowless, accepted_to,

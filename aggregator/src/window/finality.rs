@@ -45,6 +45,17 @@ struct Turns {
     returns: u8,
 }
 
+/// What it means that a stream has accepted further passages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Advance {
+    /// Nothing.
+    Plain,
+    /// It is of an earlier run than the newest.
+    Behind,
+    /// It raised the alarm of a cloned identity.
+    Alarm,
+}
+
 impl Finality {
     /// As the database has it.
     #[must_use]
@@ -82,18 +93,17 @@ impl Finality {
         );
     }
 
-    /// Takes note that a stream has accepted further passages, as a message of this run says. Says
-    /// whether that raised the alarm of a cloned identity.
+    /// Takes note that a stream has accepted further passages, as a message of this run says.
     ///
     /// What an earlier run still had on its way is no turn, however often it comes between messages of
     /// the next. A copy whose run is behind does not stay so: its receipts correct it.
-    pub fn advanced(&mut self, stream: StreamId, run: u32, now_ms: i64) -> bool {
+    pub fn advanced(&mut self, stream: StreamId, run: u32, now_ms: i64) -> Advance {
         if self.frontier.is_some_and(|known| known.run > run) {
-            return false;
+            return Advance::Behind;
         }
         let turns = &mut self.turns;
         if turns.current == Some(stream) {
-            return false;
+            return Advance::Plain;
         }
         let worth = if run > turns.run { ALIVE } else { 1 };
         turns.returns = match turns.before == Some(stream) {
@@ -103,11 +113,15 @@ impl Finality {
         turns.before = turns.current.replace(stream);
         turns.run = run;
         if turns.returns <= RETURNS_ALLOWED {
-            return false;
+            return Advance::Plain;
         }
-        let news = !self.is_cloned(now_ms);
+        let is_known = self.is_cloned(now_ms);
         self.cloned_at_ms = Some(now_ms);
-        news
+        if is_known {
+            Advance::Plain
+        } else {
+            Advance::Alarm
+        }
     }
 
     /// Whether a cloned identity was seen within the last day.
@@ -176,10 +190,11 @@ mod tests {
     #[test]
     fn streams_that_advance_by_turns_raise_the_alarm_and_stop_finality() {
         let mut finality = Finality::default();
-        let alarms: Vec<bool> = (0..8)
+        let alarms: Vec<Advance> = (0..8)
             .map(|turn| finality.advanced(stream(turn % 2), 1, NOW))
             .collect();
-        assert_eq!(alarms.iter().filter(|alarm| **alarm).count(), 1);
+        let alarms = alarms.iter().filter(|advance| **advance == Advance::Alarm);
+        assert_eq!(alarms.count(), 1);
         finality.state(frontier(1, 1, NOW), NOW);
         assert_eq!(finality.final_to_ms, None);
         finality.state(frontier(1, 2, NOW), NOW + CLONE_ALARM_MS);
@@ -190,20 +205,21 @@ mod tests {
     fn restarts_and_a_late_echo_of_the_old_stream_are_no_clone() {
         let mut finality = Finality::default();
         for n in [1, 2, 1, 2, 3, 4, 5, 4, 5] {
-            assert!(!finality.advanced(stream(n), 1, NOW), "{n}");
+            assert_eq!(finality.advanced(stream(n), 1, NOW), Advance::Plain, "{n}");
         }
     }
 
     #[test]
     fn copies_that_are_corrected_by_turns_are_seen_at_the_second_return() {
         let mut finality = Finality::default();
-        let alarms: Vec<bool> = (1..=4)
+        let alarms: Vec<Advance> = (1..=4)
             .map(|run| {
                 finality.state(frontier(run, 1, NOW), NOW);
                 finality.advanced(stream(u8::from(run % 2 == 0)), run, NOW)
             })
             .collect();
-        assert_eq!(alarms, [false, false, false, true]);
+        let plain = Advance::Plain;
+        assert_eq!(alarms, [plain, plain, plain, Advance::Alarm]);
     }
 
     #[test]
@@ -211,8 +227,8 @@ mod tests {
         let mut finality = Finality::default();
         finality.state(frontier(2, 1, NOW), NOW);
         for _ in 0..8 {
-            assert!(!finality.advanced(stream(2), 2, NOW));
-            assert!(!finality.advanced(stream(1), 1, NOW));
+            assert_eq!(finality.advanced(stream(2), 2, NOW), Advance::Plain);
+            assert_eq!(finality.advanced(stream(1), 1, NOW), Advance::Behind);
         }
     }
 }

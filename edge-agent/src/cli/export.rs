@@ -24,6 +24,9 @@ use crate::buffer::export::{
 use crate::config;
 use crate::status::text::bytes;
 
+/// In a store, where sled keeps large values as files of their own.
+const BLOBS: &str = "blobs";
+
 /// From one word on how far it is to the next.
 const PROGRESS_BYTES: u64 = 256 * 1024 * 1024;
 
@@ -177,16 +180,21 @@ fn write_lines(
     Ok(exporter.into_tally())
 }
 
-/// Whether a file would be made in a store.
+/// Whether a file would be made in a store, or beside one of its files.
 fn lies_in(file: &Path, store: &Path) -> bool {
     let folder = file
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new(".")).canonicalize();
-    match (folder, store.canonicalize()) {
-        (Ok(folder), Ok(store)) => folder.starts_with(store),
-        _ => false,
-    }
+    let (Ok(folder), Ok(store)) = (folder, store.canonicalize()) else {
+        return false;
+    };
+    let whole = match store.parent() {
+        Some(parent) if store.is_file() && parent.ends_with(BLOBS) => parent.parent(),
+        Some(parent) if store.is_file() => Some(parent),
+        _ => Some(store.as_path()),
+    };
+    whole.is_some_and(|whole| folder.starts_with(whole))
 }
 
 fn list_as_text(buffer: &Path, aside: &[MovedAside]) -> String {

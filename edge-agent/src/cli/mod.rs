@@ -3,6 +3,7 @@
 mod export;
 mod status;
 
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
@@ -81,10 +82,9 @@ fn complain(text: &str, code: u8) -> u8 {
     code
 }
 
-/// What is said beside the answer.
-#[expect(clippy::print_stderr, reason = "the command line's answer")]
+/// What is said beside the answer, if anybody still listens.
 fn note(text: &str) {
-    eprint!("{text}");
+    io::stderr().write_all(text.as_bytes()).ok();
 }
 
 #[expect(clippy::print_stdout, reason = "the command line's answer")]

@@ -5,7 +5,9 @@
 //! and nothing that it states would be believed. So it is told, and calls its run by a higher number.
 //!
 //! Only what no message of the flush has right is corrected: messages of a backlog come late and out
-//! of order, and a unit that is right must not pay for the bytes.
+//! of order, and a unit that is right must not pay for the bytes. But where a stream grows whose run is
+//! behind, a copy may be speaking beside a unit that is right: then it is said, too, and who is right
+//! passes over it.
 
 use proto::EventTime;
 use proto::header::{Frontier, UpHeader};
@@ -21,6 +23,8 @@ pub(super) struct Stated {
     order: Option<(u32, u64)>,
     /// The least difference between the unit's clock and the centre's.
     clock_off_ms: u64,
+    /// Whether a stream of an earlier run has grown.
+    is_behind: bool,
 }
 
 impl Stated {
@@ -34,11 +38,17 @@ impl Stated {
         self.order = self.order.max(Some(header.frontier.order()));
     }
 
+    /// Takes note that a stream of an earlier run has grown.
+    pub(super) const fn hear_behind(&mut self) {
+        self.is_behind = true;
+    }
+
     /// What the unit is told, where `known` is the highest statement that was ever heard.
     pub(super) fn correction(&self, known: Option<Frontier>, now_ms: i64) -> Option<Correction> {
         let stated = self.order?;
         let (run, counter) = known.map_or(stated, Frontier::order);
-        let is_wrong = (run, counter) > stated || self.clock_off_ms > CLOCK_TOLERATED_MS;
+        let is_wrong =
+            self.is_behind || (run, counter) > stated || self.clock_off_ms > CLOCK_TOLERATED_MS;
         is_wrong.then_some(Correction {
             at: EventTime::from_millis(now_ms),
             run,
@@ -96,6 +106,30 @@ mod tests {
         ] {
             assert_eq!(told(known, headers), expected, "{headers:?}");
         }
+    }
+
+    #[test]
+    fn copies_that_speak_in_the_same_flushes_are_corrected_by_turns_until_they_are_seen() {
+        let mut centre = MemoryCentre::new();
+        // What each calls its run, and whether the alarm came with a flush.
+        let mut runs = [7, 6];
+        let mut flush = |n: u64| {
+            let messages = runs.iter().zip(1..).map(|(run, stream)| {
+                let mut header = header(stream, n, 1, n);
+                header.frontier = frontier(*run, n);
+                let up = Up::Passages(std::iter::once(passage(NOW, 1)).collect());
+                message("KV1", &header, &up)
+            });
+            let flushed = centre.flush(messages.collect());
+            let told = flushed.receipts.iter().find_map(|(_, r)| r.correction);
+            let told = told.map(|correction| (correction.run, correction.counter));
+            for run in runs.iter_mut().filter(|run| told > Some((**run, n))) {
+                *run = told.map_or(*run, |(run, _)| run + 1);
+            }
+            centre.state("KV1").finality.is_cloned(NOW)
+        };
+        let flushes = (1..=8).take_while(|n| !flush(*n)).count();
+        assert!(flushes < 8, "no alarm in {flushes} flushes");
     }
 
     #[test]

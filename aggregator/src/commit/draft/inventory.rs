@@ -48,14 +48,8 @@ impl Draft<'_> {
             let Some(mut cursor) = self.listed_cursor(held.stream, context, planner) else {
                 continue;
             };
-            if cursor.accept_to(held.accepted_to)
-                && held.stream == header.stream
-                && self
-                    .change
-                    .finality
-                    .advanced(held.stream, header.frontier.run, context.now_ms)
-            {
-                self.change.clone_alarm = true;
+            if cursor.accept_to(held.accepted_to) && held.stream == header.stream {
+                self.advanced(header, context);
             }
             if believed {
                 self.miss(&mut cursor, &held.held, &held.released, context, planner);

@@ -7,10 +7,10 @@ ALTER TABLE stream_cursor
     ADD CHECK (rowless <@ counted);
 
 -- They may come after all, too late for a window, and find no room in the side table: then they are
--- lost once more, for another reason.
-ALTER TABLE loss_ledger
-    DROP CONSTRAINT loss_ledger_pkey,
-    ADD PRIMARY KEY (stream_key, first_seq, scope, reason);
+-- lost once more, for another reason. Nor may an entry be refused because an aggregator that does not
+-- know the column books the same once more.
+ALTER TABLE loss_ledger DROP CONSTRAINT loss_ledger_pkey;
+CREATE INDEX loss_ledger_stream ON loss_ledger (stream_key, first_seq);
 
 -- What is declared or rejected is among the stored by the cursor; what is presumed is not.
 CREATE OR REPLACE VIEW v_ledger AS
@@ -81,5 +81,5 @@ LEFT JOIN LATERAL (
     ) AS losses
 ) l ON true;
 
-COMMENT ON COLUMN v_ledger.raw_only IS 'Passages that are in the windows and whose raw rows will never come. What of counted is neither stored nor among these, the unit still has.';
+COMMENT ON COLUMN v_ledger.raw_only IS 'Passages that are in the windows and whose raw rows are not expected any more. What of counted is neither stored nor among these, the unit still has.';
 COMMENT ON COLUMN v_loss.recovered_at IS 'When the last of them came after all; NULL while passages are lost.';

@@ -102,6 +102,9 @@ async fn nothing_is_written_into_the_store() {
         let failure = export(&buffer, &buffer.join(out)).unwrap_err();
         assert!(matches!(failure, Failure::Inside { .. }), "{failure}");
     }
+    let main_file = buffer.join("store/db");
+    let failure = export(&main_file, &buffer.join("store/blobs/KV1.ndjson")).unwrap_err();
+    assert!(matches!(failure, Failure::Inside { .. }), "{failure}");
     assert_eq!(names_in(&buffer), ["lock", "store", "witness"]);
 }
 
