@@ -212,7 +212,7 @@ impl Oracle {
             if !open.is_empty() {
                 problem = Some(format!("{} of {stream} were never counted", show(&open)));
             }
-            let waiting = cursor.awaited();
+            let waiting = cursor.awaited().difference(gone);
             if !waiting.is_empty() {
                 problem = Some(format!("{} of {stream} have no raw row", show(&waiting)));
             }

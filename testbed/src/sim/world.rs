@@ -14,7 +14,7 @@ use super::dice::Dice;
 use super::intruder;
 use super::net::{Client, Net};
 use super::oracle::Oracle;
-use super::queue::{Millis, Queue};
+use super::queue::{Millis, Queue, wall_ms};
 use super::scenario::{Bug, Course, DRAIN_MS_MAX, Scenario};
 use super::stage::{AggregatorEvent, Event, Stage, UnitEvent};
 use super::trace::Trace;
@@ -291,7 +291,7 @@ impl World {
         let mut units = self.units.iter();
         let waiting = units
             .find_map(|unit| unit.waits(timeline))
-            .or_else(|| self.stage.oracle.unexplained())
+            .or_else(|| self.stage.oracle.unexplained(wall_ms(now)))
             .or_else(|| self.database.is_unbalanced(now));
         match waiting {
             None => {

@@ -96,6 +96,12 @@ impl Oracle {
         self.copies.copied.contains(&unit)
     }
 
+    /// Whether the alarm of a cloned identity stands for a unit.
+    pub(super) fn is_called_cloned(&self, unit: usize, now_ms: i64) -> bool {
+        let alarmed = self.copies.alarmed.get(&unit);
+        alarmed.is_some_and(|(at_ms, _)| now_ms - at_ms < CLONE_ALARM_MS)
+    }
+
     /// Which streams a transaction is the first to know further passages of; asked before it is taken
     /// over.
     pub(super) fn advanced(&self, change: &DeviceChange) -> Vec<StreamId> {

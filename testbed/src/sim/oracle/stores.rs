@@ -140,8 +140,13 @@ impl Oracle {
 
     /// Of what a store took with it when it was put back, what the centre has heard of and nobody
     /// explains.
-    pub(in crate::sim) fn unexplained(&self) -> Option<String> {
+    ///
+    /// While a unit is called cloned no word of what it holds is believed.
+    pub(in crate::sim) fn unexplained(&self, now_ms: i64) -> Option<String> {
         self.stores.gone.iter().find_map(|(stream, gone)| {
+            if self.is_called_cloned(self.streams.get(stream)?.unit, now_ms) {
+                return None;
+            }
             let cursor = self.expected.cursors.get(stream)?;
             let to_come = cursor.open().union(&cursor.awaited()).intersection(gone);
             (!to_come.is_empty()).then(|| format!("nobody explains {} of {stream}", show(&to_come)))
