@@ -132,7 +132,9 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-fn folder_of(path: &Path) -> &Path {
+/// The directory that a file lies in, or would.
+#[must_use]
+pub fn folder_of(path: &Path) -> &Path {
     let parent = path.parent();
     let named = parent.filter(|parent| !parent.as_os_str().is_empty());
     named.unwrap_or(Path::new("."))

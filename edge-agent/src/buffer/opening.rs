@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use proto::DeviceId;
 use service::panics::contain;
+use service::private_file::folder_of;
 
 use super::medium::StoreError;
 use super::store::sync_directory;
@@ -381,10 +382,7 @@ fn make_durably(directory: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
-    let parent = directory
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
-    sync_directory(parent.unwrap_or(Path::new(".")))
+    sync_directory(folder_of(directory))
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use proto::DeviceId;
 use serde_json::{Value, json};
 use service::exit;
-use service::private_file::{NewFile, PrivateFileError};
+use service::private_file::{NewFile, PrivateFileError, folder_of};
 
 use super::{complain, note, say};
 use crate::buffer::export::{
@@ -182,11 +182,7 @@ fn write_lines(
 
 /// Whether a file would be made in a store, or beside one of its files.
 fn lies_in(file: &Path, store: &Path) -> bool {
-    let folder = file
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new(".")).canonicalize();
-    let (Ok(folder), Ok(store)) = (folder, store.canonicalize()) else {
+    let (Ok(folder), Ok(store)) = (folder_of(file).canonicalize(), store.canonicalize()) else {
         return false;
     };
     let whole = match store.parent() {

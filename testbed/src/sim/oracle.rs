@@ -7,8 +7,8 @@
 //! Held at every step: a passage enters its windows once and its raw row is written once, and both are
 //! what was accepted; cursors only grow; losses stand in the ledger; a receipt never exceeds what is
 //! committed; accepted = counted + lost + still held; counted = stored + rows lost by the ledger + rows
-//! still held; nothing turns final that is not counted; nothing
-//! crosses the broker that the role does not allow.
+//! still held; nothing turns final that is not counted; nothing crosses the broker that the role does
+//! not allow.
 
 mod commit;
 mod copies;

@@ -10,8 +10,8 @@
 //! A commit takes no more than [`EVICTED_CHUNKS_MAX`] of those copies, and no more than
 //! [`DROPPED_CHUNKS_MAX`] chunks of raw passages, so that it neither lasts long nor takes much memory;
 //! the rest follows with the next. Until the last copy has gone nothing else goes, and nothing is
-//! refused for want of room. Where traffic is so thin that the sums
-//! take more room than the passages did, that frees nothing, and the oldest sums go at once.
+//! refused for want of room. Where traffic is so thin that the sums take more room than the passages
+//! did, that frees nothing, and the oldest sums go at once.
 //!
 //! Invariant: a chunk is deleted only if it is settled, or in the batch that writes its loss.
 

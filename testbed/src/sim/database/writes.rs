@@ -39,11 +39,12 @@ impl Writes {
         let heard = |device: &DeviceId| {
             let of_device = messages
                 .iter()
-                .filter(|message| message.sender().device == *device)
-                .map(|message| &message.header);
-            of_device
-                .map(|header| (header.stream, header.frontier.run))
-                .collect()
+                .filter(|message| message.sender().device == *device);
+            let stated = of_device.map(|message| {
+                let header = &message.header;
+                (header.stream, header.frontier.run)
+            });
+            stated.collect()
         };
         let mut devices: Vec<DeviceWrites> = plan
             .changes

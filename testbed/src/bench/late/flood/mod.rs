@@ -7,12 +7,11 @@
 //! simulated units with prepared batches, beside the live ones: the rate of raw rows from commit to
 //! commit, the mean of both, for a disk is not always the same. In between the link opens, without
 //! any limit of its own. From that moment: until all windows of the hundred are exact in SQL and
-//! REST; from POST to
-//! readable for 24 of the live units until the last raw row of the hundred is stored; the rate of
-//! raw rows from commit to commit between a tenth and nine tenths of them; the peak of resident
-//! memory of broker and aggregator. Windows of the nine hundred that were settled before must keep
-//! their revision, and a live one may have no more revisions than its own unit sent messages. At
-//! the end every window of all of them is compared with the recomputation.
+//! REST; from POST to readable for 24 of the live units until the last raw row of the hundred is
+//! stored; the rate of raw rows from commit to commit between a tenth and nine tenths of them; the
+//! peak of resident memory of broker and aggregator. Windows of the nine hundred that were settled
+//! before must keep their revision, and a live one may have no more revisions than its own unit sent
+//! messages. At the end every window of all of them is compared with the recomputation.
 
 mod before;
 
